@@ -1,0 +1,135 @@
+"""Preference data as records: a ballot is one prompt, its responses, and the votes over them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, overload
+
+
+class Message(NamedTuple):
+    """One turn of a chat; `role` is `system`, `user` or `assistant`."""
+
+    role: str
+    content: str
+
+
+Prompt = str | tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """How often response `a` was preferred to response `b`: `p = Pr(a ≻ b)`, counted `weight` times.
+
+    A hard label has p = 1 or 0, a tie ½. Raises ValueError for p outside [0, 1], a weight that is not positive and
+    finite, or a response compared with itself.
+    """
+
+    a: int
+    b: int
+    p: float
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.a == self.b:
+            raise ValueError(f"a vote compares response {self.a} with itself")
+        if not 0 <= self.p <= 1:
+            raise ValueError(f"p = {self.p} is outside [0, 1]")
+        if not 0 < self.weight < float("inf"):
+            raise ValueError(f"weight = {self.weight} is not a positive number")
+
+    def swap(self) -> Vote:
+        """The same vote told from the other side: (b, a, 1 − p)."""
+        return Vote(self.b, self.a, 1 - self.p, self.weight)
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """One prompt, K ≥ 2 responses, and the votes over them: the unit of preference data.
+
+    `prompt` is plain text or a chat. `ended[k]` says whether response k came to its own end (an end-of-text token
+    is trained only then); left empty, all did. Raises ValueError for fewer than two responses, a vote on a response
+    that is not there, or an `ended` of another length.
+    """
+
+    prompt: Prompt
+    responses: tuple[str, ...]
+    votes: tuple[Vote, ...]
+    id: str = ""
+    source: str = ""
+    ended: tuple[bool, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.responses) < 2:
+            raise ValueError(f"a ballot needs two responses or more, got {len(self.responses)}")
+        for vote in self.votes:
+            if not (0 <= vote.a < len(self.responses) and 0 <= vote.b < len(self.responses)):
+                raise ValueError(f"a vote names response {max(vote.a, vote.b)}; there are {len(self.responses)}")
+        if not self.ended:
+            object.__setattr__(self, "ended", (True,) * len(self.responses))
+        if len(self.ended) != len(self.responses):
+            raise ValueError(f"`ended` has {len(self.ended)} entries for {len(self.responses)} responses")
+
+    def swap(self) -> Ballot:
+        """The same ballot with every vote told from the other side."""
+        return replace(self, votes=tuple(vote.swap() for vote in self.votes))
+
+    def pooled(self) -> Ballot:
+        """The same ballot with one vote per compared pair (see `pool`)."""
+        return replace(self, votes=pool(self.votes))
+
+
+def pool(votes: Iterable[Vote]) -> tuple[Vote, ...]:
+    """Merge the votes on each pair into one, oriented a < b: p is the weighted mean, weights add.
+
+    DPO's loss on the pooled votes is exactly the sum over the single ones; IPO's differs by a constant.
+    """
+    totals: dict[tuple[int, int], tuple[float, float]] = {}
+    for vote in votes:
+        oriented = vote if vote.a < vote.b else vote.swap()
+        mass, weight = totals.get((oriented.a, oriented.b), (0.0, 0.0))
+        totals[oriented.a, oriented.b] = (mass + oriented.weight * oriented.p, weight + oriented.weight)
+    return tuple(Vote(a, b, min(mass / weight, 1.0), weight) for (a, b), (mass, weight) in totals.items())
+
+
+@dataclass(frozen=True)
+class BallotSet(Sequence[Ballot]):
+    """Ballots in file order, and what became of the rows that are not among them.
+
+    `rows` were read; `skipped` counts the unusable ones by reason; `source` and `sha256` name the content.
+    """
+
+    ballots: tuple[Ballot, ...]
+    rows: int
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    source: str = ""
+    sha256: str = ""
+
+    @overload
+    def __getitem__(self, index: int) -> Ballot: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Ballot, ...]: ...
+    def __getitem__(self, index: int | slice) -> Ballot | tuple[Ballot, ...]:
+        return self.ballots[index]
+
+    def __len__(self) -> int:
+        return len(self.ballots)
+
+
+def split_by_prompt(
+    ballots: Sequence[Ballot], fraction: float, *, seed: int
+) -> tuple[tuple[Ballot, ...], tuple[Ballot, ...]]:
+    """(training, held-out) ballots: about `fraction` of the distinct prompts, with all their ballots, held out.
+
+    No prompt stands on both sides. The choice depends on the prompts and the seed only, not on their order. With a
+    fraction above 0 and two prompts or more, each side gets at least one prompt.
+    """
+    prompts = sorted({ballot.prompt for ballot in ballots}, key=repr)
+    random.Random(seed).shuffle(prompts)
+    count = round(fraction * len(prompts))
+    if fraction > 0 and len(prompts) > 1:
+        count = min(max(count, 1), len(prompts) - 1)
+    held_out = set(prompts[:count])
+    train = tuple(ballot for ballot in ballots if ballot.prompt not in held_out)
+    return train, tuple(ballot for ballot in ballots if ballot.prompt in held_out)

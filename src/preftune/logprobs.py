@@ -1,0 +1,268 @@
+"""Model and batch to log-probs of responses, without the logits of a whole batch; and which layout a model can take.
+
+Shapes: N predicted tokens, D hidden size, V vocabulary, B responses, C tokens of a chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from .branches import Branches, BranchBatch, branch_layout, padded_layout
+from .engine import autocast, compute_dtype
+from .errors import UserError
+from .tokens import TokenBallot
+
+CHUNK_ELEMENTS = 2**25  # logits held at a time: 128 MiB in float32
+TOLERANCE = 2e-3  # nats per sequence, and relative for gradients: far above rounding, far below a wrong mask
+
+
+@dataclass(frozen=True)
+class Head:
+    """The language-model head as a function: logits = cap(scale·(h Wᵀ + bias))."""
+
+    weight_VD: Tensor
+    bias_V: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def logits(self, hidden_CD: Tensor, weight_VD: Tensor) -> Tensor:
+        """Float32 logits of some positions; `weight_VD` is the weight in the type of the product."""
+        logits = linear(hidden_CD, weight_VD).float()
+        if self.bias_V is not None:
+            logits = logits + self.bias_V.float()
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+    def rows(self) -> int:
+        """How many positions make a chunk."""
+        return max(1, CHUNK_ELEMENTS // self.weight_VD.shape[0])
+
+
+def head_of(model: Any) -> Head:
+    """The head of a causal language model, with the scale and the cap that some architectures apply."""
+    layer, config = model.get_output_embeddings(), model.config.get_text_config()
+    scale = getattr(config, "logit_scale", None) or 1.0
+    if getattr(config, "logits_scaling", None):
+        scale = scale / config.logits_scaling
+    return Head(layer.weight, getattr(layer, "bias", None), scale, getattr(config, "final_logit_softcapping", None))
+
+
+class _ChunkedLogprobs(torch.autograd.Function):
+    """log softmax(logits)[target] row by row, the logits of a chunk computed again in the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, target_N: Tensor, head: Head
+    ) -> Tensor:
+        weight = weight_VD.to(hidden_ND.dtype)
+        logprobs_N = hidden_ND.new_empty(len(target_N), dtype=torch.float32)
+        normaliser_N = torch.empty_like(logprobs_N)
+        for rows in _chunks(len(target_N), head.rows()):
+            logits = head.logits(hidden_ND[rows], weight)
+            normaliser_N[rows] = logits.logsumexp(-1)
+            logprobs_N[rows] = logits.gather(1, target_N[rows, None])[:, 0] - normaliser_N[rows]
+        ctx.save_for_backward(hidden_ND, weight, target_N, normaliser_N)
+        ctx.head, ctx.weight_dtype = head, weight_VD.dtype
+        return logprobs_N
+
+    @staticmethod
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_ND, weight, target_N, normaliser_N = ctx.saved_tensors
+        head: Head = ctx.head
+        grad_hidden = torch.empty_like(hidden_ND)
+        needs_weight, needs_bias = ctx.needs_input_grad[1:3]
+        grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if needs_weight else None
+        grad_bias = torch.zeros(len(weight), dtype=torch.float32, device=weight.device) if needs_bias else None
+        for rows in _chunks(len(target_N), head.rows()):
+            logits = head.logits(hidden_ND[rows], weight)
+            grad = (logits - normaliser_N[rows, None]).exp_().mul_(-grad_N[rows, None])
+            grad.scatter_add_(1, target_N[rows, None], grad_N[rows, None].float())
+            if head.softcap is not None:
+                grad.mul_(1 - (logits / head.softcap) ** 2)
+            if head.scale != 1.0:
+                grad.mul_(head.scale)
+            if grad_bias is not None:
+                grad_bias += grad.sum(0)
+            grad = grad.to(hidden_ND.dtype)
+            grad_hidden[rows] = grad @ weight
+            if grad_weight is not None:
+                grad_weight += grad.T @ hidden_ND[rows]
+        weight_grad = None if grad_weight is None else grad_weight.to(ctx.weight_dtype)
+        return grad_hidden, weight_grad, grad_bias, None, None
+
+
+def _chunks(length: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
+
+
+def chunked_logprobs(hidden_ND: Tensor, head: Head, target_N: Tensor) -> Tensor:
+    """Log-probability of each target token, in nats, float32, `[N]`; at most a chunk of logits exists at a time.
+
+    The product runs in the type of `hidden_ND`; sums over the vocabulary run in float32. Differentiable in the hidden
+    states and in the head's weight and bias.
+    """
+    logprobs: Tensor = _ChunkedLogprobs.apply(hidden_ND, head.weight_VD, head.bias_V, target_N, head)  # type: ignore[no-untyped-call]
+    return logprobs
+
+
+@torch.no_grad()
+def chunked_kl(hidden_ND: Tensor, head: Head, other_hidden_ND: Tensor, other_head: Head) -> Tensor:
+    """KL(π ‖ π_other) of the next-token distributions over the whole vocabulary, in nats, `[N]`."""
+    kl_N = torch.empty(len(hidden_ND), dtype=torch.float32, device=hidden_ND.device)
+    weight = head.weight_VD.to(hidden_ND.dtype)
+    other_weight = other_head.weight_VD.to(hidden_ND.dtype)
+    for rows in _chunks(len(hidden_ND), head.rows()):
+        logprobs = head.logits(hidden_ND[rows], weight).log_softmax(-1)
+        others = other_head.logits(other_hidden_ND[rows], other_weight).log_softmax(-1)
+        kl_N[rows] = (logprobs.exp() * (logprobs - others)).sum(-1)
+    return kl_N
+
+
+def predicting_states(model: Any, batch: BranchBatch, precision: str) -> Tensor:
+    """Hidden states that predict the response tokens, `[N, D]`, in the type of the head's product."""
+    device = batch.ids_RT.device
+    with autocast(precision, device):
+        hidden_RTD = model.get_decoder()(
+            input_ids=batch.ids_RT, position_ids=batch.positions_RT, use_cache=False, **_attention_inputs(model, batch)
+        )[0]
+    return hidden_RTD.flatten(0, 1)[batch.source_N].to(compute_dtype(precision))
+
+
+def _attention_inputs(model: Any, batch: BranchBatch) -> dict[str, Any]:
+    if batch.plan is None:
+        return {"attention_mask": batch.padding_RT}
+    if model.config._attn_implementation == "preftune_branch":
+        # a 4D mask passes through untouched: without one, transformers would build a T × T mask that nobody reads
+        placeholder = torch.zeros(1, 1, 1, 1, device=batch.ids_RT.device)
+        return {"attention_mask": placeholder, "branch_plan": batch.plan}
+    # eager attention adds the mask, so it must be a float one: a boolean mask would be silently wrong
+    smallest = torch.finfo(torch.float32).min
+    return {"attention_mask": torch.where(batch.plan.dense(), 0.0, smallest)[None, None]}
+
+
+def response_logprobs(model: Any, batch: BranchBatch, *, precision: str = "fp32") -> Tensor:
+    """log π(y|x) of every response, summed over its tokens, in nats, float32, `[B]`.
+
+    `precision` is `fp32`, or `bf16` for matrix products under autocast. Divide by `batch.lengths_B()` for means.
+    """
+    hidden_ND = predicting_states(model, batch, precision)
+    logprobs_N = chunked_logprobs(hidden_ND, head_of(model), batch.target_N)
+    return sum_by_branch(logprobs_N, batch)
+
+
+def sum_by_branch(values_N: Tensor, batch: BranchBatch) -> Tensor:
+    """Sum a value per predicted token over each response, `[N]` → `[B]`."""
+    return values_N.new_zeros(batch.branches).index_add(0, batch.branch_N, values_N)
+
+
+# --- the layout that a model can take --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How ballots are laid out for one model: its name, the function that does it, and why this one."""
+
+    name: str  # branch, mask or padded
+    reason: str
+
+    def lay_out(self, ballots: Sequence[Branches]) -> BranchBatch:
+        return padded_layout(ballots) if self.name == "padded" else branch_layout(ballots)
+
+    def size(self, ballot: Branches) -> int:
+        """Tokens that a ballot costs in this layout."""
+        tokens = sum(map(len, ballot.responses))
+        copies = len(ballot.responses) if self.name == "padded" else 1
+        return copies * len(ballot.prompt) + tokens
+
+
+def probe_layout(model: Any) -> Layout:
+    """Choose the layout by trying it: log-probs and gradients on a small ballot against plain padded sequences.
+
+    The shared prompt through our attention comes first, then through a 4D mask (not with sliding windows, which such
+    a mask would override), then the padded layout. Raises UserError when even the padded log-probs differ from the
+    model's own logits: its head does something that is not handled.
+    """
+    ballots = _probe_ballots(model.config.get_text_config().vocab_size)
+    device = next(model.parameters()).device
+    wanted = _own_logprobs(model, padded_layout(ballots).to(device))
+    if not _close(_measure(model, padded_layout(ballots).to(device), response_logprobs), wanted):
+        raise UserError(f"--model: the output head of {type(model).__name__} is not supported (its log-probs differ)")
+    failures = []
+    for name in ("branch", "mask"):
+        failure = _try_layout(model, name, branch_layout(ballots).to(device), wanted)
+        if failure is None:
+            because = "" if name == "branch" else f" ({'; '.join(failures)})"
+            return Layout(name, f"prompt computed once; equal to separate sequences in a probe of this model{because}")
+        failures.append(f"{name}: {failure}")
+    return Layout("padded", f"separate sequences, prompt repeated ({'; '.join(failures)})")
+
+
+def _try_layout(model: Any, name: str, batch: BranchBatch, wanted: tuple[Tensor, ...]) -> str | None:
+    uses_ours = model.config._attn_implementation == "preftune_branch"
+    if name == "branch" and not uses_ours:
+        return "its attention cannot be replaced"
+    if name == "mask":
+        if getattr(model.config.get_text_config(), "sliding_window", None):
+            return "sliding window"
+    try:
+        if name == "mask" and uses_ours:
+            model.set_attn_implementation("sdpa")
+        found = _measure(model, batch, response_logprobs)
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else type(error).__name__
+    return None if _close(found, wanted) else "differs from separate sequences"
+
+
+def _probe_ballots(vocabulary: int) -> list[TokenBallot]:
+    generator = torch.Generator().manual_seed(0)
+
+    def ids(length: int) -> tuple[int, ...]:
+        return tuple(torch.randint(vocabulary, (length,), generator=generator).tolist())
+
+    return [TokenBallot(ids(40), (ids(5), ids(9)), ()), TokenBallot(ids(7), (ids(3), ids(1), ids(4)), ())]
+
+
+def _measure(
+    model: Any, batch: BranchBatch, score: Callable[[Any, BranchBatch], Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probs of the batch, and the gradients of a weighted sum of them at both ends of the model."""
+    with torch.enable_grad():
+        logprobs_B = score(model, batch)
+        weights = torch.linspace(-1, 1, len(logprobs_B), device=logprobs_B.device)
+        first = model.get_input_embeddings().weight
+        last = model.get_output_embeddings().weight
+        ends = [first] if first is last else [first, last]
+        frozen = [end for end in ends if not end.requires_grad]
+        for end in frozen:
+            end.requires_grad_(True)
+        if frozen:
+            logprobs_B = score(model, batch)
+        grads = torch.autograd.grad((weights * logprobs_B).sum(), ends)
+        for end in frozen:
+            end.requires_grad_(False)
+    return logprobs_B.detach(), grads[0], grads[-1]
+
+
+def _own_logprobs(model: Any, batch: BranchBatch) -> tuple[Tensor, Tensor, Tensor]:
+    def score(model: Any, batch: BranchBatch) -> Tensor:
+        outputs = model(
+            input_ids=batch.ids_RT, attention_mask=batch.padding_RT, position_ids=batch.positions_RT, use_cache=False
+        )
+        logprobs = outputs.logits.float().log_softmax(-1).flatten(0, 1)[batch.source_N]
+        return sum_by_branch(logprobs.gather(1, batch.target_N[:, None])[:, 0], batch)
+
+    return _measure(model, batch, score)
+
+
+def _close(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
+    logprobs_agree = bool((found[0] - wanted[0]).abs().max() <= TOLERANCE)
+    return logprobs_agree and all(
+        bool((a - b).abs().max() <= TOLERANCE * b.abs().max()) for a, b in zip(found[1:], wanted[1:], strict=True)
+    )

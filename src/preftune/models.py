@@ -1,0 +1,223 @@
+"""Load and save language models; the attention of the branch layout; which layout a model can take.
+
+A model stays on one attention implementation, ours: with a branch plan it attends per ballot, without one it is
+transformers' own SDPA, so generation and padded scoring are untouched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+from transformers.utils import logging as transformers_logging
+
+from .branches import BranchBatch, BranchPlan
+from .errors import UserError
+from .gguf import load_gguf
+from .tokens import TextFormat, text_format
+
+BRANCH_ATTENTION = "preftune_branch"
+HANDLED = {"sliding_window", "softcap", "s_aux", "branch_plan", "position_ids", "use_cache", "is_causal"}
+SHORT_PROMPT = 32  # up to here one call over the whole ballot costs less than two
+
+
+@dataclass(frozen=True)
+class Base:
+    """A loaded model and what identifies it: the start of every run, and its reference."""
+
+    model: PreTrainedModel
+    form: TextFormat
+    name: str
+    sha256: str
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.form.tokenizer
+
+
+def load_base(name: str, *, device: torch.device) -> Base:
+    """Load a causal language model from a folder, a GGUF file or the hub, weights in float32, dropout off.
+
+    Raises UserError when there is no such model, or when it is not one that generates text.
+    """
+    transformers_logging.disable_progress_bar()
+    model, tokenizer = _load_gguf(Path(name)) if name.endswith(".gguf") else _load_folder_or_hub(name)
+    model.to(device)
+    return Base(model, text_format(tokenizer), name, weights_hash(model))
+
+
+def _load_gguf(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if not path.is_file():
+        raise UserError(f"--model {path}: no such file")
+    model, tokenizer = load_gguf(path)
+    use_branch_attention(model)
+    return model, tokenizer
+
+
+def _load_folder_or_hub(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    folder = Path(name)
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise UserError(f"--model {name}: no model there (a model folder has a config.json)")
+    try:
+        config = AutoConfig.from_pretrained(name)
+        no_dropout(config)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model = AutoModelForCausalLM.from_pretrained(name, config=config, dtype=torch.float32, use_safetensors=True)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        hint = "" if folder.exists() else "; it is no local folder, and the hub did not serve it"
+        raise UserError(f"--model {name}: not a causal language model that can be loaded{hint} ({reason})") from error
+    use_branch_attention(model)
+    return model, tokenizer
+
+
+def no_dropout(config: Any) -> None:
+    """Set every dropout rate of a configuration to 0, so that training mode and scoring agree."""
+    for key, value in config.to_dict().items():
+        if isinstance(value, float) and ("drop" in key or key.endswith("pdrop")):
+            setattr(config, key, 0.0)
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 over the configuration and all parameters: what a reference log-prob depends on."""
+    config = {key: value for key, value in model.config.to_dict().items() if key not in {"_name_or_path", "dtype"}}  # type: ignore[union-attr, operator]
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a folder that `from_pretrained` loads: safetensors, configuration, tokenizer."""
+    model.set_attn_implementation("sdpa")
+    try:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    finally:
+        use_branch_attention(model)
+
+
+# --- attention -------------------------------------------------------------------------------------------------------
+
+
+def use_branch_attention(model: PreTrainedModel) -> bool:
+    """Switch a model to the branch attention; False if its architecture does not route attention through a function."""
+    try:
+        model.set_attn_implementation(BRANCH_ATTENTION)
+    except (ValueError, AttributeError):
+        return False
+    return bool(model.config._attn_implementation == BRANCH_ATTENTION)
+
+
+def branch_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    branch_plan: BranchPlan | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention in which a branch sees its prompt and itself; transformers' SDPA when there is no plan.
+
+    query `[1, heads, T, d]`, key and value `[1, kv heads, T, d]` → `[1, T, heads, d]`. Raises NotImplementedError for
+    an argument that changes attention in a way not handled here (the probe then falls back to the padded layout).
+    """
+    if branch_plan is None:
+        if softcap is not None or s_aux is not None:
+            return _masked_attention(module, query, key, value, attention_mask, scaling, softcap, s_aux)
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    unknown = [name for name, given in kwargs.items() if name not in HANDLED and given is not None]
+    if unknown or dropout:
+        raise NotImplementedError(f"branch attention does not handle {unknown or 'dropout'}")
+    groups = query.shape[1] // key.shape[1]
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    pieces = []
+    for start, middle, stop in branch_plan.spans:
+        for first, last in _query_ranges(start, middle, stop):
+            mask = branch_plan.visible(start, last, first, sliding_window)
+            rows, keys = slice(first, last), slice(start, last)
+            pieces.append(_attend(query[:, :, rows], key[:, :, keys], value[:, :, keys], mask, scale, softcap, s_aux))
+    return torch.cat(pieces, dim=2).transpose(1, 2), None
+
+
+def _query_ranges(start: int, middle: int, stop: int) -> Sequence[tuple[int, int]]:
+    """Queries that share one call: prompt and branches apart, so that the prompt never looks at the branches."""
+    return [(start, stop)] if middle - start <= SHORT_PROMPT else [(start, middle), (middle, stop)]
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    scale: float,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    if softcap is None and sinks is None:
+        return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    scores = (query @ key.transpose(-1, -2)).float() * scale
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)  # not −inf: a padding row sees nothing
+    if sinks is not None:
+        sink = sinks.float().reshape(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+        weights = torch.cat([scores, sink], dim=-1).softmax(-1)[..., :-1]
+    else:
+        weights = scores.softmax(-1)
+    return weights.to(value.dtype) @ value
+
+
+def _masked_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> tuple[Tensor, None]:
+    """Soft-capped or sink attention outside the branch layout, which SDPA does not offer."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    queries, keys = query.shape[2], key.shape[2]
+    if attention_mask is None:
+        mask = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)[None, None]
+    else:
+        mask = attention_mask[..., :keys] if attention_mask.dtype == torch.bool else attention_mask[..., :keys] == 0
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return _attend(query, key, value, mask, scale, softcap, sinks).transpose(1, 2), None
+
+
+AttentionInterface.register(BRANCH_ATTENTION, branch_attention)
+AttentionMaskInterface.register(BRANCH_ATTENTION, sdpa_mask)

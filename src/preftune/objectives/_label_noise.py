@@ -1,0 +1,35 @@
+"""Label noise as a map of the preference: the loss stays the same function."""
+
+from typing import TypeVar
+
+from torch import Tensor
+
+P = TypeVar("P", float, Tensor)
+
+
+def smooth(preference: P, epsilon: float) -> P:
+    """Label smoothing (conservative DPO): p ← ε + (1 − 2ε)·p, the preference after flips at rate ε.
+
+    With it DPO's gradient vanishes at σ(h) = 1 − ε for a hard label. Raises ValueError unless 0 ≤ ε < ½.
+
+    Source: Mitchell, "A note on DPO with noisy preferences and relationship to IPO" (2023).
+    """
+    _check(epsilon)
+    return epsilon + (1 - 2 * epsilon) * preference
+
+
+def unbias(preference: P, epsilon: float) -> P:
+    """The inverse of `smooth` (robust DPO): p ← (p − ε)/(1 − 2ε), unbiased when labels were flipped at rate ε.
+
+    Its expectation over the flips is the true preference. For hard labels it lies outside [0, 1], and the DPO loss
+    is then unbounded below. Raises ValueError unless 0 ≤ ε < ½.
+
+    Source: Chowdhury et al., arXiv 2403.00409.
+    """
+    _check(epsilon)
+    return (preference - epsilon) / (1 - 2 * epsilon)
+
+
+def _check(epsilon: float) -> None:
+    if not 0 <= epsilon < 0.5:
+        raise ValueError(f"a flip rate of {epsilon} is outside [0, 0.5)")

@@ -1,0 +1,370 @@
+"""The records of a study folder, read and written: `study.json`, `results.jsonl`, `samples.jsonl`, metrics.
+
+Everything in a report can be computed again from these files.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from preftune.errors import UserError
+
+REFERENCE = "reference"  # the run id and arm of the frozen start: its row has step 0
+STUDY_FILE = "study.json"
+RESULTS_FILE = "results.jsonl"
+SAMPLES_FILE = "samples.jsonl"
+METRICS_FILE = "metrics.jsonl"
+RUNS_FOLDER = "runs"
+# what study.json holds, with the value of what it leaves out; `gold` is null or an object with a name
+_EMPTY_INFO: dict[str, Any] = {
+    "title": "",
+    "command": "",
+    "created": "",
+    "versions": {},
+    "machine": {},
+    "model": {},
+    "data": {},
+    "settings": {},
+    "arms": [],
+    "betas": [],
+    "seeds": [],
+    "targets": {},
+    "notes": [],
+    "seconds": {},
+}
+_KINDS: dict[type, str] = {str: "text", list: "list", dict: "object"}
+WITHOUT_BETA = frozenset({"sft"})  # methods that have no β: one run per seed
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run at one checkpoint, on the held-out prompts and ballots. Means over prompts; `_se` is their standard
+    error, clustered by prompt. `None` where a quantity does not exist (no gold: no reward; the reference: no β)."""
+
+    run: str  # folder name under runs/, or "reference"
+    arm: str
+    method: str
+    beta: float | None
+    seed: int
+    step: int
+    noise: float = 0.0
+    reward: float | None = None  # gold or judge, in its own units
+    reward_se: float | None = None
+    gain: float | None = None  # reward minus the reference's on the same prompts (paired)
+    gain_se: float | None = None
+    win_rate: float | None = None  # against the reference's samples on the same prompts, ties one half
+    win_rate_se: float | None = None
+    kl: float | None = None  # KL(policy || reference), nats per response
+    kl_se: float | None = None
+    length: float | None = None  # tokens per sampled response, end-of-text included
+    length_se: float | None = None
+    ended: float | None = None  # share of samples that ended before --max-new-tokens
+    accuracy: float | None = None  # share of held-out vote weight that agrees with the sign of the margin, ties half
+    accuracy_se: float | None = None
+    log_loss: float | None = None  # nats per vote of σ(c·Δlog-ratio), c cross-fitted on the other half of the prompts
+    log_loss_se: float | None = None
+    extra: Mapping[str, float] = field(default_factory=dict)  # further means, e.g. a second opinion, each with `_se`
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sampled response of one run at one checkpoint. Its text is untrusted."""
+
+    run: str
+    step: int
+    prompt_id: int
+    prompt: str
+    sample: int
+    response: str
+    tokens: int
+    ended: bool
+    kl: float  # nats, summed over the response's steps
+    reward: float | None = None
+    extra: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study folder as read: `info` is study.json; `metrics` has the optimiser steps of each run, by run id.
+
+    `notes` say in plain words what could not be read, so that a page drawn from an interrupted study says so.
+    """
+
+    folder: Path
+    info: Mapping[str, Any]
+    results: tuple[Result, ...]
+    samples: tuple[Sample, ...]
+    metrics: Mapping[str, tuple[Mapping[str, float], ...]]
+    notes: tuple[str, ...] = ()
+
+    def expected(self) -> tuple[tuple[str, float | None, int], ...]:
+        """(arm, β, seed) of every run that was asked for; an arm without β has one run per seed."""
+        without = {row.arm for row in self.results if row.beta is None}
+        return tuple(
+            (arm, beta, seed)
+            for arm in map(str, self.info["arms"])
+            for beta in ([None] if arm in without or arm.split("[")[0] in WITHOUT_BETA else self.info["betas"])
+            for seed in self.info["seeds"]
+        )
+
+    def trained(self) -> tuple[Result, ...]:
+        """The rows of the runs, the reference left out."""
+        return tuple(row for row in self.results if row.run != REFERENCE)
+
+    def reference(self) -> Result | None:
+        """The row of the frozen start, if it has been evaluated."""
+        return next((row for row in self.results if row.run == REFERENCE), None)
+
+    def finals(self) -> tuple[Result, ...]:
+        """The last evaluated checkpoint of each run, in the order of the file."""
+        last: dict[str, Result] = {}
+        for row in self.trained():
+            if row.run not in last or row.step > last[row.run].step:
+                last[row.run] = row
+        return tuple(last.values())
+
+    def unfinished(self) -> tuple[tuple[str, float | None, int], ...]:
+        """The expected runs that have not reached the last step that any run has reached."""
+        finals = self.finals()
+        last = max((row.step for row in finals), default=0)
+        done = {(row.arm, row.beta, row.seed) for row in finals if row.step == last}
+        return tuple(key for key in self.expected() if key not in done)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write all of the file or nothing of it. Raises ValueError for a number that is not finite."""
+    _replace(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_records(path: Path, records: Iterable[object]) -> None:
+    """Write dataclass records or mappings as JSONL: all of the file or nothing of it.
+
+    A number that is not finite becomes the string "nan", "inf" or "-inf": the file stays JSON that any tool reads.
+    """
+    _replace(path, "".join(map(_line, records)))
+
+
+def append_records(path: Path, records: Iterable[object]) -> None:
+    """Add lines at the end of a JSONL file (made if it is not there); a line torn by an interruption is cut first."""
+    path.touch()
+    with path.open("rb+") as file:
+        content = file.read()
+        start = content.rfind(b"\n") + 1
+        tail = content[start:]
+        whole = tail + b"\n" if tail and not _is_torn(tail) else b""
+        file.seek(start)
+        file.truncate()
+        file.write(whole + _bytes("".join(map(_line, records))))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_results(path: Path) -> tuple[Result, ...]:
+    """The rows of `results.jsonl`; a later line on the same run and step replaces an earlier one.
+
+    Raises UserError that names the file and line of anything that is no Result.
+    """
+    return _results(_read_lines(path)[0], path)
+
+
+def read_samples(path: Path) -> tuple[Sample, ...]:
+    """The rows of `samples.jsonl`; a later line on the same run, step, prompt and sample replaces an earlier one.
+
+    Raises UserError that names the file and line of anything that is no Sample.
+    """
+    return _samples(_read_lines(path)[0], path)
+
+
+def read_metrics(path: Path) -> tuple[Mapping[str, float], ...]:
+    """One mapping per optimiser step, in file order; a later line on the same step replaces an earlier one.
+
+    Raises UserError that names the file and line of anything that is no mapping from names to numbers.
+    """
+    return _metrics(_read_lines(path)[0], path)
+
+
+def read_study(folder: Path) -> Study:
+    """Everything in a study folder. An interrupted study reads as far as it went; `notes` say what is cut off.
+
+    Raises UserError if the folder is no study, or for a line that is no record.
+    """
+    info = _read_info(folder / STUDY_FILE)
+    metrics_paths = sorted((folder / RUNS_FOLDER).glob(f"*/{METRICS_FILE}"))
+    paths = [folder / RESULTS_FILE, folder / SAMPLES_FILE, *metrics_paths]
+    content = {path: _read_lines(path) if path.exists() else ([], False) for path in paths}
+    torn = [path.relative_to(folder) for path, (_, cut) in content.items() if cut]
+    return Study(
+        folder=folder,
+        info=info,
+        results=_results(content[paths[0]][0], paths[0]),
+        samples=_samples(content[paths[1]][0], paths[1]),
+        metrics={path.parent.name: _metrics(content[path][0], path) for path in metrics_paths},
+        notes=tuple(f"The last line of {name} was cut off by an interruption and is left out." for name in torn),
+    )
+
+
+def _read_info(path: Path) -> Mapping[str, Any]:
+    try:
+        info = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(
+            f"{path.parent} is no study folder: it has no {path.name}; `preftune compare` makes one"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); run the study again to write it anew") from None
+    if not isinstance(info, dict):
+        raise UserError(f"{path} should hold one JSON object")
+    for name, empty in _EMPTY_INFO.items():
+        if not isinstance(info.get(name, empty), type(empty)):
+            raise UserError(f"{path}: `{name}` should be of the kind {_KINDS[type(empty)]}, got {info[name]!r:.60}")
+    for name in ("arms", "betas", "seeds"):
+        if name not in info:
+            raise UserError(f"{path}: `{name}` is missing; it says which runs the study has")
+    return _EMPTY_INFO | info
+
+
+Lines = list[tuple[int, dict[str, Any]]]
+
+
+def _read_lines(path: Path) -> tuple[Lines, bool]:
+    """(line number, object) of each line, and whether the last one is torn: it has no newline and is not read."""
+    lines: Lines = []
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n") and _is_torn(line):
+                return lines, True
+            if line.strip():
+                lines.append((number, _object(line, f"{path}, line {number}")))
+    return lines, False
+
+
+def _object(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{where}: not JSON ({error}); mend the line or remove it") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: should be a JSON object, got {type(row).__name__}")
+    return row
+
+
+def _is_torn(line: bytes) -> bool:
+    """Whether a last line is cut: no beginning of a JSON object is an object itself."""
+    try:
+        json.loads(line)
+    except ValueError:
+        return True
+    return False
+
+
+def _results(lines: Lines, path: Path) -> tuple[Result, ...]:
+    return _latest(Result, lines, path, attrgetter("run", "step"))
+
+
+def _samples(lines: Lines, path: Path) -> tuple[Sample, ...]:
+    return _latest(Sample, lines, path, attrgetter("run", "step", "prompt_id", "sample"))
+
+
+def _latest(kind: type[Record], lines: Lines, path: Path, key: Callable[[Record], object]) -> tuple[Record, ...]:
+    records = [_record(kind, row, f"{path}, line {number}") for number, row in lines]
+    return tuple({key(record): record for record in records}.values())
+
+
+def _metrics(lines: Lines, path: Path) -> tuple[Mapping[str, float], ...]:
+    steps: dict[float, Mapping[str, float]] = {}
+    for number, row in lines:
+        where = f"{path}, line {number}"
+        if "step" not in row:
+            raise UserError(f"{where}: `step` is missing; each line needs the number of its optimiser step")
+        values = {name: _real(value, where, name) for name, value in row.items()}
+        steps[values["step"]] = values
+    return tuple(steps.values())
+
+
+def _record(kind: type[Record], row: Mapping[str, Any], where: str) -> Record:
+    readers = _field_readers(kind)
+    unknown = sorted(row.keys() - readers.keys())
+    if unknown:
+        raise UserError(f"{where}: unknown `{unknown[0]}`; was the file written by another version of preftune?")
+    values = {name: readers[name](value, where, name) for name, value in row.items()}
+    missing = [f.name for f in _required(kind) if f.name not in values]
+    if missing:
+        raise UserError(f"{where}: `{missing[0]}` is missing")
+    return kind(**values)
+
+
+def _required(kind: type[Any]) -> list[Any]:
+    return [f for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
+
+
+def _field_readers(kind: type[Any]) -> dict[str, Callable[[Any, str, str], Any]]:
+    return {f.name: _READERS[cast(str, f.type)] for f in fields(kind)}
+
+
+def _checked(kind: type[Any], word: str) -> Callable[[Any, str, str], Any]:
+    def read(value: Any, where: str, name: str) -> Any:
+        if type(value) is not kind:
+            raise UserError(f"{where}: `{name}` should be {word}, got {value!r:.60}")
+        return value
+
+    return read
+
+
+def _real(value: Any, where: str, name: str) -> float:
+    if type(value) in (int, float):
+        return float(value)
+    if type(value) is str and re.fullmatch("nan|-?inf", value):
+        return float(value)
+    raise UserError(f"{where}: `{name}` should be a number, got {value!r:.60}")
+
+
+def _real_or_none(value: Any, where: str, name: str) -> float | None:
+    return None if value is None else _real(value, where, name)
+
+
+def _mapping(value: Any, where: str, name: str) -> dict[str, float]:
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: `{name}` should be an object of numbers, got {value!r:.60}")
+    return {key: _real(item, where, f"{name}.{key}") for key, item in value.items()}
+
+
+_READERS: dict[str, Callable[[Any, str, str], Any]] = {
+    "str": _checked(str, "text"),
+    "int": _checked(int, "a whole number"),
+    "bool": _checked(bool, "true or false"),
+    "float": _real,
+    "float | None": _real_or_none,
+    "Mapping[str, float]": _mapping,
+}
+
+
+def _line(record: object) -> str:
+    row = record if isinstance(record, Mapping) else asdict(cast(Any, record))
+    return json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _bytes(text: str) -> bytes:
+    """UTF-8; half a surrogate pair, which UTF-8 cannot hold, becomes its JSON escape."""
+    return text.encode("utf-8", errors="backslashreplace")
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(_bytes(text))
+    os.replace(partial, path)
