@@ -60,7 +60,9 @@ def wheel_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_wheel_is_the_whole_package(wheel_environment: Path, tmp_path: Path) -> None:
-    place = Path(run(wheel_environment / "python", "-c", "import preftune; print(preftune.__file__)", cwd=tmp_path).strip())
+    place = Path(
+        run(wheel_environment / "python", "-c", "import preftune; print(preftune.__file__)", cwd=tmp_path).strip()
+    )
     assert place.is_relative_to(wheel_environment.parent)
     source = ROOT / "src" / "preftune"
     wanted = {path.relative_to(source) for path in source.rglob("*") if path.is_file() and path.suffix != ".pyc"}

@@ -64,8 +64,9 @@ class Ballot:
         if len(self.responses) < 2:
             raise ValueError(f"a ballot needs two responses or more, got {len(self.responses)}")
         for vote in self.votes:
-            if not (0 <= vote.a < len(self.responses) and 0 <= vote.b < len(self.responses)):
-                raise ValueError(f"a vote names response {max(vote.a, vote.b)}; there are {len(self.responses)}")
+            for k in (vote.a, vote.b):
+                if not 0 <= k < len(self.responses):
+                    raise ValueError(f"a vote names response {k}, counted from 0; there are {len(self.responses)}")
         if not self.ended:
             object.__setattr__(self, "ended", (True,) * len(self.responses))
         if len(self.ended) != len(self.responses):
@@ -97,7 +98,8 @@ def pool(votes: Iterable[Vote]) -> tuple[Vote, ...]:
 class BallotSet(Sequence[Ballot]):
     """Ballots in file order, and what became of the rows that are not among them.
 
-    `rows` were read; `skipped` counts the unusable ones by reason; `source` and `sha256` name the content.
+    `rows` were read; `skipped` counts the unusable ones by reason, so that rows = ballots + skipped; `dropped` counts
+    single responses left out of ballots that stayed. `source` and `sha256` name the content.
     """
 
     ballots: tuple[Ballot, ...]
@@ -105,6 +107,7 @@ class BallotSet(Sequence[Ballot]):
     skipped: Mapping[str, int] = field(default_factory=dict)
     source: str = ""
     sha256: str = ""
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
     @overload
     def __getitem__(self, index: int) -> Ballot: ...
@@ -123,13 +126,14 @@ def split_by_prompt(
     """(training, held-out) ballots: about `fraction` of the distinct prompts, with all their ballots, held out.
 
     No prompt stands on both sides. The choice depends on the prompts and the seed only, not on their order. With a
-    fraction above 0 and two prompts or more, each side gets at least one prompt.
+    fraction above 0 each side gets at least one prompt; a single one stays in training. Raises ValueError for a
+    fraction outside [0, 1].
     """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"fraction = {fraction} is outside [0, 1]")
     prompts = sorted({ballot.prompt for ballot in ballots}, key=repr)
     random.Random(seed).shuffle(prompts)
-    count = round(fraction * len(prompts))
-    if fraction > 0 and len(prompts) > 1:
-        count = min(max(count, 1), len(prompts) - 1)
+    count = min(max(round(fraction * len(prompts)), 1), len(prompts) - 1) if fraction > 0 and prompts else 0
     held_out = set(prompts[:count])
     train = tuple(ballot for ballot in ballots if ballot.prompt not in held_out)
     return train, tuple(ballot for ballot in ballots if ballot.prompt in held_out)

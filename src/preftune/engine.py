@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.optim import Optimizer
 
 from .errors import UserError
 
@@ -33,3 +42,57 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
 def compute_dtype(precision: str) -> torch.dtype:
     """The type in which matrix products run."""
     return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+# --- the state of a training run, on disk ----------------------------------------------------------------------------
+
+
+def save_state(
+    folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: Optimizer, record: Mapping[str, object]
+) -> None:
+    """Write trainable weights, optimiser moments and a JSON record as one: the old state stays until the new is whole.
+
+    Safetensors and JSON only; nothing is pickled.
+    """
+    partial, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir(parents=True)
+    names = {parameter: name for name, parameter in parameters.items()}
+    weights = {name: parameter.detach().contiguous() for name, parameter in parameters.items()}
+    moments = {
+        f"{names[parameter]}/{key}": value.contiguous()
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+    save_file(weights, partial / "weights.safetensors")
+    save_file(moments, partial / "moments.safetensors")
+    (partial / "record.json").write_text(json.dumps(record), encoding="utf-8")
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(partial, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_state(folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: Optimizer) -> dict[str, Any]:
+    """Put a saved state back into the parameters and the optimiser, bit for bit, and return its record."""
+    weights = load_file(folder / "weights.safetensors")
+    moments = load_file(folder / "moments.safetensors")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+    for key, value in moments.items():
+        name, _, moment = key.rpartition("/")
+        # AdamW keeps its step count on the CPU
+        target = value if moment == "step" else value.to(parameters[name].device)
+        optimizer.state[parameters[name]][moment] = target
+    return state_record(folder) or {}
+
+
+def state_record(folder: Path) -> dict[str, Any] | None:
+    """The record of a saved state; None if there is none. A state whose replacement was cut short counts."""
+    old = folder.with_name(folder.name + ".old")
+    if not folder.exists() and old.exists():
+        os.replace(old, folder)
+    path = folder / "record.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

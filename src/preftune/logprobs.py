@@ -233,17 +233,14 @@ def _measure(
     model: Any, batch: BranchBatch, score: Callable[[Any, BranchBatch], Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probs of the batch, and the gradients of a weighted sum of them at both ends of the model."""
+    first, last = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    ends = [first] if first is last else [first, last]
+    frozen = [end for end in ends if not end.requires_grad]
     with torch.enable_grad():
-        logprobs_B = score(model, batch)
-        weights = torch.linspace(-1, 1, len(logprobs_B), device=logprobs_B.device)
-        first = model.get_input_embeddings().weight
-        last = model.get_output_embeddings().weight
-        ends = [first] if first is last else [first, last]
-        frozen = [end for end in ends if not end.requires_grad]
         for end in frozen:
             end.requires_grad_(True)
-        if frozen:
-            logprobs_B = score(model, batch)
+        logprobs_B = score(model, batch)
+        weights = torch.linspace(-1, 1, len(logprobs_B), device=logprobs_B.device)
         grads = torch.autograd.grad((weights * logprobs_B).sum(), ends)
         for end in frozen:
             end.requires_grad_(False)

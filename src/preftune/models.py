@@ -6,6 +6,7 @@ transformers' own SDPA, so generation and padded scoring are untouched.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import (
@@ -30,7 +33,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging as transformers_logging
 
-from .branches import BranchBatch, BranchPlan
+from .branches import BranchPlan
 from .errors import UserError
 from .gguf import load_gguf
 from .tokens import TextFormat, text_format
@@ -221,3 +224,88 @@ def _masked_attention(
 
 AttentionInterface.register(BRANCH_ATTENTION, branch_attention)
 AttentionMaskInterface.register(BRANCH_ATTENTION, sdpa_mask)
+
+
+# --- policies --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A model in training: all of its weights, or a LoRA adapter inside the base model that it started from."""
+
+    model: PreTrainedModel
+    form: TextFormat
+    adapter: PeftModel | None = None
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The parameters that training moves, by name."""
+        return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+
+    @contextmanager
+    def merged(self) -> Iterator[None]:
+        """Within it the adapter is folded into the weights (sampling is faster); after it they are as before, exactly.
+
+        Un-merging by subtraction would leave rounding behind, so the weights are kept and put back.
+        """
+        layers = [module for module in self.model.modules() if isinstance(module, LoraLayer)]
+        kept = [layer.get_base_layer().weight.detach().clone() for layer in layers]
+        for layer in layers:
+            layer.merge()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for layer, weight in zip(layers, kept, strict=True):
+                    layer.get_base_layer().weight.copy_(weight)
+                    layer.merged_adapters.clear()
+
+    def save(self, folder: Path) -> None:
+        """Write `folder/policy`, which `from_pretrained` loads, and `folder/adapter` where there is one."""
+        if self.adapter is None:
+            save_policy(self.model, self.form.tokenizer, folder / "policy")
+            return
+        self.adapter.save_pretrained(str(folder / "adapter"), safe_serialization=True)
+        with self.merged():
+            plain = {
+                name.replace(".base_layer", ""): value
+                for name, value in self.model.state_dict().items()
+                if ".lora_" not in name
+            }
+            whole = type(self.model)(copy.deepcopy(self.model.config))
+            whole.load_state_dict(plain)
+        save_policy(whole, self.form.tokenizer, folder / "policy")
+
+    def close(self) -> None:
+        """Take the adapter out of the base model, which is then as it was."""
+        if self.adapter is not None:
+            self.adapter.unload()
+
+
+def start_policy(base: Base, *, lora: int, seed: int, grad_checkpointing: bool = False) -> Policy:
+    """A policy equal to the base: a copy of all weights, or with `lora` > 0 an adapter of that rank in the base.
+
+    The adapter sits on every linear layer but the head (alpha = 2·rank, no dropout); switched off, the model is the
+    reference, bit for bit.
+    """
+    base.model.requires_grad_(False)
+    if lora:
+        torch.manual_seed(seed)
+        config = LoraConfig(r=lora, lora_alpha=2 * lora, target_modules="all-linear", task_type="CAUSAL_LM")
+        adapter = get_peft_model(base.model, config)  # type: ignore[arg-type]
+        policy = Policy(base.model, base.form, adapter)  # type: ignore[arg-type]
+    else:
+        policy = Policy(copy.deepcopy(base.model).requires_grad_(True), base.form)
+    if grad_checkpointing:
+        policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+    policy.model.train()
+    return policy
+
+
+@contextmanager
+def as_reference(policy: Policy, reference: Base) -> Iterator[PreTrainedModel]:
+    """The reference model of a policy: the base itself, or the policy's own model with its adapter switched off."""
+    if policy.model is reference.model and policy.adapter is not None:
+        with policy.adapter.disable_adapter():
+            yield reference.model
+    else:
+        yield reference.model

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import scipy.optimize
 import scipy.stats
 
 Floats = npt.NDArray[np.float64]
@@ -25,12 +26,20 @@ class Estimate:
     se: float | None
     df: float = math.inf
 
+    def __str__(self) -> str:
+        """Such as `0.88 ± 0.06`: the error with two significant digits, the number with as many decimals."""
+        if self.se is None:
+            return number(self.value, self.value)
+        return f"{number(self.value, self.se)} ± {number(self.se, self.se)}"
+
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Student's t interval; unbounded where the standard error is unknown."""
-        if self.se is None:
-            return -math.inf, math.inf
-        half = float(scipy.stats.t.ppf(0.5 + level / 2, self.df)) * self.se
+        half = self.half_width(level)
         return self.value - half, self.value + half
+
+    def half_width(self, level: float = 0.95) -> float:
+        """Half of the interval's width; infinite where the standard error is unknown."""
+        return math.inf if self.se is None else float(scipy.stats.t.ppf(0.5 + level / 2, self.df)) * self.se
 
     @property
     def z(self) -> float | None:
@@ -43,6 +52,15 @@ class Estimate:
     def p_value(self) -> float:
         """Two-sided p-value of "the number is 0" (Student's t); 1 where nothing can be said."""
         return 1.0 if self.z is None else float(2 * scipy.stats.t.sf(abs(self.z), self.df))
+
+
+def number(value: float, error: float) -> str:
+    """`value` in print, with as many decimals as two significant digits of `error` take."""
+    if not math.isfinite(value):
+        return {"nan": "unknown", "inf": "∞", "-inf": "−∞"}[str(value)]
+    scale = abs(error) if math.isfinite(error) and error else abs(value) / 10
+    decimals = min(max(1 - math.floor(math.log10(scale)), 0), 6) if scale else 2
+    return f"{value:,.{decimals}f}".replace("-", "−")
 
 
 def clustered_mean(
@@ -112,17 +130,28 @@ def over_seeds(values: npt.ArrayLike) -> Estimate:
 
 
 def with_seeds(over_prompts: Estimate, seeds: Estimate) -> Estimate:
-    """The estimate over prompts, widened by the variance between seeds; degrees of freedom after Satterthwaite (1946).
+    """The estimate over prompts, widened by the variance between seeds.
 
-    The two variances add. The one between seeds holds some of the prompts' noise too, so the sum errs on the wide
-    side. Where either standard error is unknown, so is the result's.
+    The variances add; in the 95% interval each error counts with its own Student's t, `half² = Σ (t_i · se_i)²`, which
+    does not fall short with two seeds as Satterthwaite's degrees of freedom do (Graybill & Wang 1980). The variance
+    between seeds holds some of the prompts' noise too, so the sum errs on the wide side. Where either standard error
+    is unknown, so is the result's.
     """
     if over_prompts.se is None or seeds.se is None:
         return Estimate(over_prompts.value, None, 0)
-    parts = [(over_prompts.se**2, over_prompts.df), (seeds.se**2, seeds.df)]
-    total = sum(variance for variance, _ in parts)
-    spread = sum(variance**2 / df for variance, df in parts)
-    return Estimate(over_prompts.value, math.sqrt(total), total**2 / spread if spread else over_prompts.df)
+    se = math.hypot(over_prompts.se, seeds.se)
+    half = math.hypot(over_prompts.half_width(), seeds.half_width())
+    return Estimate(over_prompts.value, se, _degrees(half / se) if se else seeds.df)
+
+
+def _degrees(t: float) -> float:
+    """The degrees of freedom at which Student's t has its 97.5% point at `t`."""
+    few, many = 1.0, 1e6
+    if t >= scipy.stats.t.ppf(0.975, few):
+        return few
+    if t <= scipy.stats.t.ppf(0.975, many):
+        return math.inf
+    return float(scipy.optimize.brentq(lambda df: scipy.stats.t.ppf(0.975, df) - t, few, many))
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:

@@ -30,12 +30,16 @@ NO_VOTES = "a ballot without a vote"
 
 @dataclass(frozen=True)
 class TokenBallot:
-    """Token ids of one prompt and of its responses (end-of-text included where it is trained), and the votes."""
+    """Token ids of one prompt and of its responses (end-of-text included where it is trained), and the votes.
+
+    `weights` says how much each response counts on its own, for a method that trains on responses and not on votes.
+    """
 
     prompt: tuple[int, ...]
     responses: tuple[tuple[int, ...], ...]
     votes: tuple[Vote, ...]
     id: str = ""
+    weights: tuple[float, ...] = ()
 
     @property
     def size(self) -> int:

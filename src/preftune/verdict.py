@@ -9,27 +9,35 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from preftune.results import REFERENCE, Result, Sample, Study
-from preftune.stats import Estimate, Floats, Indices, clustered_mean, holm, over_seeds, paired_bootstrap, with_seeds
+from preftune.results import REFERENCE, Result, Study
+from preftune.stats import (
+    Estimate,
+    Floats,
+    Indices,
+    clustered_mean,
+    holm,
+    number,
+    over_seeds,
+    paired_bootstrap,
+    with_seeds,
+)
 
 REWARD = "reward"
 ACCURACY = "accuracy"
 CHANCE = 0.5  # held-out accuracy of the reference itself: every margin is 0, and ties count half
 LEVEL = 0.05  # how small a corrected p-value must be before a difference is called one
-ROUNDING = 1e-3  # a KL above −ROUNDING nats is 0 but for rounding
+ROUNDING = 1e-3  # nats: a KL this little below 0 is 0 but for rounding
+GROWTH = 1.25  # samples this many times as long as the reference's raise an alarm
 
 
 @dataclass(frozen=True)
 class Point:
-    """A run at a checkpoint: where it stands. `gain` is over the reference, in the units of the vertical axis.
-
-    `kl_of` and `gain_of` hold the means of each prompt, in the order of `Verdict.prompts`; empty without samples.
-    """
+    """A run at a checkpoint: KL in nats, and gain over the reference in the units of the vertical axis."""
 
     run: str
     arm: str
@@ -40,15 +48,13 @@ class Point:
     kl_se: float | None
     gain: float
     gain_se: float | None
-    kl_of: tuple[float, ...] = ()
-    gain_of: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Frontier:
     """gain = d(alpha − gamma·d) at d = √KL, fitted over `points` points whose KL lies in [low, high] nats.
 
-    With fewer than three distinct d, only the linear term is fitted (`curved` is False, gamma 0).
+    With fewer than three distinct d only the linear term is fitted: `curved` is False and gamma is 0.
     """
 
     arm: str
@@ -67,24 +73,24 @@ class Frontier:
     @property
     def form(self) -> str:
         """The fit in words."""
-        terms = "d(α − γ·d)" if self.curved else "α·d (fewer than three distinct points: linear term only)"
-        return f"least squares of gain = {terms}, d = √KL, over all {self.points} points of the arm"
+        terms = "d(α − γ·d)" if self.curved else "α·d (fewer than three distinct points, so the linear term only)"
+        return f"{self.arm}: least squares of gain = {terms}, d = √KL, over all {self.points} points"
 
 
 @dataclass(frozen=True)
 class Comparison:
     """The frontier of arm `a` minus that of arm `b` at one `kl` (nats) that both have reached.
 
-    `difference` is None and `why_not` says why where they cannot be compared. `p_value` is corrected (Holm) for all
-    comparisons of the study; `seeds` is the number of seeds that the two arms share.
+    `difference` is None where they cannot be compared, and `why_not` says why. `p_value` is corrected (Holm) for all
+    comparisons of the study. `seeds` counts those that both arms have: from two on, the interval is over seeds too.
     """
 
     a: str
     b: str
-    kl: float | None
-    difference: Estimate | None
-    p_value: float
-    seeds: int
+    kl: float | None = None
+    difference: Estimate | None = None
+    p_value: float = 1.0
+    seeds: int = 0
     why_not: str = ""
 
     @property
@@ -95,10 +101,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Best:
-    """The best run of an arm at its last checkpoint, with its gain over the reference.
+    """The best run of an arm at its last checkpoint, and its gain over the reference.
 
-    Chosen among `among` runs on one half of the prompts; the gain is that of the other half, `prompts` in number. With
-    one run nothing is chosen and all prompts count.
+    Chosen among `among` runs on one half of the prompts; the gain is that on the other half, `prompts` in number. With
+    one run nothing is chosen, and all prompts count.
     """
 
     arm: str
@@ -116,7 +122,7 @@ class Verdict:
     """The answer of a study: `sentence` has it in words with its uncertainty, the rest are the numbers behind it.
 
     `axis` is "reward", or "accuracy" where nothing scored the samples: then no quality is claimed. `alarms` are what a
-    reader should worry about, `caveats` what limits the sentence.
+    reader should worry about; `caveats` are what limits the sentence.
     """
 
     sentence: str
@@ -128,18 +134,31 @@ class Verdict:
     best: tuple[Best, ...]
     alarms: tuple[str, ...]
     caveats: tuple[str, ...]
-    prompts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PerPrompt:
+    """Means of each prompt at each point: kl and gain [points, prompts]."""
+
+    kl: Floats
+    gain: Floats
+
+    def rows(self, chosen: Sequence[int]) -> PerPrompt:
+        """The same for some of the points."""
+        return PerPrompt(self.kl[chosen], self.gain[chosen])
 
 
 def verdict(study: Study) -> Verdict:
     """Everything that the study's numbers support, and no more."""
     axis = REWARD if any(row.gain is not None for row in study.trained()) else ACCURACY
-    prompts, points, notes = _points(study, axis)
-    frontiers = tuple(f for arm in _arms(points) if (f := fit_frontier([p for p in points if p.arm == arm])))
-    comparisons = compare(points, frontiers)
-    best = tuple(b for arm in _arms(points) if (b := best_run([p for p in points if p.arm == arm], prompts)))
+    points, table, notes = _points(study, axis)
+    reached = {point.arm for point in points}
+    arms = [arm for arm in dict.fromkeys([*study.info["arms"], *sorted(reached)]) if arm in reached]
+    frontiers = tuple(fit for arm in arms if (fit := fit_frontier([p for p in points if p.arm == arm])))
+    comparisons = compare(frontiers, points, table)
+    best = tuple(best_run(arm, points, table) for arm in arms) if table else ()
     return Verdict(
-        sentence=_sentence(study, axis, frontiers, comparisons, best),
+        sentence=_sentence(study, axis, comparisons, best),
         axis=axis,
         axis_label=_axis_label(study, axis),
         points=points,
@@ -147,35 +166,351 @@ def verdict(study: Study) -> Verdict:
         comparisons=comparisons,
         best=best,
         alarms=alarms(study),
-        caveats=(*study.notes, *notes, *_caveats(study, axis, prompts, comparisons)),
-        prompts=prompts,
+        caveats=(*study.notes, *notes, *_caveats(study, axis, table)),
     )
+
+
+def run_name(arm: str, beta: float | None, seed: int | None = None) -> str:
+    """A run as a reader knows it, such as `dpo β=0.1 seed 0`."""
+    return arm + ("" if beta is None else f" β={beta:g}") + ("" if seed is None else f" seed {seed}")
+
+
+def run_names(study: Study) -> dict[str, str]:
+    """The name of every run by its id; the seed is told where the study has several."""
+    several = len(study.info["seeds"]) > 1
+    names = {row.run: run_name(row.arm, row.beta, row.seed if several else None) for row in study.trained()}
+    return {REFERENCE: REFERENCE} | names
 
 
 # --- points -----------------------------------------------------------------------------------------------------------
 
 
-def _points(study: Study, axis: str) -> tuple[tuple[int, ...], tuple[Point, ...], tuple[str, ...]]:
-    """(prompts, points, notes): one point per run and checkpoint that has a place on both axes."""
-    places = [row for row in study.trained() if _place(row, axis) is not None]
-    notes = []
-    if len(places) < len(study.trained()):
-        count = len(study.trained()) - len(places)
-        notes.append(f"{count} of {len(study.trained())} checkpoints have no usable KL or {axis} and are not drawn.")
-    prompts, kl_of, gain_of = _by_prompt(study.samples, places) if axis == REWARD else ((), {}, {})
-    if axis == REWARD and not prompts:
-        notes.append("Samples of the same prompts are missing, so errors of different checkpoints are not paired.")
-    points = []
-    for row in places:
-        place = _place(row, axis)
-        assert place is not None
-        key = (row.run, row.step)
-        points.append(
-            Point(
-                *(row.run, row.arm, row.beta, row.seed, row.step),
-                *(place[0], row.kl_se, place[1], row.gain_se if axis == REWARD else row.accuracy_se),
-                kl_of=kl_of.get(key, ()),
-                gain_of=gain_of.get(key, ()),
-            )
+def _points(study: Study, axis: str) -> tuple[tuple[Point, ...], PerPrompt | None, list[str]]:
+    """One point per run and checkpoint with a place on both axes; means per prompt where samples allow; notes."""
+    points = [point for row in study.trained() if (point := _point(row, axis))]
+    missing = len(study.trained()) - len(points)
+    notes = [f"{missing} checkpoints have no usable KL or no {axis} and are not drawn."] if missing else []
+    if axis == ACCURACY:
+        return tuple(points), None, notes
+    table, left_out = _per_prompt(study, points)
+    if left_out:
+        notes.append(f"{left_out} prompts lack a scored sample at some checkpoint and are left out.")
+    if table is None:
+        return tuple(points), None, [*notes, "There are no samples of the same prompts everywhere to pair over."]
+    return tuple(_measured(point, table, i) for i, point in enumerate(points)), table, notes
+
+
+def _point(row: Result, axis: str) -> Point | None:
+    gain = row.gain if axis == REWARD else None if row.accuracy is None else row.accuracy - CHANCE
+    if row.kl is None or gain is None or not math.isfinite(row.kl) or not math.isfinite(gain) or row.kl < -ROUNDING:
+        return None
+    gain_se = row.gain_se if axis == REWARD else row.accuracy_se
+    return Point(row.run, row.arm, row.beta, row.seed, row.step, max(row.kl, 0.0), row.kl_se, gain, gain_se)
+
+
+def _measured(point: Point, table: PerPrompt, index: int) -> Point:
+    """The point with its means and errors from the samples."""
+    prompts = range(table.kl.shape[1])
+    kl, gain = clustered_mean(table.kl[index], prompts), clustered_mean(table.gain[index], prompts)
+    return replace(point, kl=max(kl.value, 0.0), kl_se=kl.se, gain=gain.value, gain_se=gain.se)
+
+
+def _per_prompt(study: Study, points: Sequence[Point]) -> tuple[PerPrompt | None, int]:
+    """Means over the samples of each prompt that all points and the reference have, and how many prompts they lack."""
+    kls: dict[tuple[str, int], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    rewards: dict[tuple[str, int], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for sample in study.samples:
+        if sample.reward is not None and math.isfinite(sample.reward) and math.isfinite(sample.kl):
+            kls[sample.run, sample.step][sample.prompt_id].append(sample.kl)
+            rewards[sample.run, sample.step][sample.prompt_id].append(sample.reward)
+    keys = [(point.run, point.step) for point in points]
+    shared = set.intersection(*(set(rewards[key]) for key in [(REFERENCE, 0), *keys]))
+    left_out = len({sample.prompt_id for sample in study.samples}) - len(shared)
+    if not points or len(shared) < 2:
+        return None, left_out
+
+    def means(of: Mapping[tuple[str, int], Mapping[int, Sequence[float]]], key: tuple[str, int]) -> Floats:
+        return np.array([np.mean(of[key][prompt]) for prompt in sorted(shared)])
+
+    start = means(rewards, (REFERENCE, 0))
+    kl = np.stack([means(kls, key) for key in keys])
+    return PerPrompt(kl, np.stack([means(rewards, key) - start for key in keys])), left_out
+
+
+# --- frontiers --------------------------------------------------------------------------------------------------------
+
+
+def fit_frontier(points: Sequence[Point]) -> Frontier | None:
+    """The frontier of one arm's points: least squares through the origin on d and d². None if none left the origin."""
+    away = [point for point in points if point.kl > 0]
+    if not away:
+        return None
+    d = np.sqrt([point.kl for point in away])
+    curved = len(np.unique(d.round(6))) >= 3
+    alpha, gamma = _coefficients(d, np.array([point.gain for point in away]), curved)
+    low, high = float(d.min()) ** 2, float(d.max()) ** 2
+    return Frontier(away[0].arm, float(alpha), float(gamma), curved, len(away), low, high)
+
+
+def _coefficients(d: Floats, gain: Floats, curved: bool) -> tuple[Floats, Floats]:
+    """(α, γ), each [...], of the least-squares fit to d and gain [..., points]; γ = 0 if not curved."""
+    inverse = _pseudo_inverse(d, curved)
+    alpha = (inverse[..., 0, :] * gain).sum(-1)
+    return alpha, (inverse[..., 1, :] * gain).sum(-1) if curved else np.zeros_like(alpha)
+
+
+def _pseudo_inverse(d: Floats, curved: bool) -> Floats:
+    """[..., terms, points] of the design d, −d²."""
+    design = np.stack([d, -(d**2)] if curved else [d], axis=-1)
+    return np.asarray(np.linalg.pinv(design))
+
+
+def compare(frontiers: Sequence[Frontier], points: Sequence[Point], table: PerPrompt | None) -> tuple[Comparison, ...]:
+    """Every pair of arms at the middle (in d) of the distances that both have reached, Holm-corrected.
+
+    With `table` the error is a bootstrap over prompts, paired between the arms. Without it the errors of the points
+    are added up as if an arm's were all one error, which is wider than the truth. From two common seeds on, the
+    variance between seeds is added. Deterministic.
+    """
+    pairs = [_compare_pair(a, b, points, table) for a, b in itertools.combinations(frontiers, 2)]
+    p_values = iter(holm([pair.difference.p_value for pair in pairs if pair.difference]))
+    return tuple(replace(pair, p_value=next(p_values)) if pair.difference else pair for pair in pairs)
+
+
+def _compare_pair(a: Frontier, b: Frontier, points: Sequence[Point], table: PerPrompt | None) -> Comparison:
+    low, high = max(a.low, b.low), min(a.high, b.high)
+    if low >= high:
+        ranges = " and ".join(f"{f.arm} {number(f.low, f.low)} to {number(f.high, f.high)}" for f in (a, b))
+        return Comparison(a.arm, b.arm, why_not=f"their checkpoints share no range of KL ({ranges} nats)")
+    at = (math.sqrt(low) + math.sqrt(high)) / 2
+    rows_a, rows_b = ([i for i, p in enumerate(points) if p.arm == f.arm and p.kl > 0] for f in (a, b))
+    if table is None:
+        difference = _from_errors(a, b, [points[i] for i in rows_a], [points[i] for i in rows_b], at)
+    else:
+        statistic = _refitted(table.rows(rows_a), table.rows(rows_b), (a.curved, b.curved), at)
+        difference = paired_bootstrap(statistic, table.kl.shape[1])
+    seeds = sorted({points[i].seed for i in rows_a} & {points[i].seed for i in rows_b})
+    if len(seeds) >= 2:
+        each = [_at_seed(a.arm, points, seed, at) - _at_seed(b.arm, points, seed, at) for seed in seeds]
+        difference = with_seeds(difference, over_seeds(each))
+    return Comparison(a.arm, b.arm, at**2, difference, seeds=len(seeds))
+
+
+def _refitted(a: PerPrompt, b: PerPrompt, curved: tuple[bool, bool], at: float) -> Callable[[Indices], Floats]:
+    """Prompt indices [..., n] -> frontier a minus frontier b at d = `at` [...], fitted to means over these prompts."""
+
+    def fitted(rows: PerPrompt, curved: bool, prompts: Indices) -> Floats:
+        kl = np.moveaxis(rows.kl[:, prompts].mean(-1), 0, -1)
+        gain = np.moveaxis(rows.gain[:, prompts].mean(-1), 0, -1)
+        alpha, gamma = _coefficients(np.sqrt(kl.clip(0)), gain, curved)
+        return np.asarray(at * (alpha - gamma * at))
+
+    return lambda prompts: fitted(a, curved[0], prompts) - fitted(b, curved[1], prompts)
+
+
+def _at_seed(arm: str, points: Sequence[Point], seed: int, at: float) -> float:
+    """The gain at d = `at` on the frontier of one seed of an arm."""
+    fit = fit_frontier([point for point in points if point.arm == arm and point.seed == seed])
+    return math.nan if fit is None else fit.at(at**2)
+
+
+def _from_errors(a: Frontier, b: Frontier, points_a: Sequence[Point], points_b: Sequence[Point], at: float) -> Estimate:
+    """The difference at d = `at` from the points' errors: within an arm they add, between the arms their squares do."""
+    variance = 0.0
+    for fit, points in ((a, points_a), (b, points_b)):
+        inverse = _pseudo_inverse(np.sqrt([point.kl for point in points]), fit.curved)
+        share = np.array([at, -(at**2)][: len(inverse)]) @ inverse
+        errors = np.array([math.nan if point.gain_se is None else point.gain_se for point in points])
+        variance += float(np.abs(share) @ errors) ** 2
+    return Estimate(a.at(at**2) - b.at(at**2), None if math.isnan(variance) else math.sqrt(variance))
+
+
+def best_run(arm: str, points: Sequence[Point], table: PerPrompt) -> Best:
+    """The arm's run with the highest gain at its last checkpoint on even prompts, reported on the odd ones."""
+    last: dict[str, int] = {}
+    for i, point in enumerate(points):
+        if point.arm == arm and (point.run not in last or point.step > points[last[point.run]].step):
+            last[point.run] = i
+    rows = list(last.values())
+    chosen, judged = rows[0], table.gain
+    if len(rows) > 1:
+        chosen = max(rows, key=lambda i: float(table.gain[i, ::2].mean()))
+        judged = table.gain[:, 1::2]
+    point, gains = points[chosen], judged[chosen]
+    gain = clustered_mean(gains, range(len(gains)))
+    return Best(arm, point.run, point.beta, point.seed, point.step, gain, among=len(rows), prompts=len(gains))
+
+
+# --- alarms -----------------------------------------------------------------------------------------------------------
+
+
+def alarms(study: Study) -> tuple[str, ...]:
+    """What a reader should worry about: one sentence for each kind of trouble, with the runs that have it."""
+    kinds = {
+        "The KL is not a number, so the policy or its evaluation is broken": _no_kl(study),
+        "The KL is negative, which no KL can be, so its evaluation is wrong": _negative_kl(study),
+        "The loss is not a number": _no_loss(study),
+        "Preferred and other responses both became less likely than under the reference, so probability went to "
+        "responses that nobody compared (log-ratios in nats over the last quarter of training)": _both_fell(study),
+        "Samples grew more than a quarter longer than the reference's, so part of a gain may be length": _longer(study),
+        "The reward rose while a second opinion fell, so the reward may be gamed": _second_opinion_fell(study),
+    }
+    return tuple(f"{trouble}: {_listed(cases)}." for trouble, cases in kinds.items() if cases)
+
+
+def _listed(cases: Sequence[str], most: int = 6) -> str:
+    more = [f"and {len(cases) - most} more"] if len(cases) > most else []
+    return "; ".join([*cases[:most], *more])
+
+
+def _no_kl(study: Study) -> list[str]:
+    names = run_names(study)
+    rows = [row for row in study.results if row.kl is not None and not math.isfinite(row.kl)]
+    return [f"{names[row.run]} at step {row.step}" for row in rows]
+
+
+def _negative_kl(study: Study) -> list[str]:
+    names = run_names(study)
+    rows = [row for row in study.results if row.kl is not None and row.kl < -ROUNDING]
+    return [f"{names[row.run]} at step {row.step} ({number(row.kl or 0, row.kl or 0)} nats)" for row in rows]
+
+
+def _no_loss(study: Study) -> list[str]:
+    names = run_names(study)
+    first = {
+        run: step["step"]
+        for run, steps in study.metrics.items()
+        for step in reversed(steps)
+        if not math.isfinite(step.get("loss", 0.0))
+    }
+    return [f"{names.get(run, run)} from step {step:.0f} on" for run, step in first.items()]
+
+
+def _both_fell(study: Study) -> list[str]:
+    names, cases = run_names(study), []
+    for run, steps in study.metrics.items():
+        preferred, other = (_late(steps, f"log_ratio_{side}") for side in ("preferred", "other"))
+        if preferred and other and preferred.interval()[1] < 0 and other.interval()[1] < 0:
+            cases.append(f"{names.get(run, run)} {preferred.value:.2f} and {other.value:.2f}".replace("-", "−"))
+    return cases
+
+
+def _longer(study: Study) -> list[str]:
+    names, reference = run_names(study), study.reference()
+    start = (reference and reference.length) or math.inf
+    rows = [row for row in study.finals() if (row.length or 0) > GROWTH * start and (row.gain is None or row.gain > 0)]
+    return [f"{names[row.run]} {row.length:.0f} tokens against {start:.0f}" for row in rows]
+
+
+def _second_opinion_fell(study: Study) -> list[str]:
+    names, reference = run_names(study), study.reference()
+    before = reference.extra if reference else {}
+    return [
+        f"{names[row.run]} {name} from {before[name]:.2f} to {value:.2f}".replace("-", "−")
+        for row in study.finals()
+        for name, value in row.extra.items()
+        if name in before and f"{name}_se" in row.extra and f"{name}_se" in before and (row.gain or 0) > 0
+        if value - before[name] < -2 * math.hypot(row.extra[f"{name}_se"], before[f"{name}_se"])
+    ]
+
+
+def _late(steps: Sequence[Mapping[str, float]], name: str) -> Estimate | None:
+    """Mean over the last quarter of the optimiser steps, four at least."""
+    values = [row[name] for row in steps if math.isfinite(row.get(name, math.nan))]
+    late = values[-max(len(values) // 4, 4) :]
+    return clustered_mean(late, range(len(late))) if len(late) >= 4 else None
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def _axis_label(study: Study, axis: str) -> str:
+    if axis == ACCURACY:
+        return "held-out accuracy"
+    gold = study.info.get("gold") or {}
+    return f"gain in {gold.get('name', 'reward')} over the reference"
+
+
+def _sentence(study: Study, axis: str, comparisons: Sequence[Comparison], best: Sequence[Best]) -> str:
+    expected, unfinished = len(study.expected()), len(study.unfinished())
+    if not study.trained():
+        return f"Nothing has been evaluated yet: none of the {expected} runs has reached a checkpoint."
+    parts = [
+        f"So far, with {expected - unfinished} of {expected} runs finished:" if unfinished else "",
+        "Nothing scored the samples, so no quality is claimed, only agreement with held-out votes."
+        if axis == ACCURACY
+        else "",
+        _told_apart(comparisons, axis),
+        _above_reference(best, run_names(study)),
+    ]
+    return " ".join(part for part in parts if part)
+
+
+def _told_apart(comparisons: Sequence[Comparison], axis: str) -> str:
+    made = [pair for pair in comparisons if pair.difference]
+    if len(comparisons) == 1:
+        return _pair_in_words(comparisons[0], axis) + "."
+    if not made:
+        return "No two arms have reached the same KL, so none can be compared." if comparisons else ""
+    found = [pair for pair in made if pair.distinct]
+    if not found:
+        return f"None of the {len(made)} pairs of arms compared at the same KL can be told apart (Holm-corrected)."
+    clear = "; ".join(_pair_in_words(pair, axis) for pair in found)
+    counts = f"Of {len(made)} pairs of arms compared at the same KL, {len(found)} can be told apart (Holm-corrected)"
+    return f"{counts}: {clear}."
+
+
+def _pair_in_words(pair: Comparison, axis: str) -> str:
+    if pair.difference is None or pair.kl is None:
+        return f"{pair.a} and {pair.b} cannot be compared at the same KL: {pair.why_not}"
+    value, se = pair.difference.value, pair.difference.se
+    if se is None:
+        return f"{pair.a} and {pair.b} cannot be told apart: the error of their difference is unknown"
+    ahead, behind = (pair.a, pair.b) if value >= 0 else (pair.b, pair.a)
+    low, high = sorted(math.copysign(1, value) * end for end in pair.difference.interval())
+    more = "gains more reward than" if axis == REWARD else "agrees with more held-out votes than"
+    lead = f"{ahead} {more} {behind}" if pair.distinct else f"{pair.a} and {pair.b} cannot be told apart"
+    size = f"{ahead}'s frontier lies {number(abs(value), se)} above {behind}'s"
+    return (
+        f"{lead}: at the same KL of {pair.kl:.2g} nats {size} (95% interval {number(low, se)} to {number(high, se)}, "
+        f"{_scope(pair.seeds)})"
+    )
+
+
+def _scope(seeds: int) -> str:
+    return f"over prompts and {seeds} seeds" if seeds >= 2 else "over prompts, conditional on these runs"
+
+
+def _above_reference(best: Sequence[Best], names: Mapping[str, str]) -> str:
+    if not best:
+        return ""
+    runs = [f"{names[b.run]} {b.gain}{_strength(b.gain)}" for b in best]
+    chosen = any(b.among > 1 for b in best)
+    halves = " (chosen on half of the prompts, reported on the other half)" if chosen else ""
+    return f"Gain of each arm's best run over the reference{halves}: {'; '.join(runs)}."
+
+
+def _strength(gain: Estimate) -> str:
+    if gain.z is None:
+        return ""
+    told = "" if gain.p_value < LEVEL else ", not to be told from 0"
+    return f" (z = {gain.z:.1f}{told})".replace("-", "−")
+
+
+def _caveats(study: Study, axis: str, table: PerPrompt | None) -> Iterable[str]:
+    if study.unfinished():
+        names = [run_name(*key) for key in study.unfinished()]
+        yield f"The study is partial. Not finished: {_listed(names)}."
+    if len(study.info["seeds"]) < 2:
+        yield "One seed: intervals are over prompts only, conditional on these runs; another seed may answer otherwise."
+    if axis == ACCURACY:
+        yield "Held-out accuracy says how often the margins agree with held-out votes, not whether samples are better."
+    if table is None and study.trained():
+        yield "Errors are not paired over prompts; the interval of a difference is wider than it need be."
+    short = [row for row in study.finals() if row.ended is not None and row.ended < 0.9]
+    if short:
+        share = min(row.ended or 0.0 for row in short)
+        yield (
+            f"As few as {share:.0%} of a run's samples ended within the token limit: KL and length are those of the "
+            "length-limited policy."
         )
-    return prompts, tuple(points), tuple(notes)

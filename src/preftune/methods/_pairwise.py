@@ -1,0 +1,94 @@
+"""DPO and IPO: a loss per vote on the log-ratios of its two responses."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ..branches import vote_offsets
+from ..objectives import dpo, ipo, smooth, unbias
+from ..tokens import TokenBallot
+from ._method import LossOptions, Method, Scored, Terms
+
+NO_VOTE = "response: in no vote (not computed)"
+
+
+def _prepare(ballot: TokenBallot, left_out: Counter[str]) -> TokenBallot | None:
+    """The ballot without the responses that no vote names."""
+    named = sorted({index for vote in ballot.votes for index in (vote.a, vote.b)})
+    if len(named) == len(ballot.responses):
+        return ballot
+    left_out[NO_VOTE] += len(ballot.responses) - len(named)
+    new = {old: index for index, old in enumerate(named)}
+    votes = tuple(replace(vote, a=new[vote.a], b=new[vote.b]) for vote in ballot.votes)
+    return replace(ballot, responses=tuple(ballot.responses[i] for i in named), votes=votes)
+
+
+def _mass(ballot: TokenBallot) -> float:
+    """The sum of vote weights."""
+    return sum(vote.weight for vote in ballot.votes)
+
+
+def _loss(objective: Callable[..., Tensor], scored: Scored, options: LossOptions) -> Terms:
+    log_ratio_B = scored.logprob_B - scored.reference_B
+    if options.reduction == "mean":
+        log_ratio_B = log_ratio_B / scored.length_B
+    a, b, p, weight = _votes(scored)
+    target = unbias(smooth(p, options.label_smoothing), options.flip_rate)
+    loss = objective(log_ratio_B[a], log_ratio_B[b], beta=options.beta, preference=target)
+    with torch.no_grad():
+        sums = _report(log_ratio_B, scored.length_B, a, b, p, options.beta)
+        totals = {name: float((weight * value).sum()) for name, value in sums.items()}
+    return Terms((weight * loss).sum(), totals | {"weight": float(weight.sum())})
+
+
+def _votes(scored: Scored) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(a, b, p, weight) of all votes; a and b index the responses of the whole micro-batch."""
+    offsets = vote_offsets(scored.ballots)
+    rows = [
+        (start + vote.a, start + vote.b, vote.p, vote.weight)
+        for start, ballot in zip(offsets, scored.ballots, strict=True)
+        for vote in ballot.votes
+    ]
+    a, b, p, weight = zip(*rows, strict=True)
+    like = scored.logprob_B
+    device = like.device
+    return (
+        torch.tensor(a, device=device),
+        torch.tensor(b, device=device),
+        torch.tensor(p, device=device, dtype=like.dtype),
+        torch.tensor(weight, device=device, dtype=like.dtype),
+    )
+
+
+def _report(
+    log_ratio_B: Tensor, length_B: Tensor, a: Tensor, b: Tensor, p: Tensor, beta: float
+) -> dict[str, Tensor]:
+    """Per vote: margin and log-ratios from the preferred side (a tie: the mean of both), agreement (ties one half)."""
+    prefers_a = torch.where(p > 0.5, 1.0, torch.where(p < 0.5, 0.0, 0.5))
+    difference = log_ratio_B[a] - log_ratio_B[b]
+    says_a = torch.where(difference > 0, 1.0, torch.where(difference < 0, 0.0, 0.5))
+
+    def preferred(values_B: Tensor) -> Tensor:
+        return prefers_a * values_B[a] + (1 - prefers_a) * values_B[b]
+
+    def other(values_B: Tensor) -> Tensor:
+        return (1 - prefers_a) * values_B[a] + prefers_a * values_B[b]
+
+    return {
+        "margin": beta * (preferred(log_ratio_B) - other(log_ratio_B)),
+        "log_ratio_preferred": preferred(log_ratio_B),
+        "log_ratio_other": other(log_ratio_B),
+        "accuracy": p * says_a + (1 - p) * (1 - says_a),
+        "length_preferred": preferred(length_B),
+        "length_other": other(length_B),
+    }
+
+
+DPO = Method("dpo", True, _prepare, _mass, partial(_loss, dpo))
+IPO = Method("ipo", True, _prepare, _mass, partial(_loss, ipo))

@@ -1,0 +1,79 @@
+"""The store of reference log-probs: computed once per content, on disk, shared by every run that needs them.
+
+One SQLite file per (weights, precision, layout, device); in it one row per (prompt ids, response ids). Nothing in the
+key depends on a file's name or age, on a learning rate or on an output folder, so a sweep pays once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .console import track
+from .logprobs import Layout, response_logprobs
+from .tokens import TokenBallot
+
+
+def cache_folder() -> Path:
+    """Where things are kept between runs: `$PREFTUNE_CACHE`, else `preftune` in the user's cache folder."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("PREFTUNE_CACHE") or base / "preftune")
+
+
+def response_keys(ballot: TokenBallot) -> list[bytes]:
+    """What identifies each response of a ballot in the store: its prompt's ids and its own."""
+    prompt = hashlib.sha256(repr(ballot.prompt).encode()).digest()
+    return [hashlib.sha256(prompt + repr(response).encode()).digest() for response in ballot.responses]
+
+
+class ReferenceStore:
+    """log π_ref(y|x) in nats, summed over the response, by content. Exact: float32 values come back bit for bit."""
+
+    def __init__(self, folder: Path, *, weights: str, precision: str, layout: str, device: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        name = hashlib.sha256("/".join((weights, precision, layout, device)).encode()).hexdigest()[:32]
+        self.path = folder / f"{name}.sqlite"
+        with self._open() as database, database:
+            database.execute("CREATE TABLE IF NOT EXISTS logprobs (key BLOB PRIMARY KEY, value REAL NOT NULL)")
+
+    def _open(self) -> closing[sqlite3.Connection]:
+        return closing(sqlite3.connect(self.path, timeout=60))
+
+    def read(self, keys: Sequence[bytes]) -> dict[bytes, float]:
+        """The values that are there."""
+        with self._open() as database:
+            query = "SELECT value FROM logprobs WHERE key = ?"
+            rows = ((key, database.execute(query, (key,)).fetchone()) for key in keys)
+            return {key: row[0] for key, row in rows if row is not None}
+
+    def write(self, values: Mapping[bytes, float]) -> None:
+        """Add values; one that is there already stays as it is, so that runs side by side see the same."""
+        with self._open() as database, database:
+            database.executemany("INSERT OR IGNORE INTO logprobs VALUES (?, ?)", values.items())
+
+
+def fill_store(
+    store: ReferenceStore, model: Any, micro_batches: Sequence[Sequence[TokenBallot]], *, layout: Layout, precision: str
+) -> dict[bytes, float]:
+    """Reference log-probs of all responses in the micro-batches, from the store where they are there.
+
+    They are computed in the micro-batches of training, whole ones only: so at the first step the policy's log-probs,
+    computed the same way, equal them bit for bit, also after an interrupted fill.
+    """
+    keys = [[key for ballot in micro for key in response_keys(ballot)] for micro in micro_batches]
+    known = store.read([key for micro in keys for key in micro])
+    missing = [i for i, micro in enumerate(keys) if any(key not in known for key in micro)]
+    device = next(model.parameters()).device
+    for i in track(missing, "reference log-probs") if missing else ():
+        with torch.no_grad():
+            batch = layout.lay_out(micro_batches[i]).to(device)
+            values = response_logprobs(model, batch, precision=precision).tolist()
+        store.write(dict(zip(keys[i], values, strict=True)))
+    return known | store.read([key for i in missing for key in keys[i]])

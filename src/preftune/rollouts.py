@@ -1,0 +1,148 @@
+"""Prompts to sampled responses, and how far a policy is from its reference along them.
+
+Sampling is at temperature 1 from the whole vocabulary. The randomness of each token is a function of (seed, prompt,
+sample, position) and of nothing else: every policy, whatever its batching, draws from the same noise, so that the
+difference between two policies is not blurred by luck.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from .branches import pack
+from .console import track
+from .engine import autocast
+from .logprobs import Layout, chunked_kl, head_of, predicting_states, sum_by_branch
+from .tokens import TokenBallot
+
+SAMPLING_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """The sampled responses to one prompt, as token ids with their end-of-text; `ended[k]`: it was reached."""
+
+    prompt: tuple[int, ...]
+    responses: tuple[tuple[int, ...], ...]
+    ended: tuple[bool, ...]
+
+
+class KeyedNoise(LogitsProcessor):
+    """Gumbel noise on the logits: the largest noisy logit is an exact sample of softmax(logits).
+
+    argmax(logit − log E) with E standard exponential has the probabilities of the softmax. In float64: float32
+    exponentials are exactly 0 too often for a vocabulary of this size.
+    """
+
+    def __init__(self, keys: Sequence[int], prompt_width: int) -> None:
+        self.keys, self.prompt_width = keys, prompt_width
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+        position = input_ids.shape[1] - self.prompt_width
+        draws = np.empty(tuple(scores.shape))
+        for row, key in enumerate(self.keys):
+            stream = np.random.Philox(key=key, counter=[0, 0, 0, position])
+            np.random.Generator(stream).standard_exponential(out=draws[row])
+        return scores.double() - torch.from_numpy(draws).log_().to(scores.device)
+
+
+def noise_key(seed: int, prompt: Sequence[int], sample: int) -> int:
+    """128 bits that stand for one sample of one prompt."""
+    text = f"{seed}/{sample}/{list(prompt)}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
+
+
+@torch.no_grad()
+def sample_responses(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    stops: Sequence[int],
+    samples: int,
+    max_new_tokens: int,
+    seed: int,
+    precision: str,
+    description: str = "sampling",
+) -> list[Rollout]:
+    """Draw `samples` responses to every prompt, at most `max_new_tokens` long, until one of the `stops` ends them."""
+    rows = [(p, s) for p in range(len(prompts)) for s in range(samples)]
+    rows.sort(key=lambda row: len(prompts[row[0]]))
+    batches = [rows[i : i + SAMPLING_ROWS] for i in range(0, len(rows), SAMPLING_ROWS)]
+    drawn: dict[tuple[int, int], tuple[int, ...]] = {}
+    was_training = model.training
+    model.eval()
+    for batch in track(batches, description):
+        keys = [noise_key(seed, prompts[p], s) for p, s in batch]
+        responses = _generate(model, [prompts[p] for p, _ in batch], keys, stops, max_new_tokens, precision)
+        drawn.update(zip(batch, responses, strict=True))
+    model.train(was_training)
+    rollouts = []
+    for p, prompt in enumerate(prompts):
+        responses = tuple(drawn[p, s] for s in range(samples))
+        rollouts.append(Rollout(tuple(prompt), responses, tuple(ids[-1] in stops for ids in responses)))
+    return rollouts
+
+
+def _generate(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    keys: Sequence[int],
+    stops: Sequence[int],
+    max_new_tokens: int,
+    precision: str,
+) -> list[tuple[int, ...]]:
+    width = max(map(len, prompts))
+    device = next(model.parameters()).device
+    ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    # everything is set here: a model's own generation settings (top-k, penalties) must not bend the samples
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, eos_token_id=list(stops), pad_token_id=stops[0]
+    )
+    own, model.generation_config = model.generation_config, config
+    try:
+        with autocast(precision, device):
+            noise = LogitsProcessorList([KeyedNoise(keys, width)])
+            output = model.generate(input_ids=ids, attention_mask=mask, logits_processor=noise)
+    finally:
+        model.generation_config = own
+    return [_until_stop(row, stops) for row in output[:, width:].tolist()]
+
+
+def _until_stop(ids: Sequence[int], stops: Sequence[int]) -> tuple[int, ...]:
+    end = next((i for i, token in enumerate(ids) if token in stops), len(ids) - 1)
+    return tuple(ids[: end + 1])
+
+
+@torch.no_grad()
+def exact_kl(
+    model: Any, reference: Any, rollouts: Sequence[Rollout], *, layout: Layout, precision: str, micro_tokens: int
+) -> list[list[float]]:
+    """KL(π ‖ π_ref) along each sampled response: the KL over the whole vocabulary at every step, summed, in nats.
+
+    Its mean over samples of π is an unbiased, low-variance estimate of the sequence-level KL. For responses that were
+    stopped by a length limit it is the KL of the length-limited policy. `reference` is a context manager that yields
+    the reference model (which may be the same object with its adapter switched off).
+    """
+    device = next(model.parameters()).device
+    ballots = [TokenBallot(rollout.prompt, rollout.responses, ()) for rollout in rollouts]
+    groups = pack([layout.size(ballot) for ballot in ballots], micro_tokens)
+    values: list[list[float]] = [[] for _ in rollouts]
+    for group in track(groups, "KL along samples"):
+        batch = layout.lay_out([ballots[i] for i in group]).to(device)
+        hidden_ND, head = predicting_states(model, batch, precision), head_of(model)
+        with reference() as other:
+            other_hidden_ND, other_head = predicting_states(other, batch, precision), head_of(other)
+        kl_B = sum_by_branch(chunked_kl(hidden_ND, head, other_hidden_ND, other_head), batch).tolist()
+        for i in group:
+            count = len(ballots[i].responses)
+            values[i], kl_B = kl_B[:count], kl_B[count:]
+    return values

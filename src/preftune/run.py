@@ -1,0 +1,423 @@
+"""One run: a method, a β and a seed become a folder with a policy and its metrics."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim import AdamW
+
+from .ballots import Ballot, BallotSet, split_by_prompt
+from .console import bar, say
+from .engine import load_state, pick_device, save_state, state_record
+from .errors import UserError
+from .evaluate import accuracy, evaluation_groups, log_loss, vote_table
+from .logprobs import Layout, probe_layout, response_logprobs
+from .loop import Step, linear_schedule, plan_steps, run_loop
+from .methods import LossOptions, Method, Scored, Terms
+from .models import Base, Policy, load_base, start_policy
+from .objectives import ipo_target, smooth, unbias
+from .reference import ReferenceStore, cache_folder, fill_store, response_keys
+from .results import write_json
+from .settings import Settings, find_method, make_settings
+from .tokens import TokenBallot, tokenize
+
+SAVE_EVERY = 600.0  # seconds between saved states, so that little is lost when the machine goes down
+PACKAGES = ("preftune", "torch", "transformers", "peft", "numpy", "scipy")
+
+
+# --- what runs share -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What the runs of a study share: the model they start from, the reference, the layout, the store's place."""
+
+    base: Base
+    reference: Base
+    layout: Layout
+    precision: str
+    store: ReferenceStore
+
+
+def open_workbench(model: str, *, reference: str | None = None, precision: str = "fp32", device: str = "auto") -> Workbench:
+    """Load the model (and the reference, where it is another one) and find out which layout it can take."""
+    place = pick_device(device)
+    base = load_base(model, device=place)
+    other = base if reference in (None, model) else load_base(str(reference), device=place)
+    if other.tokenizer.get_vocab() != base.tokenizer.get_vocab():
+        raise UserError(f"--reference {reference}: its tokenizer differs from the one of {model}; they must share one")
+    layout = probe_layout(base.model)
+    if other is not base and probe_layout(other.model).name != layout.name:
+        layout = Layout("padded", "the reference cannot take the policy's layout")
+    kind = f"{layout.name}/{platform.machine() if place.type == 'cpu' else torch.cuda.get_device_name(place)}"
+    store = ReferenceStore(
+        cache_folder() / "reference", weights=other.sha256, precision=precision, layout=layout.name, device=kind
+    )
+    return Workbench(base, other, layout, precision, store)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What one method trains on: its prepared ballots, the plan of its steps, and what it left out, by reason."""
+
+    method: Method
+    ballots: tuple[TokenBallot, ...]
+    plan: tuple[Step, ...]
+    left_out: Mapping[str, int]
+
+
+def prepare_training(
+    method: Method, ballots: Sequence[TokenBallot], settings: Settings, layout: Layout, seed: int
+) -> Training:
+    """Keep what the method trains on and plan every step. Raises UserError when nothing is left."""
+    left_out: Counter[str] = Counter()
+    prepared = [method.prepare(ballot, left_out) for ballot in ballots]
+    kept = tuple(ballot for ballot in prepared if ballot is not None)
+    if len(kept) < len(prepared):
+        left_out[f"ballot: nothing in it for {method.name}"] += len(prepared) - len(kept)
+    if not kept:
+        raise UserError(f"--data: nothing is left to train {method.name} on ({describe_counts(left_out)})")
+    plan = plan_steps(
+        [layout.size(ballot) for ballot in kept],
+        [method.mass(ballot) for ballot in kept],
+        batch_size=settings.batch_size,
+        micro_tokens=settings.micro_tokens,
+        seed=seed,
+        epochs=settings.epochs,
+        steps=settings.steps,
+    )
+    return Training(method, kept, tuple(plan), dict(left_out))
+
+
+def describe_counts(counts: Mapping[str, int]) -> str:
+    """`12 × reason; 3 × reason`, or `nothing`."""
+    return "; ".join(f"{count} × {reason}" for reason, count in counts.items()) or "nothing"
+
+
+def describe_target(training: Training, options: LossOptions) -> str | None:
+    """What IPO's target means for these votes, in nats per sequence and per token; None for other methods."""
+    if training.method.name != "ipo":
+        return None
+    votes = [vote for ballot in training.ballots for vote in ballot.votes]
+    weight = sum(vote.weight for vote in votes)
+
+    def distance(p: float) -> float:
+        return abs(ipo_target(unbias(smooth(p, options.label_smoothing), options.flip_rate), beta=options.beta))
+
+    mean = sum(vote.weight * distance(vote.p) for vote in votes) / weight
+    length = sum(len(ids) for b in training.ballots for ids in b.responses) / sum(len(b.responses) for b in training.ballots)
+    own, other, factor = ("sequence", "token", 1 / length) if options.reduction == "sum" else ("token", "sequence", length)
+    return (
+        f"IPO's target at beta {options.beta:g}, {options.reduction} over tokens: a log-ratio difference of "
+        f"{mean:.3g} nats per {own} on average over these votes ({distance(1.0):.3g} for a hard label), "
+        f"about {mean * factor:.3g} nats per {other} at the mean length of {length:.1f} tokens"
+    )
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+class Interrupted(Exception):
+    """Somebody asked to stop; the state is saved."""
+
+
+@contextmanager
+def stop_requests() -> Iterator[Callable[[], bool]]:
+    """Turn SIGINT and SIGTERM into a question that the loop asks after each step; a second one stops at once."""
+    asked = []
+
+    def ask(number: int, frame: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        say("stopping after this step (again to stop at once, losing what is not saved)")
+
+    handled = (signal.SIGINT, signal.SIGTERM)
+    try:
+        before = [signal.signal(number, ask) for number in handled]
+    except ValueError:  # not in the main thread: signals stay as they are
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in zip(handled, before, strict=True):
+            signal.signal(number, handler)
+
+
+def checkpoint_steps(total: int, checkpoints: int) -> list[int]:
+    """`checkpoints` evenly spaced steps, the last one at the end."""
+    return sorted({max(1, round(total * i / checkpoints)) for i in range(1, checkpoints + 1)})
+
+
+def train_policy(
+    bench: Workbench,
+    training: Training,
+    settings: Settings,
+    *,
+    beta: float | None,
+    seed: int,
+    folder: Path,
+    resume: bool,
+    description: str,
+    at_checkpoint: Callable[[int, Policy], None] = lambda step, policy: None,
+    checkpoints: int = 1,
+) -> Policy:
+    """Train one policy, its metrics in `folder/metrics.jsonl` and its resumable state in `folder/state`.
+
+    `at_checkpoint(step, policy)` runs at evenly spaced steps. With `resume` it goes on from the saved state; the
+    result equals that of an uninterrupted run bit for bit. Raises UserError when the state belongs to other settings
+    or data, and Interrupted after a request to stop.
+    """
+    options = settings.loss_options(beta)
+    identity = run_identity(bench, training, settings, beta, seed)
+    record = state_record(folder / "state") if resume else None
+    check_identity(record, identity, folder)
+    reference = _reference_values(bench, training)
+    policy = start_policy(
+        bench.base, lora=settings.lora, seed=seed, grad_checkpointing=settings.grad_checkpointing
+    )
+    parameters = policy.trainable()
+    optimizer = AdamW(parameters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+    done = 0
+    if record is not None:
+        done = load_state(folder / "state", parameters, optimizer)["step"]
+    scheduler = linear_schedule(optimizer, warmup=settings.warmup, steps=len(training.plan), done=done)
+    folder.mkdir(parents=True, exist_ok=True)
+    _keep_metrics(folder / "metrics.jsonl", done)
+    marks = set(checkpoint_steps(len(training.plan), checkpoints))
+    last_saved = time.monotonic()
+
+    with stop_requests() as stopping, bar() as progress, (folder / "metrics.jsonl").open("a", encoding="utf-8") as log:
+        task = progress.add_task(description, total=len(training.plan), completed=done)
+
+        def after_step(step: Step, metrics: Mapping[str, float]) -> None:
+            nonlocal last_saved
+            log.write(json.dumps({"step": step.number, **metrics}) + "\n")
+            log.flush()
+            progress.update(task, completed=step.number, description=f"{description}  loss {metrics['loss']:.4f}")
+            if step.number in marks:
+                at_checkpoint(step.number, policy)
+            if stopping() or time.monotonic() - last_saved > SAVE_EVERY:
+                save_state(folder / "state", parameters, optimizer, {"step": step.number, **identity})
+                last_saved = time.monotonic()
+            if stopping() and step.number < len(training.plan):
+                raise Interrupted(f"interrupted after step {step.number} of {len(training.plan)}")
+
+        run_loop(
+            training.plan[done:],
+            partial(_score, policy, bench, training, reference, options),
+            optimizer=optimizer,
+            scheduler=scheduler,
+            parameters=list(parameters.values()),
+            clip_norm=settings.clip_norm,
+            tokens_of=lambda indices: sum(bench.layout.size(training.ballots[i]) for i in indices),
+            after_step=after_step,
+        )
+    return policy
+
+
+def _score(
+    policy: Policy,
+    bench: Workbench,
+    training: Training,
+    reference: Mapping[bytes, float],
+    options: LossOptions,
+    indices: Sequence[int],
+) -> Terms:
+    """Forward pass and loss of one micro-batch."""
+    ballots = [training.ballots[i] for i in indices]
+    batch = bench.layout.lay_out(ballots).to(next(policy.model.parameters()).device)
+    logprob_B = response_logprobs(policy.model, batch, precision=bench.precision)
+    values = [reference.get(key, 0.0) for ballot in ballots for key in response_keys(ballot)]
+    scored = Scored(ballots, logprob_B, logprob_B.new_tensor(values), batch.lengths_B())
+    return training.method.loss(scored, options)
+
+
+def _reference_values(bench: Workbench, training: Training) -> dict[bytes, float]:
+    """Reference log-probs of the ballots that the plan reaches, computed in the plan's own micro-batches."""
+    if not training.method.uses_reference:
+        return {}
+    seen: set[int] = set()
+    groups = []
+    for step in training.plan:
+        for indices in step.micro_batches:
+            if not seen.issuperset(indices):
+                groups.append([training.ballots[i] for i in indices])
+                seen.update(indices)
+    return fill_store(bench.store, bench.reference.model, groups, layout=bench.layout, precision=bench.precision)
+
+
+def run_identity(
+    bench: Workbench, training: Training, settings: Settings, beta: float | None, seed: int
+) -> dict[str, Any]:
+    """What a saved state must agree with to be continued."""
+    data = hashlib.sha256(repr(training.ballots).encode()).hexdigest()
+    named = {"method": training.method.name, "beta": beta, "seed": seed, "model": bench.base.sha256, "data": data}
+    return named | asdict(replace(settings, device="any"))
+
+
+def check_identity(record: Mapping[str, Any] | None, identity: Mapping[str, Any], folder: Path) -> None:
+    """Raises UserError, naming what differs, when a saved state was made with something else."""
+    if record is None:
+        return
+    for name, value in identity.items():
+        if record.get(name) != value:
+            shown = f"{record.get(name)!r}, now {value!r}" if name not in ("model", "data") else "another one"
+            raise UserError(f"{folder}: cannot resume: it was started with {name} {shown}; use the same, or a new --out")
+
+
+def _keep_metrics(path: Path, done: int) -> None:
+    """Drop what was logged after the saved state: those steps are run again."""
+    rows = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() and done else []
+    path.write_text("".join(rows[:done]), encoding="utf-8")
+
+
+# --- the public function ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: the trained policy, its metrics (one mapping per step), its folder, and what it was made of."""
+
+    policy: Any
+    tokenizer: Any
+    metrics: tuple[Mapping[str, float], ...]
+    folder: Path
+    record: Mapping[str, Any]
+
+
+def train(
+    method: str,
+    ballots: Sequence[Ballot],
+    *,
+    model: str,
+    beta: float | None = None,
+    out: str | Path,
+    reference: str | None = None,
+    eval_ballots: Sequence[Ballot] | None = None,
+    eval_fraction: float = 0.0,
+    seed: int = 0,
+    resume: bool = False,
+    **options: Any,
+) -> Run:
+    """Train one policy with one method, and leave it in a folder.
+
+    Writes `out/policy/` (a folder that transformers loads), `out/metrics.jsonl` (a line per optimiser step),
+    `out/run.json` (settings, versions, counts of everything skipped or shortened) and, when ballots are held out,
+    `out/results.jsonl` with accuracy and log-loss on them.
+
+    Args:
+        method: `dpo`, `ipo` or `sft`.
+        ballots: preference data, from `read_ballots` or made by hand.
+        model: a local folder, a GGUF file or a hub name.
+        beta: strength of the KL term; `sft` has none.
+        out: the folder to make; it must be new or empty, unless `resume`.
+        reference: another model to take as the reference; by default the start.
+        eval_ballots: ballots to evaluate on; or `eval_fraction` of the prompts, held out.
+        seed: order of the data and initial adapter.
+        resume: go on with an interrupted run.
+        options: the fields of `Settings`.
+
+    Raises:
+        UserError: for anything in the input that the user can mend; nothing is written then.
+    """
+    chosen = find_method(method, beta)
+    settings = make_settings(options)
+    folder = check_out(Path(out), resume=resume)
+    if eval_ballots is None:
+        training_ballots, eval_ballots = split_by_prompt(ballots, eval_fraction, seed=seed)
+    else:
+        training_ballots = tuple(ballots)
+    bench = open_workbench(model, reference=reference, precision=settings.precision, device=settings.device)
+    tokens = tokenize(training_ballots, bench.base.form, max_length=settings.max_length)
+    held_out = tokenize(eval_ballots, bench.base.form, max_length=settings.max_length)
+    training = prepare_training(chosen, tokens.ballots, settings, bench.layout, seed)
+    target = describe_target(training, settings.loss_options(beta))
+    say(f"layout: {bench.layout.name} ({bench.layout.reason})")
+    say(f"{len(training.ballots)} ballots, {len(training.plan)} steps; skipped: {describe_counts(tokens.skipped)}")
+    say(f"shortened: {describe_counts(tokens.shortened)}; left out: {describe_counts(training.left_out)}")
+    if target:
+        say(target)
+    policy = train_policy(
+        bench, training, settings, beta=beta, seed=seed, folder=folder, resume=resume, description=method
+    )
+    record = {
+        "method": method,
+        "beta": beta,
+        "seed": seed,
+        "model": {"name": model, "sha256": bench.base.sha256},
+        "reference": {"name": reference or model, "sha256": bench.reference.sha256},
+        "layout": asdict(bench.layout),
+        "settings": asdict(settings) | {"lr": settings.learning_rate},
+        "data": {
+            "source": ballots.source if isinstance(ballots, BallotSet) else "",
+            "sha256": ballots.sha256 if isinstance(ballots, BallotSet) else "",
+            "ballots": len(training.ballots),
+            "votes": sum(len(ballot.votes) for ballot in training.ballots),
+            "skipped": dict(getattr(ballots, "skipped", {})) | dict(tokens.skipped),
+            "shortened": dict(tokens.shortened),
+            "left_out": dict(training.left_out),
+        },
+        "target": target,
+        "versions": versions(),
+    }
+    if held_out.ballots:
+        record["held_out"] = _held_out(policy, bench, held_out.ballots, settings)
+    policy.save(folder)
+    write_json(folder / "run.json", record)
+    shutil.rmtree(folder / "state", ignore_errors=True)
+    metrics = tuple(json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    return Run(policy.model, policy.form.tokenizer, metrics, folder, record)
+
+
+def _held_out(
+    policy: Policy, bench: Workbench, ballots: Sequence[TokenBallot], settings: Settings
+) -> dict[str, dict[str, float | None]]:
+    """Accuracy and log-loss on held-out votes, each with its standard error."""
+    table = vote_table(
+        policy.model,
+        ballots,
+        held_out_reference(bench, ballots, settings.micro_tokens),
+        layout=bench.layout,
+        precision=bench.precision,
+        micro_tokens=settings.micro_tokens,
+        reduction=settings.reduction,
+    )
+    estimates = {"accuracy": accuracy(table), "log_loss": log_loss(table)}
+    return {name: {"value": e.value, "se": e.se} for name, e in estimates.items() if e is not None}
+
+
+def held_out_reference(bench: Workbench, ballots: Sequence[TokenBallot], micro_tokens: int) -> dict[bytes, float]:
+    """Reference log-probs of held-out ballots, in the micro-batches in which policies are evaluated on them."""
+    groups = [[ballots[i] for i in group] for group in evaluation_groups(ballots, bench.layout, micro_tokens)]
+    return fill_store(bench.store, bench.reference.model, groups, layout=bench.layout, precision=bench.precision)
+
+
+def check_out(folder: Path, *, resume: bool) -> Path:
+    """The output folder. Raises UserError if it holds something already and this is no resumption."""
+    if folder.is_file():
+        raise UserError(f"--out {folder}: is a file; name a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not resume:
+        raise UserError(f"--out {folder}: is not empty; add --resume to go on with it, or name another folder")
+    return folder
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    return {"python": sys.version.split()[0]} | {name: version(name) for name in PACKAGES}

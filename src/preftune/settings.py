@@ -1,0 +1,153 @@
+"""How to train: settings that are the same for every method, and the names of methods and arms."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
+from typing import Any
+
+import yaml
+
+from .engine import PRECISIONS
+from .errors import UserError
+from .methods import METHODS, LossOptions, Method
+
+ARM_OPTIONS = ("flip_rate", "label_smoothing", "lora", "lr", "reduction")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train: the same for every method, so that a comparison is of methods.
+
+    Args:
+        lr: peak learning rate of AdamW; left out, 5e-6, or 1e-4 with LoRA.
+        epochs: passes over the ballots.
+        steps: optimiser steps; goes over `epochs`.
+        batch_size: ballots per optimiser step; larger than the data means all of the data.
+        micro_tokens: tokens per forward pass; bounds memory, does not change the result.
+        max_length: tokens of a prompt and a response together.
+        reduction: log-ratios as the `sum` over the tokens of a response, or their `mean`.
+        label_smoothing: train on the preference smoothed by this rate (cDPO).
+        flip_rate: train on the preference with flips at this rate taken out (rDPO, unbiased).
+        lora: rank of a LoRA adapter; 0 trains all weights.
+        precision: fp32, or bf16 for matrix products over float32 weights.
+        device: cpu, cuda, ...; auto takes a GPU where there is one.
+        grad_checkpointing: less memory for about a third more time.
+        warmup: share of the steps over which the learning rate rises.
+        clip_norm: largest norm of the gradient.
+        weight_decay: decoupled weight decay.
+    """
+
+    lr: float | None = None
+    epochs: float = 1.0
+    steps: int | None = None
+    batch_size: int = 32
+    micro_tokens: int = 4096
+    max_length: int = 1024
+    reduction: str = "sum"
+    label_smoothing: float = 0.0
+    flip_rate: float = 0.0
+    lora: int = 0
+    precision: str = "fp32"
+    device: str = "auto"
+    grad_checkpointing: bool = False
+    warmup: float = 0.1
+    clip_norm: float = 1.0
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "epochs", "steps", "batch_size", "micro_tokens", "max_length", "clip_norm"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"--{flag(name)} {value}: must be greater than 0")
+        for name in ("label_smoothing", "flip_rate"):
+            if not 0 <= getattr(self, name) < 0.5:
+                raise UserError(f"--{flag(name)} {getattr(self, name)}: must be at least 0 and below 0.5")
+        for name, choices in (("reduction", ("sum", "mean")), ("precision", PRECISIONS)):
+            if getattr(self, name) not in choices:
+                raise UserError(f"--{flag(name)} {getattr(self, name)}: must be one of {', '.join(choices)}")
+        if self.lora < 0 or self.weight_decay < 0 or not 0 <= self.warmup <= 1:
+            raise UserError("--lora and --weight-decay must be at least 0, and --warmup between 0 and 1")
+
+    @property
+    def learning_rate(self) -> float:
+        """The peak learning rate, default filled in."""
+        return self.lr if self.lr is not None else (1e-4 if self.lora else 5e-6)
+
+    def loss_options(self, beta: float | None) -> LossOptions:
+        """What the loss reads of the settings."""
+        return LossOptions(beta or 0.0, self.reduction, self.label_smoothing, self.flip_rate)
+
+
+def flag(name: str) -> str:
+    """A setting's name as it is written on the command line."""
+    return name.replace("_", "-")
+
+
+def make_settings(options: Mapping[str, Any]) -> Settings:
+    """Settings from keyword options. Raises UserError for an unknown one, with the nearest name."""
+    known = [field.name for field in fields(Settings)]
+    for name in options:
+        if name not in known:
+            raise UserError(f"unknown setting {name!r}{nearest(name, known)}")
+    return Settings(**options)
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """`; did you mean ...?` for the closest known name, else the list of them."""
+    close = get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
+
+
+def find_method(name: str, beta: float | None) -> Method:
+    """The method of that name. Raises UserError for an unknown one, or for a β that is missing or not positive."""
+    if name not in METHODS:
+        raise UserError(f"unknown method {name!r}{nearest(name, list(METHODS))}")
+    method = METHODS[name]
+    if method.uses_reference and (beta is None or not 0 < beta < float("inf")):
+        raise UserError(f"--beta {beta}: {name} needs a β greater than 0")
+    return method
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A method with its options, under the name that a study shows: `ipo`, `ipo[reduction=mean]`."""
+
+    name: str
+    method: Method
+    options: Mapping[str, Any]
+
+    def settings(self, shared: Settings) -> Settings:
+        """The settings of the study with this arm's own in their place."""
+        return replace(shared, **self.options)
+
+
+def parse_arm(text: str) -> Arm:
+    """An arm from `method` or `method[option=value,...]`.
+
+    Raises UserError for an unknown method or option. Options that would change the budget are not among them: all
+    arms of a study train on the same votes for as long.
+    """
+    match = re.fullmatch(r"\s*([\w-]+)\s*(?:\[(.*)\])?\s*", text)
+    if not match:
+        raise UserError(f"--methods: {text!r} is no arm; write method or method[option=value,...]")
+    name = match[1]
+    if name not in METHODS:
+        raise UserError(f"--methods: unknown method {name!r}{nearest(name, list(METHODS))}")
+    options: dict[str, Any] = {}
+    for part in filter(None, (match[2] or "").split(",")):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        key = key.replace("-", "_")
+        if not equals or key not in ARM_OPTIONS:
+            raise UserError(f"--methods {text}: unknown option {key!r}{nearest(key, ARM_OPTIONS)}")
+        options[key] = yaml.safe_load(value)
+    make_settings(options)
+    written = ",".join(f"{key}={value}" for key, value in sorted(options.items()))
+    return Arm(f"{name}[{written}]" if written else name, METHODS[name], options)
+
+
+def split_arms(text: str) -> list[str]:
+    """Cut `dpo,ipo[reduction=mean,lr=1e-5]` at the commas outside brackets."""
+    return [part.strip() for part in re.split(r",(?![^\[]*\])", text) if part.strip()]
