@@ -17,8 +17,8 @@ def say(message: str) -> None:
     console.print(message, markup=False, soft_wrap=True)
 
 
-def bar() -> Progress:
-    """A progress bar with a count and the time left."""
+def bar(*, transient: bool = False) -> Progress:
+    """A progress bar with a count and the time left; a transient one goes away when it is full."""
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -26,11 +26,13 @@ def bar() -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
+        transient=transient,
+        disable=not console.is_terminal,
     )
 
 
 def track(items: Iterable[T], description: str) -> Iterator[T]:
-    """Iterate with a progress bar; a sized iterable shows how much is left."""
+    """Iterate with a progress bar while a person watches; a sized iterable shows how much is left."""
     total = len(items) if isinstance(items, Sized) else None
-    with bar() as progress:
+    with bar(transient=True) as progress:
         yield from progress.track(items, total=total, description=description)

@@ -238,7 +238,7 @@ def prepare_ratings(snippets: Iterable[Snippet]) -> Ratings:
 
 
 def near_duplicate_groups(texts: Sequence[str]) -> npt.NDArray[np.int32]:
-    """A group number per text; texts whose words are alike (cosine of TF-IDF ≥ .6), directly or in a chain, share it."""
+    """A group number per text: alike in their words (cosine of TF-IDF ≥ .6), directly or in a chain, they share it."""
     words = TfidfVectorizer(token_pattern=r"\w+").fit_transform(texts)
     alike = vstack([words[start : start + 500] @ words.T >= NEAR_DUPLICATE for start in range(0, len(texts), 500)])
     groups: npt.NDArray[np.int32] = connected_components(alike, directed=False)[1]

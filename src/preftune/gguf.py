@@ -24,10 +24,16 @@ def load_gguf(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     _check_magic(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-    except (ValueError, KeyError, NotImplementedError, OSError) as error:
+        loaded, report = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=torch.float32, output_loading_info=True
+        )
+    except (ValueError, KeyError, IndexError, RuntimeError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"{path}: this GGUF file cannot be loaded ({reason}); use a transformers folder") from error
+    if report["missing_keys"]:
+        raise UserError(
+            f"{path}: this GGUF file lacks weights of its model ({', '.join(sorted(report['missing_keys']))})"
+        )
     config = deepcopy(loaded.config)
     del config.quantization_config
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

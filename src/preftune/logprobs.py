@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from .branches import Branches, BranchBatch, branch_layout, padded_layout
+from .branches import BranchBatch, Branches, branch_layout, padded_layout
 from .engine import autocast, compute_dtype
 from .errors import UserError
 from .tokens import TokenBallot

@@ -454,15 +454,13 @@ def _message(turn: Row) -> Message:
 
 
 def _side(value: object) -> Side:
-    """A response as text, or as the messages that end with it; a missing one is empty."""
-    if value is None or isinstance(value, str):
-        return value or ""
+    """A response as text, or as the messages that end with it; a missing or blank one is the empty text."""
+    if isinstance(value, dict) and not _is_turn(value):
+        value = next((value[key] for key in TEXTS if key in value), value)
     if isinstance(value, list) or _is_turn(value):
-        return _messages(value)
-    if isinstance(value, dict):
-        text = next((value[key] for key in TEXTS if key in value), value)
-        if text is None or isinstance(text, str):
-            return text or ""
+        return _messages(value) or ""
+    if isinstance(value, str | None):
+        return value if value and value.strip() else ""
     raise ValueError(f"a response is {reprlib.repr(value)}, neither text nor messages")
 
 
@@ -473,11 +471,12 @@ def _split(prompt: Prompt | None, sides: Sequence[Side]) -> tuple[Prompt | None,
     """
     spoken = [side for side in sides if side]
     if _are_transcripts(prompt, spoken):
-        prompt, sides = None, [_turns(side) if isinstance(side, str) else side for side in sides]
+        prompt, sides = None, [_turns(side) if isinstance(side, str) and side else side for side in sides]
     elif isinstance(prompt, str) and OPENING.match(prompt) and prompt.rstrip().endswith(ANSWER):
         prompt, sides = _turns(prompt)[:-1], [side.strip() if isinstance(side, str) else side for side in sides]
-    if all(isinstance(side, str) for side in sides):
-        return prompt, tuple(side for side in sides if isinstance(side, str))
+    texts = tuple(side for side in sides if isinstance(side, str))
+    if len(texts) == len(sides):
+        return prompt, texts
     chats = [_whole(prompt, side) for side in sides if side]
     if len({chat[:-1] for chat in chats}) > 1:
         raise _Unusable(PROMPT_DIFFERS)
@@ -530,9 +529,11 @@ def _turns(transcript: str) -> tuple[Message, ...]:
 def _prompt_alone(row: Row) -> Prompt:
     """The prompt of a row, whether or not it holds responses."""
     keys = _side_keys(row)
-    if keys:
-        entries = _entries(row, keys[0]) if len(keys) == 1 else [row[key] for key in keys]
-        spoken = [] if _is_canonical(row, entries) else [side for side in map(_side, entries) if side]
+    entries = [row[key] for key in keys] if len(keys) != 1 else _entries(row, keys[0])
+    if keys and _is_canonical(row, entries):
+        prompt = _prompt(row)
+    elif keys:
+        spoken = [side for side in map(_side, entries) if side]
         prompt = _with_system(_split(_prompt(row), spoken[:1])[0], row)
     else:
         prompt = _with_system(_question(row), row)
@@ -627,17 +628,18 @@ def _bytes(path: Path, name: str) -> bytes:
     for magic, kind in ARCHIVES.items():
         if data.startswith(magic):
             raise UserError(f"{name}: is compressed with {kind}; unpack it, or use gzip")
-    if not data.strip():
-        raise UserError(f"{name}: is empty")
     return data
 
 
 def _text(name: str, data: bytes) -> str:
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(f"{name}:{line}: is not UTF-8 text; save the file as UTF-8") from None
+    if not text.strip():
+        raise UserError(f"{name}: is empty")
+    return text
 
 
 def _from_text(name: str, text: str) -> _Table:
@@ -696,7 +698,9 @@ def _from_csv(name: str, text: str) -> _Table:
         csv.field_size_limit(limit)
     header = [title.strip() for title in header]
     if not KNOWN & {*header}:
-        raise UserError(f"{name}:1: neither JSON nor a CSV header with a column that this reader knows (docs/FORMATS.md)")
+        raise UserError(
+            f"{name}:1: neither JSON nor a CSV header with a column that this reader knows (docs/FORMATS.md)"
+        )
     if len({*header}) < len(header):
         raise UserError(f"{name}:1: two columns have the same title; rename one")
     return _Table(name, ", row ", [(n, _cells(name, n, header, record)) for n, record in enumerate(records, 1)])

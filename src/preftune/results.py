@@ -15,7 +15,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from preftune.errors import UserError
+from .errors import UserError
 
 REFERENCE = "reference"  # the run id and arm of the frozen start: its row has step 0
 STUDY_FILE = "study.json"

@@ -54,7 +54,9 @@ class Workbench:
     store: ReferenceStore
 
 
-def open_workbench(model: str, *, reference: str | None = None, precision: str = "fp32", device: str = "auto") -> Workbench:
+def open_workbench(
+    model: str, *, reference: str | None = None, precision: str = "fp32", device: str = "auto"
+) -> Workbench:
     """Load the model (and the reference, where it is another one) and find out which layout it can take."""
     place = pick_device(device)
     base = load_base(model, device=place)
@@ -120,8 +122,12 @@ def describe_target(training: Training, options: LossOptions) -> str | None:
         return abs(ipo_target(unbias(smooth(p, options.label_smoothing), options.flip_rate), beta=options.beta))
 
     mean = sum(vote.weight * distance(vote.p) for vote in votes) / weight
-    length = sum(len(ids) for b in training.ballots for ids in b.responses) / sum(len(b.responses) for b in training.ballots)
-    own, other, factor = ("sequence", "token", 1 / length) if options.reduction == "sum" else ("token", "sequence", length)
+    length = sum(len(ids) for b in training.ballots for ids in b.responses) / sum(
+        len(b.responses) for b in training.ballots
+    )
+    own, other, factor = (
+        ("sequence", "token", 1 / length) if options.reduction == "sum" else ("token", "sequence", length)
+    )
     return (
         f"IPO's target at beta {options.beta:g}, {options.reduction} over tokens: a log-ratio difference of "
         f"{mean:.3g} nats per {own} on average over these votes ({distance(1.0):.3g} for a hard label), "
@@ -189,9 +195,7 @@ def train_policy(
     record = state_record(folder / "state") if resume else None
     check_identity(record, identity, folder)
     reference = _reference_values(bench, training)
-    policy = start_policy(
-        bench.base, lora=settings.lora, seed=seed, grad_checkpointing=settings.grad_checkpointing
-    )
+    policy = start_policy(bench.base, lora=settings.lora, seed=seed, grad_checkpointing=settings.grad_checkpointing)
     parameters = policy.trainable()
     optimizer = AdamW(parameters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     done = 0
@@ -279,7 +283,9 @@ def check_identity(record: Mapping[str, Any] | None, identity: Mapping[str, Any]
     for name, value in identity.items():
         if record.get(name) != value:
             shown = f"{record.get(name)!r}, now {value!r}" if name not in ("model", "data") else "another one"
-            raise UserError(f"{folder}: cannot resume: it was started with {name} {shown}; use the same, or a new --out")
+            raise UserError(
+                f"{folder}: cannot resume: it was started with {name} {shown}; use the same, or a new --out"
+            )
 
 
 def _keep_metrics(path: Path, done: int) -> None:
@@ -363,6 +369,7 @@ def train(
         "seed": seed,
         "model": {"name": model, "sha256": bench.base.sha256},
         "reference": {"name": reference or model, "sha256": bench.reference.sha256},
+        "chat": trained_on_chats(training_ballots),
         "layout": asdict(bench.layout),
         "settings": asdict(settings) | {"lr": settings.learning_rate},
         "data": {
@@ -416,6 +423,11 @@ def check_out(folder: Path, *, resume: bool) -> Path:
     if folder.is_dir() and any(folder.iterdir()) and not resume:
         raise UserError(f"--out {folder}: is not empty; add --resume to go on with it, or name another folder")
     return folder
+
+
+def trained_on_chats(ballots: Sequence[Ballot]) -> bool:
+    """Whether most prompts are chats; then a prompt given as text is asked as a user's message."""
+    return 2 * sum(not isinstance(ballot.prompt, str) for ballot in ballots) > len(ballots)
 
 
 def versions() -> dict[str, str]:

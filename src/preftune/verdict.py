@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from preftune.results import REFERENCE, Result, Study
-from preftune.stats import (
+from .results import REFERENCE, Result, Study
+from .stats import (
     Estimate,
     Floats,
     Indices,
@@ -484,10 +484,10 @@ def _scope(seeds: int) -> str:
 def _above_reference(best: Sequence[Best], names: Mapping[str, str]) -> str:
     if not best:
         return ""
-    runs = [f"{names[b.run]} {b.gain}{_strength(b.gain)}" for b in best]
+    runs = [f"{names[b.run]} gains {b.gain}{_strength(b.gain)}" for b in best]
     chosen = any(b.among > 1 for b in best)
     halves = " (chosen on half of the prompts, reported on the other half)" if chosen else ""
-    return f"Gain of each arm's best run over the reference{halves}: {'; '.join(runs)}."
+    return f"Best run of each arm against the reference{halves}: {'; '.join(runs)}."
 
 
 def _strength(gain: Estimate) -> str:

@@ -1,0 +1,304 @@
+"""The commands. Flags are declared once, below, and mean the same wherever they occur."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+
+from .errors import UserError
+
+Parsed = Mapping[str, Any]
+
+
+def numbers(kind: type) -> Callable[[Any], list[Any]]:
+    """A list of numbers from `0.05,0.1`, a YAML list or a single number."""
+
+    def parse(value: Any) -> list[Any]:
+        parts = value if isinstance(value, list) else str(value).split(",")
+        return [kind(part) for part in parts]
+
+    parse.__name__ = f"{kind.__name__},..."
+    return parse
+
+
+def arms(value: Any) -> str:
+    """Arms as one text, from `dpo,ipo` or a YAML list."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+# name: (type, help); a flag that is left out takes the default of the library, which the help states
+FLAGS: dict[str, tuple[Any, str]] = {
+    "model": (str, "local folder, GGUF file or hub name of the model to start from"),
+    "reference": (str, "model to stay close to (default: --model)"),
+    "data": (str, "preference file (JSONL, JSON, CSV, Parquet, gz too) or hub data set"),
+    "eval-data": (str, "preference file to evaluate on (default: part of --data)"),
+    "eval-fraction": (float, "share of the prompts held out for evaluation"),
+    "prompts": (str, "file of prompts to sample from (default: held-out prompts)"),
+    "eval-prompts": (int, "at most so many held-out prompts are sampled from (default: 128)"),
+    "out": (str, "folder to write"),
+    "methods": (arms, "arms to compare, such as dpo,ipo,ipo[reduction=mean]"),
+    "beta": (float, "strength of the KL term"),
+    "betas": (numbers(float), "strengths of the KL term, such as 0.05,0.1"),
+    "seeds": (numbers(int), "seeds, such as 0,1,2: one run of every arm and beta each (default: 0)"),
+    "seed": (int, "order of the data, first adapter, samples (default: 0)"),
+    "reduction": (str, "log-ratios as the sum or the mean over tokens (default: sum)"),
+    "label-smoothing": (float, "smooth preferences by this rate, as cDPO does (default: 0)"),
+    "flip-rate": (float, "take flips at this rate out of the preferences, as rDPO does (default: 0)"),
+    "lr": (float, "peak learning rate (default: 5e-6; with --lora 1e-4)"),
+    "epochs": (float, "passes over the ballots (default: 1)"),
+    "steps": (int, "optimiser steps; goes over --epochs"),
+    "batch-size": (int, "ballots per optimiser step (default: 32)"),
+    "micro-tokens": (int, "tokens per forward pass; bounds memory, changes no result (default: 4096)"),
+    "grad-checkpointing": (bool, "less memory for more time (default: false)"),
+    "max-length": (int, "tokens of a prompt and a response together (default: 1024)"),
+    "max-new-tokens": (int, "tokens of a sampled response (default: 128)"),
+    "samples": (int, "sampled responses per prompt (default: 1)"),
+    "checkpoints": (int, "evaluations per run, evenly spaced (default: 3)"),
+    "lora": (int, "rank of a LoRA adapter; 0 trains all weights (default: 0)"),
+    "precision": (str, "fp32, or bf16 for matrix products (default: fp32)"),
+    "device": (str, "cpu, cuda, ... (default: a GPU where there is one)"),
+    "warmup": (float, "share of the steps over which the learning rate rises (default: 0.1)"),
+    "clip-norm": (float, "largest norm of the gradient (default: 1)"),
+    "weight-decay": (float, "decoupled weight decay (default: 0)"),
+    "prompt": (str, "a prompt, as text"),
+    "size": (str, "default, or full for a larger grid"),
+    "merge-prompts": (bool, "one ballot per prompt: responses joined, votes pooled (default: false)"),
+    "resume": (bool, "go on with an interrupted run (default: false)"),
+}
+SWITCHES = {"resume", "merge-prompts", "grad-checkpointing"}
+TRAINING = (
+    "reduction label-smoothing flip-rate lr epochs steps batch-size micro-tokens grad-checkpointing max-length lora "
+    "precision device warmup clip-norm weight-decay"
+).split()
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: what it does, its positional arguments, its flags (required ones first) and an example."""
+
+    run: Callable[[Parsed], None]
+    help: str
+    example: str
+    required: Sequence[str] = ()
+    flags: Sequence[str] = ()
+    positional: Mapping[str, str] | None = None
+
+
+# --- the commands ----------------------------------------------------------------------------------------------------
+
+
+def _demo(given: Parsed) -> None:
+    from .demo import run_demo
+
+    options = dict(given)
+    run_demo(Path(options.pop("out")), **options)
+
+
+def _compare(given: Parsed) -> None:
+    from .readers import read_ballots, read_prompts
+    from .study import compare
+
+    options = dict(given)
+    ballots = read_ballots(options.pop("data"))
+    if "eval_data" in options:
+        options["eval_ballots"] = read_ballots(options.pop("eval_data"))
+    if "prompts" in options:
+        options["prompts"] = read_prompts(options.pop("prompts"))
+    command = "preftune " + " ".join(map(shlex.quote, sys.argv[1:]))
+    compare(options.pop("methods"), ballots, command=command, **options)
+
+
+def _train(given: Parsed) -> None:
+    from .readers import read_ballots
+    from .run import train
+
+    options = dict(given)
+    ballots = read_ballots(options.pop("data"))
+    if "eval_data" in options:
+        options["eval_ballots"] = read_ballots(options.pop("eval_data"))
+    run = train(options.pop("method"), ballots, **options)
+    print(f"policy: {run.folder / 'policy'}")
+
+
+def _evaluate(given: Parsed) -> None:
+    from .policies import evaluate_folders
+
+    evaluate_folders(**given)
+
+
+def _sample(given: Parsed) -> None:
+    from .policies import sample_folders
+
+    sample_folders(**given)
+
+
+def _report(given: Parsed) -> None:
+    from .report import write_report
+
+    print(f"report: {write_report(Path(given['folder']))}")
+
+
+def _convert(given: Parsed) -> None:
+    if given["action"] != "convert":
+        raise UserError(f"data {given['action']}: unknown; did you mean data convert?")
+    from .console import say
+    from .readers import merge_prompts, read_ballots, write_ballots
+
+    ballots = read_ballots(given["file"])
+    kept = merge_prompts(ballots) if given.get("merge_prompts") else tuple(ballots)
+    write_ballots(kept, given["out_file"])
+    for reason, count in ballots.skipped.items():
+        say(f"skipped: {count} × {reason}")
+    print(f"{given['out_file']}: {len(kept)} ballots from {ballots.rows} rows")
+
+
+EVALUATION = ["eval-prompts", "samples", "max-new-tokens"]
+COMMANDS = {
+    "demo": Command(
+        _demo,
+        "the embedded experiment: a real model, real human ratings, DPO against IPO, and the report",
+        "preftune demo --out demo-study",
+        ["out"],
+        ["size", "seed"],
+    ),
+    "compare": Command(
+        _compare,
+        "train every arm at every beta and seed on the same votes, evaluate them alike, draw the report",
+        "preftune compare --model MODEL --data FILE --methods dpo,ipo --betas 0.05,0.1 --seeds 0,1,2 --out DIR",
+        ["model", "data", "methods", "out"],
+        ["betas", "seeds", "reference", "eval-data", "eval-fraction", "prompts", *EVALUATION, "checkpoints", *TRAINING],
+    ),
+    "train": Command(
+        _train,
+        "train one policy with one method",
+        "preftune train ipo --model MODEL --data FILE --beta 0.1 --out DIR",
+        ["model", "data", "out"],
+        ["beta", "reference", "eval-data", "eval-fraction", "seed", "resume", *TRAINING],
+        {"method": "dpo, ipo or sft"},
+    ),
+    "evaluate": Command(
+        _evaluate,
+        "compare trained policies on prompts and on held-out votes",
+        "preftune evaluate RUN1 RUN2 --prompts PROMPTS --out DIR",
+        [],
+        [
+            "data",
+            "prompts",
+            "reference",
+            *EVALUATION,
+            "seed",
+            "max-length",
+            "micro-tokens",
+            "precision",
+            "device",
+            "out",
+        ],
+        {"folders": "folders that train or compare left, or plain models"},
+    ),
+    "sample": Command(
+        _sample,
+        "the same prompt through several policies, side by side",
+        "preftune sample RUN1 RUN2 --prompt 'Movie review: \"I came'",
+        ["prompt"],
+        ["samples", "max-new-tokens", "seed", "precision", "device"],
+        {"folders": "folders that train or compare left, or plain models"},
+    ),
+    "report": Command(
+        _report, "draw the report of a study again", "preftune report DIR", positional={"folder": "a study's folder"}
+    ),
+    "data": Command(
+        _convert,
+        "any accepted preference file to canonical JSONL",
+        "preftune data convert FILE OUT",
+        flags=["merge-prompts"],
+        positional={"action": "convert", "file": "the file to read", "out_file": "the file to write"},
+    ),
+}
+
+
+# --- parsing ---------------------------------------------------------------------------------------------------------
+
+
+class Parser(ArgumentParser):
+    """Raises UserError in one line, with the nearest name for a flag or command that does not exist."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        raise UserError(_one_line(message))
+
+
+def _one_line(message: str) -> str:
+    text = " ".join(message.split())
+    if found := re.search(r"unrecognized arguments:.*?--([\w-]+)", text):
+        return f"unknown flag --{found[1]}{_nearest(found[1], FLAGS, '--')}"
+    if found := re.search(r"does not accept option '([\w.-]+)'", text):
+        return f"--config: unknown setting {found[1]}{_nearest(found[1].replace('_', '-'), FLAGS)}"
+    if found := re.search(r"invalid choice: '([^']*)'", text):
+        return f"unknown command {found[1]!r}{_nearest(found[1], COMMANDS)}"
+    if "it was not provided" in text:
+        return "name a command; preftune --help lists them"
+    if found := re.search(r"arguments are required: (.*)", text):
+        return f"missing: {re.sub(r'[a-z]+[.]', '', found[1])}; see --help"
+    if found := re.search(r'Parser key "([\w.]+)": (.*)', text):
+        return f"--{found[1].split('.')[-1].replace('_', '-')}: {found[2]}"
+    return text
+
+
+def _nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    close = get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {prefix}{close[0]}?" if close else "; see --help"
+
+
+def build_parser() -> ArgumentParser:
+    """The command line: a subcommand for every entry of `COMMANDS`."""
+    about = "Align a language model with human preferences, and find out which method earned it."
+    parser = Parser(prog="preftune", description=about, allow_abbrev=False)
+    commands = parser.add_subcommands(required=True, dest="command", metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        sub = Parser(description=f"{command.help}. Example: {command.example}", allow_abbrev=False)
+        sub.add_argument("--config", action=ActionConfigFile, help="YAML file of settings; flags after it win")
+        for argument, text in (command.positional or {}).items():
+            many = {"nargs": "+"} if argument == "folders" else {}
+            sub.add_argument(argument, help=text, **many)
+        for flag in (*command.required, *command.flags):
+            _add_flag(sub, flag, required=flag in command.required)
+        commands.add_subcommand(name, sub, help=command.help)
+    return parser
+
+
+def _add_flag(parser: ArgumentParser, flag: str, *, required: bool) -> None:
+    kind, text = FLAGS[flag]
+    if flag in SWITCHES:
+        parser.add_argument(f"--{flag}", action="store_true", help=text)
+    else:
+        parser.add_argument(f"--{flag}", type=kind, required=required, help=text)
+
+
+def given(namespace: Namespace) -> dict[str, Any]:
+    """What the user set: flags that were left out are not among them, so that the library's defaults hold."""
+    values = vars(namespace[namespace.command])
+    return {name: value for name, value in values.items() if name != "config" and value not in (None, False)}
+
+
+def main() -> None:
+    """Run the command line: exit 0, 2 with one line for a user's mistake, 130 after an interruption."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # progress is shown by our own bars
+    try:
+        parsed = build_parser().parse_args()
+        COMMANDS[parsed.command].run(given(parsed))
+    except UserError as error:
+        print(f"preftune: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("preftune: stopped; what was not saved is lost", file=sys.stderr)
+        sys.exit(130)

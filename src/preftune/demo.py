@@ -1,0 +1,197 @@
+"""The embedded experiment: a real model, real human ratings, a known gold reward, and a fair comparison on them.
+
+The model continues the first words of a movie review. Gold is a regression on what people thought of other reviews.
+It labels pairs of the model's own continuations as noisy people would (Bradley–Terry), the methods train on those
+votes alone, and gold, which they never see, says how much better their continuations became.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .ballots import Ballot
+from .console import say
+from .demo_assets import (
+    Gold,
+    agreement,
+    fetch_assets,
+    fit_gold,
+    hold_out,
+    label,
+    load_vader,
+    make_prompts,
+    read_ratings,
+    review,
+)
+from .engine import pick_device
+from .errors import UserError
+from .gguf import convert_model
+from .judges import Judge
+from .models import load_base
+from .readers import read_ballots, write_ballots
+from .reference import cache_folder
+from .rollouts import sample_responses
+from .study import Comparison, compare
+
+TEMPERATURE = 0.36  # of the labels, in gold's units: about four in five votes agree with gold
+SAMPLING_SEED = 1  # training data must not share its randomness with the evaluation, whose seed is 0
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the experiment is."""
+
+    train_prompts: int
+    eval_prompts: int
+    betas: tuple[float, ...]
+    seeds: tuple[int, ...]
+    epochs: int
+    checkpoints: int
+    methods: str = "dpo,ipo"
+    responses: int = 4
+    tokens: int = 20
+
+
+SIZES = {
+    "default": Size(256, 128, (0.1, 0.5), (0,), 1, 3),
+    "full": Size(512, 256, (0.05, 0.1, 0.2, 0.5, 1.0), (0, 1, 2), 1, 6),
+}
+LEARNING_RATE = 1e-4
+NOTES = (
+    "Gold was fitted on human ratings, but it is a regression: a policy can learn to please it and not people. VADER, "
+    "a lexicon that no policy was trained on, is the second opinion.",
+    "The runs are short: at this learning rate training stops long before the optimum, so the length of training moves "
+    "KL as much as β does. Read the methods at equal KL, not at equal β.",
+    "One small model, one task, 20-token continuations. What wins here need not win elsewhere.",
+)
+
+
+def run_demo(out: Path, *, size: str = "default") -> Comparison:
+    """Run the embedded experiment, or go on with it, and draw its report in `out`.
+
+    Downloads two packages once (about 100 MB). Raises UserError for an unknown size, or when they cannot be had.
+    """
+    if size not in SIZES:
+        raise UserError(f"--size {size}: must be one of {', '.join(SIZES)}")
+    chosen = SIZES[size]
+    started = time.monotonic()
+    cache = cache_folder() / "demo"
+    assets = fetch_assets(cache)
+    model = convert_model(assets.gguf, cache / "SmolLM2-135M-Instruct")
+    ratings = read_ratings(assets.ratings)
+    fitting, prompting = hold_out(ratings.snippets, 0.2, seed=0)
+    gold = fit_gold(fitting, prompting)
+    say(f"gold: fitted on {len(fitting)} snippets; on {len(prompting)} others {describe_quality(gold)}")
+    train_prompts, eval_prompts = make_prompts(prompting, chosen.train_prompts, chosen.eval_prompts, seed=0)
+    precision = choose_precision(out)
+    train_file, eval_file = out / "ballots.jsonl", out / "eval-ballots.jsonl"
+    agreed = make_ballots(train_file, train_prompts, model, gold, chosen, precision)
+    make_ballots(eval_file, eval_prompts, model, gold, chosen, precision)
+    say(f"{agreed:.1%} of the training votes agree with gold; ready after {time.monotonic() - started:.0f} s")
+    vader = load_vader(assets.vader)
+    return compare(
+        chosen.methods,
+        read_ballots(train_file),
+        eval_ballots=read_ballots(eval_file),
+        model=str(model),
+        betas=chosen.betas,
+        seeds=chosen.seeds,
+        out=out / "study",
+        prompts=eval_prompts,
+        samples=2,
+        max_new_tokens=chosen.tokens,
+        max_length=64,
+        checkpoints=chosen.checkpoints,
+        judge=Judge(
+            "gold",
+            f"predicted mean rating of the whole review, −4 to 4; {describe_quality(gold)}",
+            lambda prompts, responses: gold(whole(prompts, responses)).tolist(),
+        ),
+        others={
+            "VADER": Judge(
+                "VADER",
+                "compound sentiment of the whole review by a lexicon, −1 to 1",
+                lambda prompts, responses: vader(whole(prompts, responses)).tolist(),
+            )
+        },
+        title="Which method makes a small model write what people liked?",
+        command=f"preftune demo --size {size} --out {out.name}",
+        notes=(f"{agreed:.1%} of the training votes agree with gold: the labels are noisy, as people are.", *NOTES),
+        lr=LEARNING_RATE,
+        epochs=chosen.epochs,
+        batch_size=8,
+        precision=precision,
+    )
+
+
+def describe_quality(gold: Gold) -> str:
+    """How gold does on snippets that it was not fitted on, in words."""
+    return (
+        f"its correlation with the mean of the human raters is {gold.quality['correlation']:.2f}, and it orders "
+        f"{gold.quality['pair_accuracy']:.0%} of the pairs that they rated more than 1 apart as they did"
+    )
+
+
+def whole(prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
+    """The reviews that prompts and responses make together."""
+    return [review(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+
+
+def make_ballots(path: Path, prompts: Sequence[str], model: Path, gold: Gold, size: Size, precision: str) -> float:
+    """Sample responses to the prompts, have gold vote on all pairs of each, and write the ballots, once.
+
+    Returns the share of the votes that agree with gold.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        base = load_base(str(model), device=pick_device())
+        rollouts = sample_responses(
+            base.model,
+            [base.form.prompt(prompt) for prompt in prompts],
+            stops=base.form.stops,
+            samples=size.responses,
+            max_new_tokens=size.tokens,
+            seed=SAMPLING_SEED,
+            precision=precision,
+            description=f"sampling {path.stem}",
+        )
+        rng = np.random.default_rng(SAMPLING_SEED)
+        ballots = []
+        for number, (prompt, rollout) in enumerate(zip(prompts, rollouts, strict=True)):
+            texts = tuple(base.form.text(ids) for ids in rollout.responses)
+            rewards = gold([review(prompt, text) for text in texts])
+            votes = label(rewards.tolist(), TEMPERATURE, rng)
+            ballots.append(Ballot(prompt, texts, votes, str(number), "demo", rollout.ended))
+        write_ballots(ballots, path)
+    kept = read_ballots(path)
+    pairs = [(gold([review(str(b.prompt), text) for text in b.responses]), b.votes) for b in kept]
+    return float(np.mean([agreement(rewards.tolist(), votes) for rewards, votes in pairs]))
+
+
+def choose_precision(out: Path) -> str:
+    """bf16 where this machine multiplies matrices faster in it than in fp32; a study that was started keeps its own."""
+    started = out / "study" / "study.json"
+    if started.exists():
+        return str(json.loads(started.read_text(encoding="utf-8"))["settings"]["precision"])
+    device = pick_device()
+    if device.type == "cuda":
+        return "bf16"
+    seconds = {name: _matmul_seconds(dtype) for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
+    return "bf16" if seconds["bf16"] < 0.8 * seconds["fp32"] else "fp32"
+
+
+def _matmul_seconds(dtype: torch.dtype) -> float:
+    a = torch.ones(768, 768, dtype=dtype)
+    times = []
+    for _ in range(7):
+        start = time.perf_counter()
+        a @ a
+        times.append(time.perf_counter() - start)
+    return sorted(times)[2]

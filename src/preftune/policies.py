@@ -1,0 +1,192 @@
+"""Trained policies in their folders: evaluated against their reference, and sampled side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .ballots import Message, Prompt
+from .engine import pick_device
+from .errors import UserError
+from .evaluate import Questions, answer, summarise, vote_table
+from .models import Base, Policy, as_reference, load_base
+from .readers import read_ballots, read_prompts
+from .report.text import harmless
+from .results import REFERENCE, Result, Sample, write_records
+from .rollouts import sample_responses
+from .run import Workbench, held_out_reference, open_workbench
+from .stats import number
+from .study import held_out_prompts, make_questions
+from .tokens import tokenize
+
+
+@dataclass(frozen=True)
+class PolicyFolder:
+    """Where a policy lies, what to call it, and what it was trained from (nothing, for a plain model)."""
+
+    path: Path
+    name: str
+    record: dict[str, Any]
+
+
+def find_policy(folder: str) -> PolicyFolder:
+    """A run's folder, or any model folder. Raises UserError if it is neither."""
+    path = Path(folder)
+    if (path / "run.json").is_file() and (path / "policy" / "config.json").is_file():
+        return PolicyFolder(path / "policy", path.name, json.loads((path / "run.json").read_text(encoding="utf-8")))
+    if (path / "config.json").is_file():
+        return PolicyFolder(path, path.name, {})
+    raise UserError(f"{folder}: no trained policy there (a run leaves policy/ and run.json); name a run's folder")
+
+
+def evaluate_folders(
+    folders: Sequence[str],
+    *,
+    reference: str | None = None,
+    data: str | None = None,
+    prompts: str | None = None,
+    eval_prompts: int = 128,
+    samples: int = 1,
+    max_new_tokens: int = 128,
+    seed: int = 0,
+    max_length: int = 1024,
+    micro_tokens: int = 4096,
+    precision: str = "fp32",
+    device: str = "auto",
+    out: str | None = None,
+) -> tuple[Result, ...]:
+    """Meet every policy with the same prompts, ballots and random numbers, and print one table.
+
+    The reference is the model that the policies were trained from, unless another is named. `out` keeps the rows and
+    the samples as JSONL. Raises UserError when there is nothing to ask, or the policies have different references.
+    """
+    found = [find_policy(folder) for folder in folders]
+    bench = open_workbench(_common_reference(found, reference), precision=precision, device=device)
+    ballots = read_ballots(data) if data else ()
+    asked = read_prompts(prompts) if prompts else held_out_prompts(ballots, eval_prompts)
+    if not asked:
+        raise UserError("evaluate: nothing to ask; give --prompts FILE, or --data FILE with preferences")
+    tokens = tokenize(ballots, bench.base.form, max_length=max_length)
+    questions, _ = make_questions(asked, tokens, bench.base.form, max_length, samples, max_new_tokens, None, {})
+    known = held_out_reference(bench, questions.ballots, micro_tokens)
+    rows: list[Result] = []
+    everything: list[Sample] = []
+    for number_, folder in enumerate([PolicyFolder(Path(), REFERENCE, {}), *found]):
+        base = bench.base if number_ == 0 else load_base(str(folder.path), device=pick_device(device))
+        _check_tokenizer(base, bench, folder)
+        row, answers = _evaluate(base, folder, bench, questions, known, micro_tokens)
+        rows.append(row)
+        everything += answers
+    Console().print(_table(rows))
+    if out:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        write_records(Path(out) / "samples.jsonl", everything)
+        write_records(Path(out) / "results.jsonl", rows)
+    return tuple(rows)
+
+
+def _evaluate(
+    base: Base,
+    folder: PolicyFolder,
+    bench: Workbench,
+    questions: Questions,
+    known: dict[bytes, float],
+    micro_tokens: int,
+) -> tuple[Result, list[Sample]]:
+    policy = Policy(base.model, bench.base.form)
+    shared = {"layout": bench.layout, "precision": bench.precision, "micro_tokens": micro_tokens}
+    answers: list[Sample] = []
+    if questions.samples:
+        reference = partial(as_reference, policy, bench.reference)
+        answers = answer(
+            base.model, reference, questions, bench.base.form, run=folder.name, step=0, merged=policy.merged, **shared
+        )
+    reduction = folder.record.get("settings", {}).get("reduction", "sum")
+    table = vote_table(base.model, questions.ballots, known, reduction=reduction, **shared) if known else None
+    record = folder.record
+    identity = {"arm": record.get("arm", folder.name), "method": record.get("method", "model")}
+    identity |= {"run": folder.name, "beta": record.get("beta"), "seed": record.get("seed", 0), "step": 0}
+    return summarise(answers, answers, table, **identity), answers
+
+
+def _common_reference(folders: Sequence[PolicyFolder], named: str | None) -> str:
+    if named:
+        return named
+    models = {
+        folder.record["reference"]["sha256"]: folder.record["reference"]["name"] for folder in folders if folder.record
+    }
+    if len(models) != 1:
+        why = (
+            "they were trained from different models"
+            if models
+            else "the folders do not say what they were trained from"
+        )
+        raise UserError(f"evaluate: which reference? {why}; name one with --reference")
+    return str(next(iter(models.values())))
+
+
+def _check_tokenizer(base: Base, bench: Workbench, folder: PolicyFolder) -> None:
+    if base.tokenizer.get_vocab() != bench.base.tokenizer.get_vocab():
+        raise UserError(
+            f"{folder.path}: its tokenizer differs from the reference's; they cannot be compared token by token"
+        )
+
+
+def _table(rows: Sequence[Result]) -> Table:
+    columns = {"kl": "KL (nats)", "length": "length (tokens)", "accuracy": "accuracy", "log_loss": "log-loss (nats)"}
+    shown = {name: title for name, title in columns.items() if any(getattr(row, name) is not None for row in rows)}
+    table = Table("policy", *shown.values(), box=box.SIMPLE, caption="mean ± standard error, clustered by prompt")
+    for row in rows:
+        table.add_row(row.run, *(_cell(getattr(row, name), getattr(row, f"{name}_se")) for name in shown))
+    return table
+
+
+def _cell(value: float | None, error: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3f}" if error is None else f"{number(value, error)} ± {number(error, error)}"
+
+
+def sample_folders(
+    folders: Sequence[str],
+    *,
+    prompt: str,
+    samples: int = 1,
+    max_new_tokens: int = 128,
+    seed: int = 0,
+    precision: str = "fp32",
+    device: str = "auto",
+) -> None:
+    """Print the responses of several policies to one prompt, side by side, drawn with the same random numbers.
+
+    A policy trained on chats, or a plain model with a chat template, gets the prompt as a user's message.
+    """
+    found = [find_policy(folder) for folder in folders]
+    table = Table(*(folder.name for folder in found), box=box.SIMPLE, show_lines=True)
+    columns = []
+    for folder in found:
+        base = load_base(str(folder.path), device=pick_device(device))
+        asked: Prompt = (Message("user", prompt),) if folder.record.get("chat", base.form.has_template) else prompt
+        rollout = sample_responses(
+            base.model,
+            [base.form.prompt(asked)],
+            stops=base.form.stops,
+            samples=samples,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            precision=precision,
+            description=folder.name,
+        )[0]
+        columns.append([harmless(base.form.text(ids)) for ids in rollout.responses])
+    for texts in zip(*columns, strict=True):
+        table.add_row(*(Text(text) for text in texts))
+    Console().print(table)

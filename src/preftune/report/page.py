@@ -1,0 +1,335 @@
+"""A study folder as one self-contained HTML page: the words and tables, and the template filled in."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import vl_convert
+from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
+
+from ..results import REFERENCE, Result, Sample, Study, read_study
+from ..stats import Estimate, clustered_mean, number, over_seeds
+from ..verdict import Comparison, Verdict, run_name, run_names, verdict
+from .charts import VEGA_LITE, dashes, frontier_panel, length_panel, looks, training_panels
+from .text import Folded, fold, harmless
+
+REPORT_FILE = "report.html"
+PROMPTS_SHOWN = 5
+RUNS_SHOWN = 9
+
+DRAW = """{
+const specs = JSON.parse(document.getElementById("specs").textContent);
+const options = {renderer: "svg", ast: true,
+  actions: {export: true, source: false, compiled: false, editor: false}};
+for (const [name, spec] of Object.entries(specs))
+  vegaEmbed(document.getElementById(name), spec, options).catch(error => {
+    document.getElementById(name).textContent = "This chart could not be drawn: " + error.message;
+  });
+}"""
+
+
+class Column(NamedTuple):
+    """A column of the table of results: a mean with its standard error, read from a row."""
+
+    title: str
+    unit: str
+    read: Callable[[Result], Estimate | None]
+
+
+class Line(NamedTuple):
+    """A row of the table: who, at which step, and (number, error) per column, empty where there is none."""
+
+    arm: str
+    name: str
+    step: str
+    cells: tuple[tuple[str, str], ...]
+    minor: bool = False
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One prompt and what the reference and the runs answered to it."""
+
+    prompt: Folded
+    number: int
+    answers: tuple[Mapping[str, Any], ...]
+
+
+def write_report(folder: Path) -> Path:
+    """Draw the report of a study folder, interrupted or not, to `report.html` in it; returns that path.
+
+    The page is one file that fetches nothing. Raises UserError if the folder is no study or a line of it is broken.
+    """
+    study = read_study(folder)
+    path = folder / REPORT_FILE
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(_page(study, verdict(study)), encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def _page(study: Study, answer: Verdict) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("preftune.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_printed,
+    )
+    panels = [frontier_panel(study, answer), *training_panels(study)]
+    length = length_panel(study)
+    specs = {panel.name: panel.spec for panel in [*panels, *([length] if length else [])]}
+    scripts = [_inline(_library()), _inline(DRAW)]
+    columns = _columns(study)
+    return environment.get_template("page.html.j2").render(
+        info=study.info,
+        answer=answer,
+        compared=_compared(study),
+        looks=looks(study),
+        dashes=dashes(study),
+        frontier=panels[0],
+        training=panels[1:],
+        length=length,
+        columns=columns,
+        lines=_lines(study, columns),
+        several_seeds=len(study.info["seeds"]) > 1,
+        comparisons=[_comparison(pair) for pair in answer.comparisons],
+        exchanges=_exchanges(study),
+        exchanges_note=_exchanges_note(study),
+        data=_data_rows(study.info["data"]),
+        specs=htmlsafe_json_dumps(specs, allow_nan=False),
+        scripts=scripts,
+        policy="; ".join(_policy(scripts)),
+    )
+
+
+@functools.cache
+def _library() -> str:
+    """Vega, Vega-Lite and vega-embed as one script."""
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", VEGA_LITE)
+
+
+def _printed(value: Any) -> Any:
+    """How the template prints a value: text without anything hidden, whole numbers with commas, None as a dash."""
+    if type(value) is str:
+        return harmless(value)
+    if value is None:
+        return "–"
+    if type(value) is int:
+        return f"{value:,}"
+    return f"{value:g}" if type(value) is float else value
+
+
+def _inline(script: str) -> Markup:
+    """A script of ours fit to stand inside a page: the only two strings that could end or derail it are escaped."""
+    return Markup(script.replace("</script", "<\\/script").replace("<!--", "<\\!--"))
+
+
+def _policy(scripts: Sequence[str]) -> list[str]:
+    """What the page may do: run exactly these scripts and fetch nothing, whatever a model wrote into it."""
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    hashes = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return ["default-src 'none'", f"script-src {hashes}", "style-src 'unsafe-inline'", "img-src data: blob:"]
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def _compared(study: Study) -> str:
+    """What was compared, in a line."""
+    info, data = study.info, study.info["data"]
+    model = info["model"].get("name", "")
+    parameters = info["model"].get("parameters")
+    size = f" ({parameters / 1e6:,.0f} M parameters)" if isinstance(parameters, int) else ""
+    steps = max((row.step for row in study.trained()), default=0)
+    batch = info["settings"].get("batch_size")
+    return " · ".join(
+        part
+        for part in (
+            f"{model}{size}" if model else "",
+            ", ".join(info["arms"]),
+            "β " + ", ".join(f"{beta:g}" for beta in info["betas"]) if info["betas"] else "",
+            ("seed " if len(info["seeds"]) == 1 else "seeds ") + ", ".join(map(str, info["seeds"])),
+            _counted(data, "votes_train", "training votes on") + _counted(data, "ballots_train", "ballots"),
+            f"{steps} steps" + (f" of {batch} ballots" if batch else "") if steps else "",
+            _counted(data, "prompts_eval", "held-out prompts"),
+        )
+        if part
+    )
+
+
+def _counted(data: Mapping[str, Any], name: str, words: str) -> str:
+    return f"{data[name]:,} {words} " if isinstance(data.get(name), int) else ""
+
+
+def _comparison(pair: Comparison) -> Mapping[str, str]:
+    row = {"pair": f"{pair.a} − {pair.b}", "kl": "", "difference": "", "interval": "", "p": "", "answer": pair.why_not}
+    if pair.difference is None or pair.kl is None:
+        return row
+    se = pair.difference.se or math.nan
+    low, high = (number(end, se) for end in pair.difference.interval())
+    told = "told apart" if pair.distinct else "not told apart"
+    return row | {
+        "kl": f"{pair.kl:.2g}",
+        "difference": str(pair.difference),
+        "interval": f"{low} to {high}",
+        "p": "< 0.001" if pair.p_value < 0.001 else f"{pair.p_value:.3f}",
+        "answer": told,
+    }
+
+
+# --- the table of results ---------------------------------------------------------------------------------------------
+
+
+def _columns(study: Study) -> list[Column]:
+    """A column for every quantity that some row has."""
+    ended = _ended(study.samples)
+    extras = dict.fromkeys(name for row in study.results for name in row.extra if not name.endswith("_se"))
+    columns = [
+        Column("gain", "over the reference", _mean("gain")),
+        Column("reward", "", _mean("reward")),
+        Column("KL", "nats", _mean("kl")),
+        Column("win rate", "% against the reference", _mean("win_rate", 100)),
+        *(Column(name, "second opinion", _opinion(name)) for name in extras),
+        Column("accuracy", "% of held-out votes", _mean("accuracy", 100)),
+        Column("log-loss", "nats per vote", _mean("log_loss")),
+        Column("length", "tokens", _mean("length")),
+        Column("ended", "% within the limit", lambda row: ended.get((row.run, row.step))),
+    ]
+    return [column for column in columns if any(column.read(row) for row in study.results)]
+
+
+def _mean(name: str, times: float = 1) -> Callable[[Result], Estimate | None]:
+    def read(row: Result) -> Estimate | None:
+        value, se = getattr(row, name), getattr(row, f"{name}_se")
+        return None if value is None else Estimate(times * value, None if se is None else times * se)
+
+    return read
+
+
+def _opinion(name: str) -> Callable[[Result], Estimate | None]:
+    return lambda row: Estimate(row.extra[name], row.extra.get(f"{name}_se")) if name in row.extra else None
+
+
+def _ended(samples: Sequence[Sample]) -> dict[tuple[str, int], Estimate]:
+    """Per cent of the samples of each run and step that ended by themselves."""
+    groups: dict[tuple[str, int], list[Sample]] = defaultdict(list)
+    for sample in samples:
+        groups[sample.run, sample.step].append(sample)
+    return {
+        key: clustered_mean([100.0 * s.ended for s in group], [s.prompt_id for s in group])
+        for key, group in groups.items()
+    }
+
+
+def _lines(study: Study, columns: Sequence[Column]) -> list[Line]:
+    """The reference, then the last checkpoint of every run; with several seeds their mean comes before them."""
+    reference, names = study.reference(), run_names(study)
+    lines = [_line(reference, REFERENCE, columns)] if reference else []
+    groups: dict[tuple[str, float | None], list[Result]] = defaultdict(list)
+    for row in study.finals():
+        groups[row.arm, row.beta].append(row)
+    for (arm, beta), rows in groups.items():
+        if len(rows) > 1:
+            cells = tuple(_cell(_over_seeds([column.read(row) for row in rows])) for column in columns)
+            lines.append(Line(arm, run_name(arm, beta), f"{len(rows)} seeds", cells))
+        lines += [_line(row, names[row.run], columns, minor=len(rows) > 1) for row in rows]
+    return lines
+
+
+def _line(row: Result, name: str, columns: Sequence[Column], *, minor: bool = False) -> Line:
+    return Line(row.arm, name, f"{row.step:,}", tuple(_cell(column.read(row)) for column in columns), minor)
+
+
+def _over_seeds(estimates: Sequence[Estimate | None]) -> Estimate | None:
+    values = [estimate.value for estimate in estimates if estimate]
+    return over_seeds(values) if values else None
+
+
+def _cell(estimate: Estimate | None) -> tuple[str, str]:
+    value, _, error = str(estimate).partition(" ± ") if estimate else ("–", "", "")
+    return value, error
+
+
+# --- samples and counts -----------------------------------------------------------------------------------------------
+
+
+def _exchanges(study: Study) -> list[Exchange]:
+    """Prompts spread evenly over the held-out ones, with the first sample of the reference and of each shown run."""
+    prompts = sorted({sample.prompt_id for sample in study.samples})
+    chosen = [prompts[i * len(prompts) // PROMPTS_SHOWN] for i in range(min(PROMPTS_SHOWN, len(prompts)))]
+    first: dict[tuple[str, int, int], Sample] = {}
+    for sample in sorted(study.samples, key=lambda sample: sample.sample):
+        first.setdefault((sample.run, sample.step, sample.prompt_id), sample)
+    who = [(REFERENCE, REFERENCE, 0), *((row.run, row.arm, row.step) for row in _shown_runs(study))]
+    exchanges = []
+    for prompt in chosen:
+        drawn = [(run, arm, first.get((run, step, prompt))) for run, arm, step in who]
+        answers = [_answer(run_names(study)[run], arm, sample) for run, arm, sample in drawn if sample]
+        text = next(sample.prompt for _, _, sample in drawn if sample)
+        exchanges.append(Exchange(fold(harmless(text), keep_end=True), prompt, tuple(answers)))
+    return exchanges
+
+
+def _answer(name: str, arm: str, sample: Sample) -> Mapping[str, Any]:
+    reward = "" if sample.reward is None else f"reward {sample.reward:.2f}"
+    opinions = [f"{other} {value:.2f}" for other, value in sample.extra.items()]
+    limit = "" if sample.ended else "not ended"
+    kl = "" if sample.run == REFERENCE else f"KL {sample.kl:.2f}"
+    facts = [reward, *opinions, kl, f"{sample.tokens} tokens", limit]
+    told = [fact.replace("-", "−") for fact in facts if fact]
+    return {"name": name, "arm": arm, "text": fold(harmless(sample.response)), "told": told}
+
+
+def _shown_runs(study: Study) -> list[Result]:
+    """The last checkpoints of the first seed; of many, the first and the last β of each arm."""
+    seed = min((row.seed for row in study.finals()), default=0)
+    finals = [row for row in study.finals() if row.seed == seed]
+    if len(finals) <= RUNS_SHOWN:
+        return finals
+    ends = {arm: sorted(row.beta or 0.0 for row in finals if row.arm == arm) for arm in {row.arm for row in finals}}
+    return [row for row in finals if (row.beta or 0.0) in (ends[row.arm][0], ends[row.arm][-1])]
+
+
+def _exchanges_note(study: Study) -> str:
+    prompts = len({sample.prompt_id for sample in study.samples})
+    shown, all_runs = _shown_runs(study), study.finals()
+    some = "" if len(shown) == len(all_runs) else f" Shown are {len(shown)} of {len(all_runs)} runs: one seed, and if "
+    some += "there are many, the smallest and the largest β of each arm." if some else ""
+    return (
+        f"{min(PROMPTS_SHOWN, prompts)} of {prompts} held-out prompts, evenly spaced in their order, and the first "
+        f"sample of each policy at its last checkpoint. Nobody chose them by looking.{some}"
+    )
+
+
+DATA_WORDS = {
+    "source": "source",
+    "sha256": "content hash (SHA-256)",
+    "rows": "rows read",
+    "ballots_train": "ballots to train on",
+    "votes_train": "votes on them",
+    "ballots_eval": "held-out ballots",
+    "votes_eval": "votes on them",
+    "prompts_eval": "held-out prompts sampled from",
+}
+
+
+def _data_rows(data: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """(what, how many) of the data, then every skip and every shortening with its reason."""
+    rows = [(words, data[name]) for name, words in DATA_WORDS.items() if name in data]
+    for name in ("skipped", "shortened"):
+        counts = data.get(name) or {}
+        rows += [(f"{name}: {reason}", count) for reason, count in counts.items()] or [(name, "none")]
+    known = {*DATA_WORDS, "skipped", "shortened"}
+    return [*rows, *((name, value) for name, value in data.items() if name not in known)]

@@ -1,0 +1,494 @@
+"""A study: arms × β × seeds on the same ballots with the same budget, evaluated the same way, in one folder."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .ballots import Ballot, BallotSet, Prompt, split_by_prompt
+from .console import say
+from .errors import UserError
+from .evaluate import Questions, VoteTable, answer, summarise, vote_table
+from .judges import Judge
+from .models import Policy, as_reference
+from .report import write_report
+from .results import (
+    REFERENCE,
+    Result,
+    Sample,
+    Study,
+    append_records,
+    read_results,
+    read_samples,
+    read_study,
+    write_json,
+)
+from .run import (
+    Training,
+    Workbench,
+    check_out,
+    describe_counts,
+    describe_target,
+    held_out_reference,
+    open_workbench,
+    prepare_training,
+    train_policy,
+    trained_on_chats,
+    versions,
+)
+from .settings import Arm, Settings, make_settings, parse_arm, split_arms
+from .stats import Estimate
+from .tokens import TextFormat, TokenSet, fit_prompt, tokenize, transcript
+from .verdict import Verdict, verdict
+
+ONE_SEED = "One seed per setting: intervals hold for these runs, not for what another seed would give."
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study compares, settled before anything is trained."""
+
+    arms: tuple[Arm, ...]
+    betas: tuple[float, ...]
+    seeds: tuple[int, ...]
+    settings: Settings
+    checkpoints: int
+
+    def runs(self) -> list[tuple[Arm, float | None, int]]:
+        """(arm, β, seed) of every run; an arm whose method has no β runs once per seed."""
+        return [
+            (arm, beta, seed)
+            for seed in self.seeds
+            for arm in self.arms
+            for beta in (self.betas if arm.method.uses_reference else (None,))
+        ]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A finished study: its rows of results, its verdict, and its folder."""
+
+    folder: Path
+
+    @property
+    def study(self) -> Study:
+        return read_study(self.folder)
+
+    @property
+    def results(self) -> tuple[Result, ...]:
+        return self.study.results
+
+    @property
+    def verdict(self) -> Verdict:
+        return verdict(self.study)
+
+    def report(self) -> Path:
+        """Draw `report.html` anew from the folder's JSON files and return its path."""
+        return write_report(self.folder)
+
+
+def compare(
+    arms: Sequence[str] | str,
+    ballots: Sequence[Ballot],
+    *,
+    model: str,
+    betas: Sequence[float] = (0.1,),
+    seeds: Sequence[int] = (0,),
+    out: str | Path,
+    reference: str | None = None,
+    eval_ballots: Sequence[Ballot] | None = None,
+    eval_fraction: float = 0.1,
+    prompts: Sequence[Prompt] | None = None,
+    eval_prompts: int = 128,
+    samples: int = 1,
+    max_new_tokens: int = 128,
+    checkpoints: int = 3,
+    judge: Judge | None = None,
+    others: Mapping[str, Judge] | None = None,
+    title: str = "",
+    command: str = "",
+    notes: Sequence[str] = (),
+    **options: Any,
+) -> Comparison:
+    """Train every arm at every β and seed on identical votes, evaluate all of them alike, and draw the report.
+
+    Calling it again with the same `out` goes on where it stopped; more arms, β or seeds may be added then.
+
+    Args:
+        arms: such as `["dpo", "ipo", "ipo[reduction=mean]"]`, or one text with commas.
+        ballots: preference data, from `read_ballots` or made by hand.
+        model: a local folder, a GGUF file or a hub name.
+        betas: strengths of the KL term.
+        seeds: one run of every arm and β for each.
+        out: the study's folder.
+        reference: another model to take as the reference; by default the model itself.
+        eval_ballots: ballots to evaluate on; by default `eval_fraction` of the prompts are held out.
+        prompts: prompts to sample from; by default those of the held-out ballots, at most `eval_prompts` of them.
+        samples: responses per prompt, at most `max_new_tokens` long; 0 samples leave KL and rewards out.
+        checkpoints: evaluations per run, evenly spaced.
+        judge: the reward of a response, where one is known (`gold`); `others` are second opinions.
+        title, command, notes: shown in the report.
+        options: the fields of `Settings`.
+
+    Raises:
+        UserError: for anything in the input that the user can mend; nothing is written then.
+    """
+    started = time.monotonic()
+    plan = make_plan(arms, betas, seeds, options, checkpoints)
+    folder = Path(out)
+    bench = open_workbench(model, reference=reference, precision=plan.settings.precision, device=plan.settings.device)
+    if eval_ballots is None:
+        train_ballots, eval_ballots = split_by_prompt(ballots, eval_fraction, seed=0)
+    else:
+        train_ballots = tuple(ballots)
+    form, length = bench.base.form, plan.settings.max_length
+    train_set = tokenize(train_ballots, form, max_length=length)
+    eval_set = tokenize(eval_ballots, form, max_length=length)
+    asked = tuple(prompts) if prompts is not None else held_out_prompts(eval_ballots, eval_prompts)
+    questions, cuts = make_questions(asked, eval_set, form, length, samples, max_new_tokens, judge, others or {})
+    trainings = {
+        (arm.name, seed): prepare_training(
+            arm.method, train_set.ballots, arm.settings(plan.settings), bench.layout, seed
+        )
+        for arm in plan.arms
+        for seed in plan.seeds
+    }
+    info = describe_study(plan, bench, ballots, train_set, eval_set, questions, trainings, cuts)
+    info |= {"title": title or f"{', '.join(info['arms'])} on {Path(str(model)).name}", "command": command}
+    info |= {"notes": [*notes, *default_notes(plan, judge, questions)], "seconds": {}}
+    info = open_study(folder, info)
+    say(f"layout: {bench.layout.name} ({bench.layout.reason})")
+    say(f"{len(train_set.ballots)} ballots to train on, {len(eval_set.ballots)} held out, {len(asked)} prompts")
+    say(f"skipped: {describe_counts(info['data']['skipped'])}")
+    for line in info["targets"].values():
+        say(line)
+    runner = Runner(folder, bench, plan, questions, trainings, trained_on_chats(train_ballots))
+    runner.evaluate_reference()
+    for arm, beta, seed in plan.runs():
+        runner.run(arm, beta, seed)
+    seconds = info["seconds"].get("study", 0.0) + time.monotonic() - started
+    write_json(folder / "study.json", info | {"seconds": {"study": round(seconds, 1)}})
+    comparison = Comparison(folder)
+    say(comparison.verdict.sentence)
+    say(f"report: {comparison.report()}")
+    return comparison
+
+
+def make_plan(
+    arms: Sequence[str] | str,
+    betas: Sequence[float],
+    seeds: Sequence[int],
+    options: Mapping[str, Any],
+    checkpoints: int,
+) -> Plan:
+    """Check and settle what is compared. Raises UserError for an empty or doubtful list."""
+    names = split_arms(arms) if isinstance(arms, str) else list(arms)
+    parsed = tuple(parse_arm(name) for name in names)
+    for label, values in (("methods", [arm.name for arm in parsed]), ("betas", betas), ("seeds", seeds)):
+        if not values:
+            raise UserError(f"--{label}: give at least one")
+        if len(set(values)) < len(values):
+            raise UserError(f"--{label}: one of them is given twice ({', '.join(map(str, values))})")
+    for beta in betas:
+        if not 0 < beta < math.inf:
+            raise UserError(f"--betas {beta}: must be greater than 0")
+    if checkpoints < 1:
+        raise UserError(f"--checkpoints {checkpoints}: must be at least 1")
+    return Plan(parsed, tuple(betas), tuple(seeds), make_settings(options), checkpoints)
+
+
+def held_out_prompts(ballots: Sequence[Ballot], limit: int) -> tuple[Prompt, ...]:
+    """The distinct prompts of the ballots, at most `limit`, chosen by their content and not by their order."""
+    distinct = {hashlib.sha256(repr(ballot.prompt).encode()).digest(): ballot.prompt for ballot in ballots}
+    return tuple(distinct[key] for key in sorted(distinct)[:limit])
+
+
+def make_questions(
+    prompts: Sequence[Prompt],
+    eval_set: TokenSet,
+    form: TextFormat,
+    max_length: int,
+    samples: int,
+    max_new_tokens: int,
+    judge: Judge | None,
+    others: Mapping[str, Judge],
+) -> tuple[Questions, Counter[str]]:
+    """What every policy is asked, and how many prompts were shortened to leave room for the answer, by reason."""
+    if samples and max_new_tokens >= max_length:
+        raise UserError(
+            f"--max-new-tokens {max_new_tokens}: must leave room for a prompt within --max-length {max_length}"
+        )
+    cuts: Counter[str] = Counter()
+    ids = []
+    for prompt in prompts if samples else ():
+        fitted, reasons = fit_prompt(prompt, form, max_length - max_new_tokens)
+        cuts.update(f"evaluation {reason}" for reason in reasons)
+        ids.append(tuple(fitted))
+    texts = tuple(prompt if isinstance(prompt, str) else transcript(prompt) for prompt in prompts) if samples else ()
+    questions = Questions(tuple(ids), texts, eval_set.ballots, samples, max_new_tokens, 0, judge, others)
+    return questions, cuts
+
+
+# --- study.json ------------------------------------------------------------------------------------------------------
+
+
+def describe_study(
+    plan: Plan,
+    bench: Workbench,
+    ballots: Sequence[Ballot],
+    train_set: TokenSet,
+    eval_set: TokenSet,
+    questions: Questions,
+    trainings: Mapping[tuple[str, int], Training],
+    cuts: Mapping[str, int],
+) -> dict[str, Any]:
+    """What `study.json` says of the comparison, its data and its machine."""
+    settings = asdict(plan.settings) | {
+        "lr": plan.settings.learning_rate,
+        "checkpoints": plan.checkpoints,
+        "samples": questions.samples,
+        "max_new_tokens": questions.max_new_tokens,
+        "optimiser_steps": len(next(iter(trainings.values())).plan),
+    }
+    device = next(bench.base.model.parameters()).device
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "machine": {"cpu_threads": torch.get_num_threads(), "device": str(device)},
+        "model": {
+            "name": bench.base.name,
+            "sha256": bench.base.sha256,
+            "parameters": sum(parameter.numel() for parameter in bench.base.model.parameters()),
+            "layout": f"{bench.layout.name}: {bench.layout.reason}",
+        },
+        "reference": {"name": bench.reference.name, "sha256": bench.reference.sha256},
+        "data": describe_data(ballots, train_set, eval_set, questions, trainings, cuts),
+        "settings": settings,
+        "arms": [arm.name for arm in plan.arms],
+        "betas": list(plan.betas),
+        "seeds": list(plan.seeds),
+        "gold": questions.judge and {"name": questions.judge.name, "description": questions.judge.description},
+        "opinions": {name: judge.description for name, judge in questions.others.items()},
+        "steps": {arm: len(training.plan) for (arm, _), training in trainings.items()},
+        "targets": describe_targets(plan, trainings),
+    }
+
+
+def describe_data(
+    ballots: Sequence[Ballot],
+    train_set: TokenSet,
+    eval_set: TokenSet,
+    questions: Questions,
+    trainings: Mapping[tuple[str, int], Training],
+    cuts: Mapping[str, int],
+) -> dict[str, Any]:
+    """Counts: what was read, what is used, and why everything else is not."""
+    is_set = isinstance(ballots, BallotSet)
+    skipped = Counter(ballots.skipped if isinstance(ballots, BallotSet) else {})
+    skipped.update(train_set.skipped)
+    skipped.update(eval_set.skipped)
+    shortened = Counter(train_set.shortened)
+    shortened.update(eval_set.shortened)
+    shortened.update(cuts)
+    content = hashlib.sha256(repr((train_set.ballots, eval_set.ballots, questions.prompts)).encode()).hexdigest()
+    reached = {
+        key: len({i for step in t.plan for group in step.micro_batches for i in group}) for key, t in trainings.items()
+    }
+    return {
+        "source": ballots.source if isinstance(ballots, BallotSet) else "made in Python",
+        "sha256": ballots.sha256 if isinstance(ballots, BallotSet) else content,
+        "tokens_sha256": content,
+        "rows": ballots.rows if is_set else len(ballots),
+        "ballots_train": len(train_set.ballots),
+        "ballots_reached": max(reached.values()),
+        "ballots_eval": len(eval_set.ballots),
+        "votes_train": sum(len(ballot.votes) for ballot in train_set.ballots),
+        "votes_eval": sum(len(ballot.votes) for ballot in eval_set.ballots),
+        "prompts_eval": len(questions.prompts),
+        "skipped": dict(skipped),
+        "shortened": dict(shortened),
+        "left_out": {arm: dict(t.left_out) for (arm, _), t in trainings.items() if t.left_out},
+    }
+
+
+def describe_targets(plan: Plan, trainings: Mapping[tuple[str, int], Training]) -> dict[str, str]:
+    """What IPO's target means at each β, by `arm @ beta=...`."""
+    targets = {}
+    for arm in plan.arms:
+        for beta in plan.betas:
+            options = arm.settings(plan.settings).loss_options(beta)
+            target = describe_target(trainings[arm.name, plan.seeds[0]], options)
+            if target:
+                targets[f"{arm.name} @ beta={beta:g}"] = target
+    return targets
+
+
+def default_notes(plan: Plan, judge: Judge | None, questions: Questions) -> list[str]:
+    """What a reader may not conclude from this design."""
+    notes = [ONE_SEED] if len(plan.seeds) == 1 else []
+    if judge is None:
+        notes.append(
+            "No gold reward and no judge: held-out accuracy says how well a policy ranks, not how well it writes."
+        )
+    if questions.samples:
+        notes.append(f"KL and lengths are those of responses of at most {questions.max_new_tokens} tokens.")
+    return notes
+
+
+def open_study(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
+    """Start the study's folder, or continue it. Raises UserError when it was started with something else.
+
+    Arms, β and seeds may grow; what makes runs comparable may not change.
+    """
+    path = folder / "study.json"
+    if not path.exists():
+        check_out(folder, resume=False)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, info)
+        return info
+    before = read_study(folder).info
+    for label, old, new in (
+        ("model", before["model"].get("sha256"), info["model"]["sha256"]),
+        ("reference", before.get("reference", {}).get("sha256"), info["reference"]["sha256"]),
+        ("data", before["data"].get("tokens_sha256"), info["data"]["tokens_sha256"]),
+        *(
+            (f"--{name.replace('_', '-')}", before["settings"].get(name), value)
+            for name, value in info["settings"].items()
+        ),
+    ):
+        if old != new:
+            raise UserError(
+                f"{folder}: this study was started with another {label} ({old!r:.20}, now {new!r:.20}); name a new --out"
+            )
+    merged = {
+        name: before[name] + [value for value in info[name] if value not in before[name]]
+        for name in ("arms", "betas", "seeds")
+    }
+    targets = before["targets"] | info["targets"]
+    continued = info | merged | {"targets": targets, "created": before["created"], "seconds": before["seconds"]}
+    write_json(path, continued)
+    return continued
+
+
+# --- running it ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Trains and evaluates the runs of one study; what is in the folder already is not done again."""
+
+    folder: Path
+    bench: Workbench
+    plan: Plan
+    questions: Questions
+    trainings: Mapping[tuple[str, int], Training]
+    chat: bool
+
+    def evaluate_reference(self) -> None:
+        """The reference's own row: its samples are what every policy is paired with."""
+        if not self._is_recorded(REFERENCE, 0):
+            policy = Policy(self.bench.reference.model, self.bench.base.form)
+            identity = {"run": REFERENCE, "arm": REFERENCE, "method": REFERENCE, "beta": None, "seed": 0}
+            self._evaluate(policy, self.plan.settings, identity, 0)
+
+    def run(self, arm: Arm, beta: float | None, seed: int) -> None:
+        """Train one run, evaluating it at its checkpoints; leave `runs/<id>/policy`."""
+        name = run_name(arm, beta, seed)
+        folder = self.folder / "runs" / name
+        if (folder / "run.json").exists():
+            say(f"{name}: done already")
+            return
+        settings = arm.settings(self.plan.settings)
+        identity = {"run": name, "arm": arm.name, "method": arm.method.name, "beta": beta, "seed": seed}
+
+        def at_checkpoint(step: int, policy: Policy) -> None:
+            if not self._is_recorded(name, step):
+                self._evaluate(policy, settings, identity, step)
+
+        started = time.monotonic()
+        policy = train_policy(
+            self.bench,
+            self.trainings[arm.name, seed],
+            settings,
+            beta=beta,
+            seed=seed,
+            folder=folder,
+            resume=True,
+            description=name,
+            at_checkpoint=at_checkpoint,
+            checkpoints=self.plan.checkpoints,
+        )
+        policy.save(folder)
+        policy.close()
+        model, reference = self.bench.base, self.bench.reference
+        record = identity | {"chat": self.chat, "settings": asdict(settings) | {"lr": settings.learning_rate}}
+        record |= {"model": {"name": model.name, "sha256": model.sha256}}
+        record |= {"reference": {"name": reference.name, "sha256": reference.sha256}}
+        write_json(folder / "run.json", record | {"seconds": round(time.monotonic() - started, 1)})
+
+    def _evaluate(self, policy: Policy, settings: Settings, identity: Mapping[str, Any], step: int) -> None:
+        """Append one policy's samples and row of results; the row comes last and says that both are whole."""
+        layout, precision, micro_tokens = self.bench.layout, self.bench.precision, settings.micro_tokens
+        table: VoteTable | None = None
+        if self.questions.ballots:
+            known = held_out_reference(self.bench, self.questions.ballots, micro_tokens)
+            table = vote_table(
+                policy.model,
+                self.questions.ballots,
+                known,
+                layout=layout,
+                precision=precision,
+                micro_tokens=micro_tokens,
+                reduction=settings.reduction,
+            )
+        samples: list[Sample] = []
+        if self.questions.prompts:
+            samples = answer(
+                policy.model,
+                partial(as_reference, policy, self.bench.reference),
+                self.questions,
+                self.bench.base.form,
+                run=identity["run"],
+                step=step,
+                layout=layout,
+                precision=precision,
+                micro_tokens=micro_tokens,
+                merged=policy.merged,
+            )
+        reference = samples if identity["run"] == REFERENCE else self._reference_samples()
+        result = summarise(samples, reference, table, **identity, step=step)
+        append_records(self.folder / "samples.jsonl", samples)
+        append_records(self.folder / "results.jsonl", [result])
+        say(f"{identity['run']}, step {step}: {describe_result(result)}")
+
+    def _reference_samples(self) -> list[Sample]:
+        path = self.folder / "samples.jsonl"
+        return [sample for sample in read_samples(path) if sample.run == REFERENCE] if path.exists() else []
+
+    def _is_recorded(self, run: str, step: int) -> bool:
+        path = self.folder / "results.jsonl"
+        return path.exists() and any(row.run == run and row.step == step for row in read_results(path))
+
+
+def describe_result(result: Result) -> str:
+    """The measures of one row that exist, each with its standard error, on one line."""
+    measures = ("gain", "kl", "length", "accuracy", "log_loss")
+    values = {name: (getattr(result, name), getattr(result, f"{name}_se")) for name in measures}
+    return ", ".join(f"{name} {Estimate(value, se)}" for name, (value, se) in values.items() if value is not None)
+
+
+def run_name(arm: Arm, beta: float | None, seed: int) -> str:
+    """A run's id and folder: `ipo-beta0.1-seed0`, an arm's options in it."""
+    slug = re.sub(r"[^A-Za-z0-9.]+", "-", arm.name).strip("-")
+    return f"{slug}-beta{beta:g}-seed{seed}" if beta is not None else f"{slug}-seed{seed}"
