@@ -9,6 +9,7 @@ import importlib.util
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from unittest.mock import patch
@@ -89,12 +90,22 @@ def load(sources: dict[str, str], folder: Path, name: str) -> ModuleType:
     return sys.modules[name]
 
 
-def is_caught(package: ModuleType, checks: list[Callable[[], None]], tests: ModuleType) -> bool:
-    """Whether a check fails with the package's functions in the place of the real ones."""
+def cases(check: Callable[[], None]) -> list[Callable[[], None]]:
+    """A test as plain calls: a property becomes the examples drawn for it, so that no mutant has to draw its own."""
+    if not hasattr(check, "hypothesis"):
+        return [check]
+    inner, calls = check.hypothesis.inner_test, []
+    with patch.object(check.hypothesis, "inner_test", lambda *args, **named: calls.append(partial(inner, *args, **named))):
+        hypothesis.seed(0)(check)()
+    return calls
+
+
+def is_caught(package: ModuleType, calls: list[Callable[[], None]], tests: ModuleType) -> bool:
+    """Whether a test fails with the package's functions in the place of the real ones."""
     with patch.multiple(tests, **{name: getattr(package, name) for name in package.__all__}):
-        for check in checks:
+        for call in calls:
             try:
-                check()
+                call()
             except (Exception, pytest.fail.Exception):
                 return True
     return False
@@ -102,24 +113,18 @@ def is_caught(package: ModuleType, checks: list[Callable[[], None]], tests: Modu
 
 def survivors(tests: ModuleType) -> list[str]:
     """The mutants that no fast test of the module catches. Raises AssertionError if the real code fails one."""
-    quick = hypothesis.settings(database=None, derandomize=True, max_examples=6, deadline=None, phases=[hypothesis.Phase.generate])
     checks = [value for name, value in vars(tests).items() if name.startswith("test_")]
-    checks = [check for check in checks if not hasattr(check, "pytestmark")]
-    for check in checks:
-        if hasattr(check, "hypothesis"):
-            check._hypothesis_internal_use_settings = quick
+    calls = [call for check in checks if not hasattr(check, "pytestmark") for call in cases(check)]
     sources = {path.name: path.read_text(encoding="utf-8") for path in SOURCE.glob("*.py")}
+    broken = [(file, *m) for file, text in sources.items() for m in mutants(ast.parse(text))]
     alive = []
     with tempfile.TemporaryDirectory() as folder:
-        assert not is_caught(load(sources, Path(folder), "unbroken"), checks, tests)
-        number = 0
-        for file, text in sources.items():
-            for change, tree in mutants(ast.parse(text)):
-                number += 1
-                package = load({**sources, file: ast.unparse(tree)}, Path(folder), f"mutant_{number}")
-                if not is_caught(package, checks, tests):
-                    alive.append(f"{file} {change}")
-    print(f"{number} mutants, {len(alive)} not caught")
+        assert not is_caught(load(sources, Path(folder), "unbroken"), calls, tests)
+        for number, (file, change, tree) in enumerate(broken):
+            package = load({**sources, file: ast.unparse(tree)}, Path(folder), f"mutant_{number}")
+            if not is_caught(package, calls, tests):
+                alive.append(f"{file} {change}")
+    print(f"{len(broken)} mutants, {len(alive)} not caught")
     return alive
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from preftune.ballots import Vote, pool
 from preftune.objectives import amortized_ipo, bradley_terry, dpo, ipo, ipo_target, sft, smooth, unbias
 
-B = 5  # votes in a batch
+B = 3  # votes in a batch
 ratios = st.lists(st.floats(-8, 8), min_size=B, max_size=B)
 preferences = st.lists(st.floats(0, 1), min_size=B, max_size=B)
 betas = st.floats(0.05, 4)

@@ -276,7 +276,8 @@ def _samples(lines: Lines, path: Path) -> tuple[Sample, ...]:
 
 
 def _latest(kind: type[Record], lines: Lines, path: Path, key: Callable[[Record], object]) -> tuple[Record, ...]:
-    records = [_record(kind, row, f"{path}, line {number}") for number, row in lines]
+    read = _reader(kind)
+    records = [read(row, f"{path}, line {number}") for number, row in lines]
     return tuple({key(record): record for record in records}.values())
 
 
@@ -291,24 +292,21 @@ def _metrics(lines: Lines, path: Path) -> tuple[Mapping[str, float], ...]:
     return tuple(steps.values())
 
 
-def _record(kind: type[Record], row: Mapping[str, Any], where: str) -> Record:
-    readers = _field_readers(kind)
-    unknown = sorted(row.keys() - readers.keys())
-    if unknown:
-        raise UserError(f"{where}: unknown `{unknown[0]}`; was the file written by another version of preftune?")
-    values = {name: readers[name](value, where, name) for name, value in row.items()}
-    missing = [f.name for f in _required(kind) if f.name not in values]
-    if missing:
-        raise UserError(f"{where}: `{missing[0]}` is missing")
-    return kind(**values)
+def _reader(kind: type[Any]) -> Callable[[Mapping[str, Any], str], Any]:
+    """(row, where it stands) -> record; UserError for a field that is missing, unknown or of another type."""
+    readers = {f.name: _READERS[cast(str, f.type)] for f in fields(kind)}
+    required = [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
 
+    def read(row: Mapping[str, Any], where: str) -> Any:
+        unknown = sorted(row.keys() - readers.keys())
+        if unknown:
+            raise UserError(f"{where}: unknown `{unknown[0]}`; was the file written by another version of preftune?")
+        missing = [name for name in required if name not in row]
+        if missing:
+            raise UserError(f"{where}: `{missing[0]}` is missing; mend the line or remove it")
+        return kind(**{name: readers[name](value, where, name) for name, value in row.items()})
 
-def _required(kind: type[Any]) -> list[Any]:
-    return [f for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
-
-
-def _field_readers(kind: type[Any]) -> dict[str, Callable[[Any, str, str], Any]]:
-    return {f.name: _READERS[cast(str, f.type)] for f in fields(kind)}
+    return read
 
 
 def _checked(kind: type[Any], word: str) -> Callable[[Any, str, str], Any]:

@@ -19,7 +19,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from .branches import pack
 from .console import track
-from .engine import autocast
+from .engine import autocast, remembered_casts
 from .logprobs import Layout, chunked_kl, head_of, predicting_states, sum_by_branch
 from .tokens import TokenBallot
 
@@ -109,7 +109,7 @@ def _generate(
     )
     own, model.generation_config = model.generation_config, config
     try:
-        with autocast(precision, device):
+        with autocast(precision, device), remembered_casts(model):
             noise = LogitsProcessorList([KeyedNoise(keys, width)])
             output = model.generate(input_ids=ids, attention_mask=mask, logits_processor=noise)
     finally:

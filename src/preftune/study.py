@@ -52,8 +52,6 @@ from .stats import Estimate
 from .tokens import TextFormat, TokenSet, fit_prompt, tokenize, transcript
 from .verdict import Verdict, verdict
 
-ONE_SEED = "One seed per setting: intervals hold for these runs, not for what another seed would give."
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -166,7 +164,7 @@ def compare(
     }
     info = describe_study(plan, bench, ballots, train_set, eval_set, questions, trainings, cuts)
     info |= {"title": title or f"{', '.join(info['arms'])} on {Path(str(model)).name}", "command": command}
-    info |= {"notes": [*notes, *default_notes(plan, judge, questions)], "seconds": {}}
+    info |= {"notes": list(notes), "seconds": {}}
     info = open_study(folder, info)
     say(f"layout: {bench.layout.name} ({bench.layout.reason})")
     say(f"{len(train_set.ballots)} ballots to train on, {len(eval_set.ballots)} held out, {len(asked)} prompts")
@@ -332,18 +330,6 @@ def describe_targets(plan: Plan, trainings: Mapping[tuple[str, int], Training]) 
             if target:
                 targets[f"{arm.name} @ beta={beta:g}"] = target
     return targets
-
-
-def default_notes(plan: Plan, judge: Judge | None, questions: Questions) -> list[str]:
-    """What a reader may not conclude from this design."""
-    notes = [ONE_SEED] if len(plan.seeds) == 1 else []
-    if judge is None:
-        notes.append(
-            "No gold reward and no judge: held-out accuracy says how well a policy ranks, not how well it writes."
-        )
-    if questions.samples:
-        notes.append(f"KL and lengths are those of responses of at most {questions.max_new_tokens} tokens.")
-    return notes
 
 
 def open_study(folder: Path, info: dict[str, Any]) -> dict[str, Any]:

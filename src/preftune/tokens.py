@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from .ballots import Ballot, Message, Prompt, Vote
 from .errors import UserError
 
 MARK = "\x00response\x00"
-ANCHOR = "\n"
+ANCHORS = ("\n", ":")  # texts to put before a response; the second in case the first merges with it
 
 DROPPED_TURNS = "prompt: oldest turns dropped to fit --max-length"
 CUT_PROMPT = "prompt: beginning cut to fit --max-length"
@@ -26,6 +27,7 @@ NO_PROMPT = "a prompt without a token"
 NO_RESPONSE = "a response without a token"
 SAME_TOKENS = "vote: its responses have the same tokens"
 NO_VOTES = "a ballot without a vote"
+REFUSED = "the model's chat template refuses the prompt"
 
 
 @dataclass(frozen=True)
@@ -79,22 +81,40 @@ class TextFormat:
 
     def prompt(self, prompt: Prompt) -> list[int]:
         """Ids of a prompt, up to the place where the response starts."""
-        if isinstance(prompt, str):
-            return self._ids(prompt, special=True)
-        if self.has_template:
+        if not isinstance(prompt, str) and self.has_template:
             return self._ids(self._render(prompt, add_generation_prompt=True))
-        return self._ids(transcript(prompt), special=True)
+        text = prompt if isinstance(prompt, str) else transcript(prompt)
+        ids = self._ids(text, special=True)
+        closed = len(ids) > 1 and ids[-1] == self.end_text and not text.endswith(str(self.tokenizer.eos_token))
+        return ids[:-1] if closed else ids  # some tokenizers end every text; this one goes on
 
     def response(self, text: str, *, chat: bool, ended: bool) -> list[int]:
         """Ids of a response; the end-of-text token is added exactly when the response came to its own end."""
         if chat and not self.has_template:
             text = " " + text
-        ids = self._ids(ANCHOR + text)[len(self._ids(ANCHOR)) :] if self.anchored else self._ids(text)
-        return [*ids, self.end_chat if chat else self.end_text] if ended else ids
+        ids = self._ids_behind_anchor(text) if self.anchored else self._ids(text)
+        end = self.end_chat if chat else self.end_text
+        return [*ids, end] if ended and ids[-1:] != [end] else ids
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of response ids, without special tokens."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        before = self._ids(ANCHORS[0]) if self.anchored else []  # else decoding would strip a leading space
+        return self._text([*before, *ids], plain=True)[len(self._text(before)) :]
+
+    def specials(self) -> set[int]:
+        """Ids of all special tokens, also of those without a role of their own, such as an end of turn."""
+        added = self.tokenizer.added_tokens_decoder
+        return {*self.tokenizer.all_special_ids, *(token for token, text in added.items() if text.special)}
+
+    def _text(self, ids: Sequence[int], *, plain: bool = False) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=plain, clean_up_tokenization_spaces=False))
+
+    def _ids_behind_anchor(self, text: str) -> list[int]:
+        for anchor in ANCHORS:
+            before, whole = self._ids(anchor), self._ids(anchor + text)
+            if whole[: len(before)] == before:
+                return whole[len(before) :]
+        return self._ids(text)
 
     def _render(self, messages: Sequence[Message], **options: bool) -> str:
         plain = [message._asdict() for message in messages]
@@ -109,9 +129,7 @@ def text_format(tokenizer: PreTrainedTokenizerBase) -> TextFormat:
     if tokenizer.eos_token_id is None:
         raise UserError("--model: its tokenizer has no end-of-text token (eos_token); set one in tokenizer_config.json")
     bare = TextFormat(tokenizer, tokenizer.eos_token_id, tokenizer.eos_token_id, anchored=False)
-    behind_anchor = bare._ids(ANCHOR + "x")
-    anchored = behind_anchor[len(bare._ids(ANCHOR)) :] != bare._ids("x")
-    anchored = anchored and behind_anchor[: len(bare._ids(ANCHOR))] == bare._ids(ANCHOR)
+    anchored = bare._ids_behind_anchor("x") != bare._ids("x")
     return replace(bare, end_chat=_end_of_reply(bare), anchored=anchored)
 
 
@@ -119,17 +137,17 @@ def _end_of_reply(form: TextFormat) -> int:
     """The first special token that the chat template writes after a reply; the end-of-text token if there is none."""
     if form.has_template:
         rendered = form._render((Message("user", "x"), Message("assistant", MARK)))
-        special = set(form.tokenizer.all_special_ids)
-        for token in form._ids(rendered.partition(MARK)[2]):
-            if token in special:
-                return token
+        special = form.specials()
+        after = form._ids(rendered.partition(MARK)[2])
+        return next((token for token in after if token in special), form.end_text)
     return form.end_text
 
 
 def transcript(messages: Sequence[Message]) -> str:
     """A chat as plain text for models without a template: `Human:` and `Assistant:` turns, the reply to follow."""
     names = {"user": "Human: ", "assistant": "Assistant: ", "system": ""}
-    return "".join(f"\n\n{names.get(role, role + ': ')}{content}" for role, content in messages) + "\n\nAssistant:"
+    turns = [(role, content) for role, content in messages if content or role != "system"]
+    return "".join(f"\n\n{names.get(role, role + ': ')}{content}" for role, content in turns) + "\n\nAssistant:"
 
 
 def tokenize(ballots: Sequence[Ballot], form: TextFormat, *, max_length: int) -> TokenSet:
@@ -142,7 +160,10 @@ def tokenize(ballots: Sequence[Ballot], form: TextFormat, *, max_length: int) ->
     shortened: Counter[str] = Counter()
     kept = []
     for ballot in ballots:
-        fitted = _tokenize_ballot(ballot, form, max_length, shortened)
+        try:
+            fitted = _tokenize_ballot(ballot, form, max_length, shortened)
+        except TemplateError as error:
+            fitted = f"{REFUSED} ({str(error).strip().partition(chr(10))[0]})"
         if isinstance(fitted, str):
             skipped[fitted] += 1
         else:
@@ -186,11 +207,17 @@ def _unusable(
 
 
 def fit_prompt(prompt: Prompt, form: TextFormat, budget: int) -> tuple[list[int], list[str]]:
-    """Ids of a prompt within `budget` tokens, and the reasons for which it was shortened (none: it is whole)."""
+    """Ids of a prompt within `budget` tokens, and the reasons for which it was shortened (none: it is whole).
+
+    Raises UserError when the budget is less than `shortest_prompt`.
+    """
     reasons: list[str] = []
     ids = form.prompt(prompt)
     if len(ids) <= budget:
         return ids, reasons
+    if (least := shortest_prompt(prompt, form)) > budget:
+        text = prompt if isinstance(prompt, str) else transcript(prompt)
+        raise UserError(f"--max-length leaves {budget} tokens for a prompt that needs {least} or more: {text[:60]!r}")
     if not isinstance(prompt, str):
         shorter = _drop_turns(prompt, form, budget)
         if shorter != prompt:
@@ -240,7 +267,7 @@ def _cut_turn(messages: tuple[Message, ...], form: TextFormat, budget: int) -> l
         content = form._ids(cut[i].content)
         while content and len(form.prompt(tuple(cut))) > budget:
             content = content[max(1, len(form.prompt(tuple(cut))) - budget) :]
-            cut[i] = cut[i]._replace(content=str(form.tokenizer.decode(content)))
+            cut[i] = cut[i]._replace(content=form._text(content))
     return form.prompt(tuple(cut))
 
 
@@ -250,5 +277,5 @@ def _cut_text(ids: list[int], form: TextFormat, budget: int) -> list[int]:
 
 
 def _leading_specials(ids: Sequence[int], form: TextFormat) -> int:
-    special = set(form.tokenizer.all_special_ids)
+    special = form.specials()
     return next((i for i, token in enumerate(ids) if token not in special), len(ids))

@@ -73,8 +73,11 @@ class Frontier:
     @property
     def form(self) -> str:
         """The fit in words."""
-        terms = "d(α − γ·d)" if self.curved else "α·d (fewer than three distinct points, so the linear term only)"
-        return f"{self.arm}: least squares of gain = {terms}, d = √KL, over all {self.points} points"
+        alpha, gamma = number(self.alpha, 0.01), number(self.gamma, 0.01)
+        over = f"by least squares over all {self.points} points"
+        if not self.curved:
+            return f"{self.arm}: gain = α·d, α = {alpha}, {over}; fewer than three distinct ones, so no term in d²"
+        return f"{self.arm}: gain = d(α − γ·d), α = {alpha}, γ = {gamma}, {over}"
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,8 @@ class PerPrompt:
 
 def verdict(study: Study) -> Verdict:
     """Everything that the study's numbers support, and no more."""
-    axis = REWARD if any(row.gain is not None for row in study.trained()) else ACCURACY
+    scored = not study.trained() or any(row.gain is not None for row in study.trained())
+    axis = REWARD if scored else ACCURACY
     points, table, notes = _points(study, axis)
     reached = {point.arm for point in points}
     arms = [arm for arm in dict.fromkeys([*study.info["arms"], *sorted(reached)]) if arm in reached]
@@ -391,7 +395,7 @@ def _both_fell(study: Study) -> list[str]:
     for run, steps in study.metrics.items():
         preferred, other = (_late(steps, f"log_ratio_{side}") for side in ("preferred", "other"))
         if preferred and other and preferred.interval()[1] < 0 and other.interval()[1] < 0:
-            cases.append(f"{names.get(run, run)} {preferred.value:.2f} and {other.value:.2f}".replace("-", "−"))
+            cases.append(f"{names.get(run, run)}: {preferred.value:.2f} and {other.value:.2f}".replace("-", "−"))
     return cases
 
 
@@ -399,14 +403,14 @@ def _longer(study: Study) -> list[str]:
     names, reference = run_names(study), study.reference()
     start = (reference and reference.length) or math.inf
     rows = [row for row in study.finals() if (row.length or 0) > GROWTH * start and (row.gain is None or row.gain > 0)]
-    return [f"{names[row.run]} {row.length:.0f} tokens against {start:.0f}" for row in rows]
+    return [f"{names[row.run]}: {row.length:.0f} tokens against {start:.0f}" for row in rows]
 
 
 def _second_opinion_fell(study: Study) -> list[str]:
     names, reference = run_names(study), study.reference()
     before = reference.extra if reference else {}
     return [
-        f"{names[row.run]} {name} from {before[name]:.2f} to {value:.2f}".replace("-", "−")
+        f"{names[row.run]}: {name} from {before[name]:.2f} to {value:.2f}".replace("-", "−")
         for row in study.finals()
         for name, value in row.extra.items()
         if name in before and f"{name}_se" in row.extra and f"{name}_se" in before and (row.gain or 0) > 0
@@ -455,9 +459,11 @@ def _told_apart(comparisons: Sequence[Comparison], axis: str) -> str:
     found = [pair for pair in made if pair.distinct]
     if not found:
         return f"None of the {len(made)} pairs of arms compared at the same KL can be told apart (Holm-corrected)."
-    clear = "; ".join(_pair_in_words(pair, axis) for pair in found)
+    clear = "; ".join(_pair_in_brief(pair) for pair in found)
     counts = f"Of {len(made)} pairs of arms compared at the same KL, {len(found)} can be told apart (Holm-corrected)"
-    return f"{counts}: {clear}."
+    scope = _scope(min(pair.seeds for pair in found))
+    more = "reward" if axis == REWARD else "held-out accuracy"
+    return f"{counts}: {clear} in {more} (95% intervals {scope})."
 
 
 def _pair_in_words(pair: Comparison, axis: str) -> str:
@@ -475,6 +481,14 @@ def _pair_in_words(pair: Comparison, axis: str) -> str:
         f"{lead}: at the same KL of {pair.kl:.2g} nats {size} (95% interval {number(low, se)} to {number(high, se)}, "
         f"{_scope(pair.seeds)})"
     )
+
+
+def _pair_in_brief(pair: Comparison) -> str:
+    assert pair.difference is not None and pair.difference.se is not None
+    value, se = pair.difference.value, pair.difference.se
+    ahead, behind = (pair.a, pair.b) if value >= 0 else (pair.b, pair.a)
+    low, high = sorted(math.copysign(1, value) * end for end in pair.difference.interval())
+    return f"{ahead} leads {behind} by {number(abs(value), se)} ({number(low, se)} to {number(high, se)})"
 
 
 def _scope(seeds: int) -> str:

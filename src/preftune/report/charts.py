@@ -109,7 +109,7 @@ def _frontier(study: Study, answer: Verdict, *, legend: bool) -> Spec:
         _chart("start").mark_rule(color=GREY, strokeDash=[2, 3]).encode(y=y),
         _chart("curves").mark_line(strokeWidth=6, opacity=0.22).encode(x=x, y=y, color=colour),
         _chart("paths")
-        .mark_line(strokeWidth=1.2, opacity=0.75)
+        .mark_line(strokeWidth=1.2, opacity=0.75 if len(finals) <= 8 else 0.3)
         .encode(x=x, y=y, color=colour, detail="run:N", order="step:Q"),
         bars.encode(x=alt.X("kl_low:Q"), x2="kl_high:Q", y=y),
         bars.encode(x=x, y=alt.Y("gain_low:Q"), y2="gain_high:Q"),
@@ -160,8 +160,8 @@ CURVES = {  # column of metrics.jsonl: title, note
     "log_ratio_preferred": ("Log-ratio of preferred responses", "nats; 0 is the reference"),
     "log_ratio_other": ("Log-ratio of the other responses", "nats; 0 is the reference"),
     "margin": ("Margin", "β × the difference of the two log-ratios"),
-    "accuracy": ("Accuracy on training votes", "share with a positive margin, ties half"),
-    "loss": ("Loss", "methods have scales of their own: compare shapes, not heights"),
+    "accuracy": ("Accuracy on training votes", "with a positive margin, ties half"),
+    "loss": ("Loss", "its scale differs between methods"),
     "grad_norm": ("Gradient norm", "before clipping"),
 }
 
@@ -186,13 +186,12 @@ def training_panels(study: Study) -> list[Panel]:
 
 def _training(study: Study, rows: list[Row], domain: Sequence[float] | None) -> Spec:
     scale = alt.Scale(domain=domain, nice=True) if domain else alt.Scale(zero=False, nice=True)
-    chart = _chart("steps").encode(
-        x=_step_axis(), color=_colour(looks(study), legend=False), strokeDash=_dash(study), detail="run:N"
-    )
-    told = ["name:N", "step:Q", alt.Tooltip("value:Q", format=".3")]
+    chart = _chart("steps").encode(x=_step_axis(), color=_colour(looks(study), legend=False), strokeDash=_dash(study))
+    told = ["arm:N", "beta:N", "step:Q", alt.Tooltip("mean(smooth):Q", title="running mean", format=".3")]
+    raw = alt.Y("value:Q", title=None, scale=scale)
     layers = [
-        chart.mark_line(strokeWidth=1, opacity=0.22).encode(y=alt.Y("value:Q", title=None, scale=scale)),
-        chart.mark_line(strokeWidth=2).encode(y=alt.Y("smooth:Q", title=None, scale=scale), tooltip=told),
+        chart.mark_line(strokeWidth=1, opacity=0.22).encode(y=raw, detail="run:N"),
+        chart.mark_line(strokeWidth=2).encode(y=alt.Y("mean(smooth):Q", title=None, scale=scale), tooltip=told),
     ]
     return _spec(layers, {"steps": rows})
 
@@ -206,12 +205,10 @@ def _curve_of(study: Study, run: str, steps: Sequence[Mapping[str, float]], name
     bins = np.array_split(np.array(pairs), min(len(pairs), BINS))
     means = np.stack([part.mean(axis=0) for part in bins])
     reach = max(len(means) // 20, 1)
-    label = run_names(study)[run]
     for i, (step, value) in enumerate(means.tolist()):
         smooth = float(means[max(i - reach, 0) : i + reach + 1, 1].mean())
         yield {
             "run": run,
-            "name": label,
             "arm": row.arm,
             "beta": _beta(row),
             "step": step,
@@ -229,12 +226,13 @@ def length_panel(study: Study) -> Panel | None:
     start = [{"length": reference.length}] if reference and reference.length is not None else []
     y = alt.Y("length:Q", title="tokens per response", scale=alt.Scale(zero=False, nice=True))
     told = ["name:N", "step:Q", alt.Tooltip("text:N", title="tokens")]
-    lines = _chart("lengths").encode(x=_step_axis(), color=_colour(looks(study), legend=False), detail="run:N")
+    chart = _chart("lengths").encode(x=_step_axis(), color=_colour(looks(study), legend=False))
+    mean = alt.Y("mean(length):Q", title="tokens per response", scale=alt.Scale(zero=False, nice=True))
     layers = [
         _chart("start").mark_rule(color=GREY, strokeDash=[2, 3]).encode(y=y),
-        lines.mark_rule(opacity=0.5).encode(y=alt.Y("low:Q"), y2="high:Q"),
-        lines.mark_line(strokeWidth=2).encode(y=y, strokeDash=_dash(study)),
-        lines.mark_point(filled=True, size=40, opacity=1).encode(y=y, tooltip=told),
+        chart.mark_rule(opacity=0.4).encode(y=alt.Y("low:Q"), y2="high:Q"),
+        chart.mark_line(strokeWidth=2).encode(y=mean, strokeDash=_dash(study)),
+        chart.mark_point(filled=True, size=36, opacity=1).encode(y=y, tooltip=told),
     ]
     spec = _spec(layers, {"lengths": rows, "start": start})
     return Panel("length", "Length of samples", "the dotted line is the reference", spec)
@@ -287,7 +285,8 @@ def _legend(shown: bool) -> alt.Legend | None:
 
 
 def _step_axis() -> alt.X:
-    return alt.X("step:Q", title="optimiser step", axis=alt.Axis(tickMinStep=1), scale=alt.Scale(nice=False))
+    axis = alt.Axis(tickMinStep=1, tickCount=8, grid=False)
+    return alt.X("step:Q", title="optimiser step", axis=axis, scale=alt.Scale(nice=False))
 
 
 def _chart(data: str) -> alt.Chart:

@@ -47,12 +47,12 @@ class Column(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A row of the table: who, at which step, and (number, error) per column, empty where there is none."""
+    """A row of the table: who, at which step, and an estimate per column, None where there is none."""
 
     arm: str
     name: str
     step: str
-    cells: tuple[tuple[str, str], ...]
+    values: tuple[Estimate | None, ...]
     minor: bool = False
 
 
@@ -87,22 +87,22 @@ def _page(study: Study, answer: Verdict) -> str:
         lstrip_blocks=True,
         finalize=_printed,
     )
-    panels = [frontier_panel(study, answer), *training_panels(study)]
-    length = length_panel(study)
-    specs = {panel.name: panel.spec for panel in [*panels, *([length] if length else [])]}
+    training, length = training_panels(study), length_panel(study)
+    frontier = frontier_panel(study, answer) if answer.points else None
+    specs = {panel.name: panel.spec for panel in (frontier, *training, length) if panel}
     scripts = [_inline(_library()), _inline(DRAW)]
     columns = _columns(study)
+    lines = _lines(study, columns)
     return environment.get_template("page.html.j2").render(
         info=study.info,
         answer=answer,
         compared=_compared(study),
         looks=looks(study),
         dashes=dashes(study),
-        frontier=panels[0],
-        training=panels[1:],
+        training=training,
         length=length,
         columns=columns,
-        lines=_lines(study, columns),
+        lines=list(zip(lines, _cells(lines), strict=True)),
         several_seeds=len(study.info["seeds"]) > 1,
         comparisons=[_comparison(pair) for pair in answer.comparisons],
         exchanges=_exchanges(study),
@@ -236,20 +236,25 @@ def _ended(samples: Sequence[Sample]) -> dict[tuple[str, int], Estimate]:
 def _lines(study: Study, columns: Sequence[Column]) -> list[Line]:
     """The reference, then the last checkpoint of every run; with several seeds their mean comes before them."""
     reference, names = study.reference(), run_names(study)
-    lines = [_line(reference, REFERENCE, columns)] if reference else []
+    lines = [Line(REFERENCE, REFERENCE, "0", _read(reference, columns))] if reference else []
     groups: dict[tuple[str, float | None], list[Result]] = defaultdict(list)
     for row in study.finals():
         groups[row.arm, row.beta].append(row)
     for (arm, beta), rows in groups.items():
-        if len(rows) > 1:
-            cells = tuple(_cell(_over_seeds([column.read(row) for row in rows])) for column in columns)
-            lines.append(Line(arm, run_name(arm, beta), f"{len(rows)} seeds", cells))
-        lines += [_line(row, names[row.run], columns, minor=len(rows) > 1) for row in rows]
+        minor = len(rows) > 1
+        each = [
+            Line(arm, f"seed {row.seed}" if minor else names[row.run], f"{row.step:,}", _read(row, columns), minor)
+            for row in rows
+        ]
+        if minor:
+            means = tuple(_over_seeds(values) for values in zip(*(line.values for line in each), strict=True))
+            lines.append(Line(arm, run_name(arm, beta), f"{len(rows)} seeds", means))
+        lines += each
     return lines
 
 
-def _line(row: Result, name: str, columns: Sequence[Column], *, minor: bool = False) -> Line:
-    return Line(row.arm, name, f"{row.step:,}", tuple(_cell(column.read(row)) for column in columns), minor)
+def _read(row: Result, columns: Sequence[Column]) -> tuple[Estimate | None, ...]:
+    return tuple(column.read(row) for column in columns)
 
 
 def _over_seeds(estimates: Sequence[Estimate | None]) -> Estimate | None:
@@ -257,9 +262,17 @@ def _over_seeds(estimates: Sequence[Estimate | None]) -> Estimate | None:
     return over_seeds(values) if values else None
 
 
-def _cell(estimate: Estimate | None) -> tuple[str, str]:
-    value, _, error = str(estimate).partition(" ± ") if estimate else ("–", "", "")
-    return value, error
+def _cells(lines: Sequence[Line]) -> list[list[tuple[str, str]]]:
+    """(number, error) in print for each line and column; a column has one number of decimals, by its largest error."""
+    columns = list(zip(*(line.values for line in lines), strict=True))
+    largest = [max((estimate.se or 0.0 for estimate in column if estimate), default=0.0) for column in columns]
+    return [[_cell(estimate, error) for estimate, error in zip(line.values, largest, strict=True)] for line in lines]
+
+
+def _cell(estimate: Estimate | None, error: float) -> tuple[str, str]:
+    if estimate is None:
+        return "–", ""
+    return number(estimate.value, error), "" if estimate.se is None else number(estimate.se, error)
 
 
 # --- samples and counts -----------------------------------------------------------------------------------------------

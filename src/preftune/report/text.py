@@ -22,6 +22,8 @@ class Folded:
 
 def harmless(text: str) -> str:
     """The text with every control, bidi or invisible character replaced by its visible number, such as ⟨U+202E⟩."""
+    if text.isprintable():
+        return text
     plain = text.replace("\r\n", "\n")
     return "".join(_visible(char) for char in plain)
 
