@@ -94,6 +94,7 @@ def test_writing_is_canonical_and_gzipped_where_the_name_says_so(tmp_path: Path)
         write_ballots(ballots, tmp_path / name)
         assert (tmp_path / name).read_bytes() == first
     plain = (tmp_path / "plain.jsonl").read_bytes()
+    assert (tmp_path / "packed.jsonl.gz").read_bytes()[4:8] == bytes(4), "no time of writing inside"
     assert gzip.decompress((tmp_path / "packed.jsonl.gz").read_bytes()) == plain
     assert plain.count(b"\n") == 1
     assert "Où" in plain.decode()
@@ -197,6 +198,11 @@ def test_instruction_and_input_stand_on_two_lines_and_a_system_text_opens_a_chat
 def test_a_text_prompt_beside_an_assistant_message_is_a_turn_of_the_user(tmp_path: Path) -> None:
     row = {"prompt": "Q", "chosen": [said("x")], "rejected": [said("y")]}
     assert read_row(tmp_path, row).prompt == user("Q")
+
+
+def test_a_prompt_that_occurs_only_in_a_response_is_not_that_of_the_chat(tmp_path: Path) -> None:
+    row = {"prompt": "Nile", "chosen": [*TURNS, said("Nile")], "rejected": [*TURNS, said("Nile")]}
+    assert read_rows(tmp_path, GOOD, row).skipped == {"a prompt that differs between the sides": 1}
 
 
 def test_successive_turns_of_one_role_in_a_transcript_become_one(tmp_path: Path) -> None:
@@ -427,7 +433,7 @@ PACKED = gzip.compress(b"\n".join([LINE] * 50), mtime=0)
     [
         (": is empty", b""),
         (": is empty", b"\n \n"),
-        (": is empty", gzip.compress(b"")),
+        (": is empty", gzip.compress(b"", mtime=0)),
         (": holds no rows", b"[]"),
         (": holds no rows", b'{"data": []}'),
         (": holds no rows", b"prompt,chosen,rejected\n"),
@@ -454,6 +460,7 @@ PACKED = gzip.compress(b"\n".join([LINE] * 50), mtime=0)
         (", row 2: `label` is 3", b"prompt,a,b,label\nq,x,y,1\nq,x,y,3\n"),
         (": damaged Parquet file", b"PAR1 and then nothing of the kind"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_an_unreadable_file_stops_with_what_is_wrong_and_where(tmp_path: Path, what: str, content: bytes) -> None:
     path = tmp_path / "pairs.jsonl"

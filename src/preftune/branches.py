@@ -72,6 +72,11 @@ class BranchPlan:
         self.positions_T = positions_T if positions_T is not None else _positions(spans, segment_T)
         self._masks: dict[tuple[int, int, int, int | None], Tensor] = {}
 
+    @property
+    def windows(self) -> set[int | None]:
+        """The windows that were asked for so far."""
+        return {window for *_, window in self._masks}
+
     def visible(self, start: int, stop: int, first_query: int, window: int | None) -> Tensor:
         """Boolean `[stop − first_query, stop − start]`: may the token in row i of the queries see key j.
 

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import sys
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -14,7 +15,7 @@ from typing import Any
 
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
-from .errors import UserError
+from .errors import Interrupted, UserError
 
 Parsed = Mapping[str, Any]
 
@@ -225,6 +226,9 @@ COMMANDS = {
 }
 
 
+CONTINUE = dict.fromkeys(("demo", "compare"), "the same command goes on from here") | {"train": "--resume goes on"}
+
+
 # --- parsing ---------------------------------------------------------------------------------------------------------
 
 
@@ -248,7 +252,12 @@ def _one_line(message: str) -> str:
     if found := re.search(r"arguments are required: (.*)", text):
         return f"missing: {re.sub(r'[a-z]+[.]', '', found[1])}; see --help"
     if found := re.search(r'Parser key "([\w.]+)": (.*)', text):
-        return f"--{found[1].split('.')[-1].replace('_', '-')}: {found[2]}"
+        flag = found[1].split(".")[-1].replace("_", "-")
+        wrong = re.fullmatch(r"Expected a <class '(int|float)'>. Got value: (.*)", found[2])
+        kinds = {"int": "a whole number", "float": "a number"}
+        return f"--{flag} {wrong[2]}: must be {kinds[wrong[1]]}" if wrong else f"--{flag}: {found[2]}"
+    if found := re.search(r"argument (--[\w-]+): invalid .* value: '(.*)'", text):
+        return f"{found[1]} {found[2]}: must be numbers with commas between them"
     return text
 
 
@@ -260,10 +269,13 @@ def _nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
 def build_parser() -> ArgumentParser:
     """The command line: a subcommand for every entry of `COMMANDS`."""
     about = "Align a language model with human preferences, and find out which method earned it."
-    parser = Parser(prog="preftune", description=about, allow_abbrev=False)
+    parser = Parser(
+        prog="preftune", description=about, allow_abbrev=False, formatter_class=RawDescriptionHelpFormatter
+    )
     commands = parser.add_subcommands(required=True, dest="command", metavar="COMMAND")
     for name, command in COMMANDS.items():
-        sub = Parser(description=f"{command.help}. Example: {command.example}", allow_abbrev=False)
+        about = f"{command.help[0].upper()}{command.help[1:]}.\n\nexample:\n  {command.example}"
+        sub = Parser(description=about, allow_abbrev=False, formatter_class=RawDescriptionHelpFormatter)
         sub.add_argument("--config", action=ActionConfigFile, help="YAML file of settings; flags after it win")
         for argument, text in (command.positional or {}).items():
             many = {"nargs": "+"} if argument == "folders" else {}
@@ -279,7 +291,8 @@ def _add_flag(parser: ArgumentParser, flag: str, *, required: bool) -> None:
     if flag in SWITCHES:
         parser.add_argument(f"--{flag}", action="store_true", help=text)
     else:
-        parser.add_argument(f"--{flag}", type=kind, required=required, help=text)
+        metavar = {int: "N", float: "X"}.get(kind)
+        parser.add_argument(f"--{flag}", type=kind, required=required, help=text, metavar=metavar)
 
 
 def given(namespace: Namespace) -> dict[str, Any]:
@@ -293,12 +306,13 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TQDM_DISABLE", "1")  # progress is shown by our own bars
+    parsed = Namespace(command="")
     try:
         parsed = build_parser().parse_args()
         COMMANDS[parsed.command].run(given(parsed))
     except UserError as error:
         print(f"preftune: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("preftune: stopped; what was not saved is lost", file=sys.stderr)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        print(f"preftune: {stop or 'stopped'}; {CONTINUE.get(parsed.command, 'run it again')}", file=sys.stderr)
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""The one exception that is meant for a person."""
+"""The exceptions that are meant for a person."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+class Interrupted(Exception):
+    """Somebody asked to stop, and what was done so far is saved. The command line exits with code 130."""

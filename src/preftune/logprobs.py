@@ -16,6 +16,7 @@ from torch.nn.functional import linear
 from .branches import BranchBatch, Branches, branch_layout, padded_layout
 from .engine import autocast, compute_dtype
 from .errors import UserError
+from .models import BRANCH_ATTENTION, use_branch_attention, use_stock_attention
 from .tokens import TokenBallot
 
 CHUNK_ELEMENTS = 2**25  # logits held at a time: 128 MiB in float32
@@ -138,7 +139,7 @@ def predicting_states(model: Any, batch: BranchBatch, precision: str) -> Tensor:
 def _attention_inputs(model: Any, batch: BranchBatch) -> dict[str, Any]:
     if batch.plan is None:
         return {"attention_mask": batch.padding_RT}
-    if model.config._attn_implementation == "preftune_branch":
+    if model.config._attn_implementation == BRANCH_ATTENTION:
         # a 4D mask passes through untouched: without one, transformers would build a T × T mask that nobody reads
         placeholder = torch.zeros(1, 1, 1, 1, device=batch.ids_RT.device)
         return {"attention_mask": placeholder, "branch_plan": batch.plan}
@@ -185,18 +186,23 @@ class Layout:
 def probe_layout(model: Any) -> Layout:
     """Choose the layout by trying it: log-probs and gradients on a small ballot against plain padded sequences.
 
-    The shared prompt through our attention comes first, then through a 4D mask (not with sliding windows, which such
-    a mask would override), then the padded layout. Raises UserError when even the padded log-probs differ from the
-    model's own logits: its head does something that is not handled.
+    The shared prompt through our attention comes first, then through a 4D mask, then the padded layout; the yardstick
+    is the model's own logits under the attention that transformers gives it, and the model keeps the attention that
+    its layout needs. Raises UserError when the model looks ahead, or when even the padded log-probs differ from its
+    own logits: its head does something that is not handled.
     """
     ballots = _probe_ballots(model.config.get_text_config().vocab_size)
     device = next(model.parameters()).device
-    wanted = _own_logprobs(model, padded_layout(ballots).to(device))
-    if not _close(_measure(model, padded_layout(ballots).to(device), response_logprobs), wanted):
-        raise UserError(f"--model: the output head of {type(model).__name__} is not supported (its log-probs differ)")
+    padded, branch = padded_layout(ballots).to(device), branch_layout(ballots).to(device)
+    use_stock_attention(model)
+    if _looks_ahead(model, padded):
+        raise UserError(f"--model: {type(model).__name__} is no causal language model: it sees the tokens to predict")
+    wanted = _own_logprobs(model, padded)
+    if failure := _compare(model, padded, wanted):
+        raise UserError(f"--model: {type(model).__name__} is not supported (its log-probs through our head: {failure})")
     failures = []
-    for name in ("branch", "mask"):
-        failure = _try_layout(model, name, branch_layout(ballots).to(device), wanted)
+    for name, attempt in (("branch", _try_branch_attention), ("mask", _try_mask)):
+        failure = attempt(model, branch, wanted)
         if failure is None:
             because = "" if name == "branch" else f" ({'; '.join(failures)})"
             return Layout(name, f"prompt computed once; equal to separate sequences in a probe of this model{because}")
@@ -204,20 +210,53 @@ def probe_layout(model: Any) -> Layout:
     return Layout("padded", f"separate sequences, prompt repeated ({'; '.join(failures)})")
 
 
-def _try_layout(model: Any, name: str, batch: BranchBatch, wanted: tuple[Tensor, ...]) -> str | None:
-    uses_ours = model.config._attn_implementation == "preftune_branch"
-    if name == "branch" and not uses_ours:
+def _try_branch_attention(model: Any, batch: BranchBatch, wanted: tuple[Tensor, ...]) -> str | None:
+    if not use_branch_attention(model):
         return "its attention cannot be replaced"
-    if name == "mask":
-        if getattr(model.config.get_text_config(), "sliding_window", None):
-            return "sliding window"
+    failure = _compare(model, batch, wanted)
+    kinds, window = _local_attention(model)
+    if failure is None and kinds - {"sliding_attention"}:
+        failure = f"layers of {', '.join(sorted(kinds))}"
+    if failure is None and kinds and batch.plan is not None and window not in batch.plan.windows:
+        failure = "its sliding window does not reach the attention function"
+    if failure is not None:
+        use_stock_attention(model)
+    return failure
+
+
+def _try_mask(model: Any, batch: BranchBatch, wanted: tuple[Tensor, ...]) -> str | None:
+    kinds, _ = _local_attention(model)
+    if kinds:  # the mask would override it
+        return f"layers of {', '.join(sorted(kinds))}"
+    return _compare(model, batch, wanted)
+
+
+def _local_attention(model: Any) -> tuple[set[str], int | None]:
+    """The kinds of layers that do not look at the whole context, and their window.
+
+    A window is longer than the probe, so what the probe cannot see has to be read from the configuration.
+    """
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None) or (["sliding_attention"] if window else [])
+    return set(kinds) - {"full_attention"}, window
+
+
+def _compare(model: Any, batch: BranchBatch, wanted: tuple[Tensor, ...]) -> str | None:
     try:
-        if name == "mask" and uses_ours:
-            model.set_attn_implementation("sdpa")
         found = _measure(model, batch, response_logprobs)
-    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        return f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else type(error).__name__
-    return None if _close(found, wanted) else "differs from separate sequences"
+    except Exception as error:  # whatever an architecture makes of a layout that it was not written for
+        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return None if _close(found, wanted) else "differ from the model's own logits"
+
+
+@torch.no_grad()
+def _looks_ahead(model: Any, batch: BranchBatch) -> bool:
+    """Whether another last token changes what the model says before it."""
+    ids_T = batch.ids_RT[0]
+    other_T = torch.cat([ids_T[:-1], (ids_T[-1:] + 1) % model.config.get_text_config().vocab_size])
+    logits, others = (model(input_ids=row_T[None], use_cache=False).logits[0, :-1] for row_T in (ids_T, other_T))
+    return bool((logits - others).abs().max() > TOLERANCE)
 
 
 def _probe_ballots(vocabulary: int) -> list[TokenBallot]:
@@ -239,11 +278,13 @@ def _measure(
     with torch.enable_grad():
         for end in frozen:
             end.requires_grad_(True)
-        logprobs_B = score(model, batch)
-        weights = torch.linspace(-1, 1, len(logprobs_B), device=logprobs_B.device)
-        grads = torch.autograd.grad((weights * logprobs_B).sum(), ends)
-        for end in frozen:
-            end.requires_grad_(False)
+        try:
+            logprobs_B = score(model, batch)
+            weights = torch.linspace(-1, 1, len(logprobs_B), device=logprobs_B.device)
+            grads = torch.autograd.grad((weights * logprobs_B).sum(), ends)
+        finally:
+            for end in frozen:
+                end.requires_grad_(False)
     return logprobs_B.detach(), grads[0], grads[-1]
 
 

@@ -1,6 +1,6 @@
 """Load and save language models; the attention of the branch layout; which layout a model can take.
 
-A model stays on one attention implementation, ours: with a branch plan it attends per ballot, without one it is
+Our attention serves both layouts: with a branch plan it attends per ballot, without one it is
 transformers' own SDPA, so generation and padded scoring are untouched.
 """
 
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import (
@@ -80,17 +81,33 @@ def _load_folder_or_hub(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizer
     folder = Path(name)
     if folder.exists() and not (folder / "config.json").is_file():
         raise UserError(f"--model {name}: no model there (a model folder has a config.json)")
-    try:
-        config = AutoConfig.from_pretrained(name)
+    hint = "" if folder.exists() else "; it is no local folder, and the hub did not serve it"
+    with _loading(f"--model {name}: not a causal language model that can be loaded{hint}"):
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         no_dropout(config)
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForCausalLM.from_pretrained(name, config=config, dtype=torch.float32, use_safetensors=True)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        hint = "" if folder.exists() else "; it is no local folder, and the hub did not serve it"
-        raise UserError(f"--model {name}: not a causal language model that can be loaded{hint} ({reason})") from error
+        model, report = AutoModelForCausalLM.from_pretrained(
+            name, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+    if report["missing_keys"]:
+        raise UserError(f"--model {name}: its weights lack {sorted(report['missing_keys'])[0]}; is the folder complete?")
+    with _loading(f"--model {name}: its tokenizer cannot be loaded"):
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     use_branch_attention(model)
     return model, tokenizer
+
+
+@contextmanager
+def _loading(problem: str) -> Iterator[None]:
+    """Turn whatever transformers raises on a bad folder into one line, and keep its own report off the screen."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{problem} ({reason})") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
 
 
 def no_dropout(config: Any) -> None:
@@ -106,18 +123,14 @@ def weights_hash(model: nn.Module) -> str:
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, parameter in sorted(model.named_parameters()):
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        digest.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a folder that `from_pretrained` loads: safetensors, configuration, tokenizer."""
-    model.set_attn_implementation("sdpa")
-    try:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    finally:
-        use_branch_attention(model)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 # --- attention -------------------------------------------------------------------------------------------------------
@@ -125,11 +138,19 @@ def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
 
 def use_branch_attention(model: PreTrainedModel) -> bool:
     """Switch a model to the branch attention; False if its architecture does not route attention through a function."""
-    try:
-        model.set_attn_implementation(BRANCH_ATTENTION)
-    except (ValueError, AttributeError):
+    if not model._can_set_attn_implementation():
         return False
-    return bool(model.config._attn_implementation == BRANCH_ATTENTION)
+    model.set_attn_implementation(BRANCH_ATTENTION)
+    return True
+
+
+def use_stock_attention(model: PreTrainedModel) -> None:
+    """Switch a model to the attention that transformers gives it: SDPA, or eager where the architecture needs it."""
+    if model._can_set_attn_implementation():
+        try:
+            model.set_attn_implementation("sdpa")
+        except ValueError:
+            model.set_attn_implementation("eager")
 
 
 def branch_attention(
@@ -296,9 +317,18 @@ def start_policy(base: Base, *, lora: int, seed: int, grad_checkpointing: bool =
     else:
         policy = Policy(copy.deepcopy(base.model).requires_grad_(True), base.form)
     if grad_checkpointing:
-        policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+        checkpoint_activations(policy.model)
     policy.model.train()
     return policy
+
+
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Compute every layer again in the backward pass instead of keeping its activations; acts in training mode."""
+    options = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(options)
+    else:  # its name in earlier releases of transformers
+        model.gradient_checkpointing_enable(options)
 
 
 @contextmanager

@@ -31,11 +31,14 @@ _EMPTY_INFO: dict[str, Any] = {
     "versions": {},
     "machine": {},
     "model": {},
+    "reference": {},
     "data": {},
     "settings": {},
     "arms": [],
     "betas": [],
     "seeds": [],
+    "steps": {},
+    "opinions": {},
     "targets": {},
     "notes": [],
     "seconds": {},
@@ -112,7 +115,7 @@ class Study:
         without = {row.arm for row in self.results if row.beta is None}
         return tuple(
             (arm, beta, seed)
-            for arm in map(str, self.info["arms"])
+            for arm in self.info["arms"]
             for beta in ([None] if arm in without or arm.split("[")[0] in WITHOUT_BETA else self.info["betas"])
             for seed in self.info["seeds"]
         )
@@ -134,10 +137,10 @@ class Study:
         return tuple(last.values())
 
     def unfinished(self) -> tuple[tuple[str, float | None, int], ...]:
-        """The expected runs that have not reached the last step that any run has reached."""
-        finals = self.finals()
-        last = max((row.step for row in finals), default=0)
-        done = {(row.arm, row.beta, row.seed) for row in finals if row.step == last}
+        """The expected runs that have not reached their arm's last step (by default, that of the longest run)."""
+        longest = max((row.step for row in self.trained()), default=0)
+        last = self.info["steps"]
+        done = {(row.arm, row.beta, row.seed) for row in self.finals() if row.step >= last.get(row.arm, longest)}
         return tuple(key for key in self.expected() if key not in done)
 
 
@@ -216,7 +219,7 @@ def read_study(folder: Path) -> Study:
 def _read_info(path: Path) -> Mapping[str, Any]:
     try:
         info = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{path.parent} is no study folder: it has no {path.name}; `preftune compare` makes one"
         ) from None
@@ -227,9 +230,11 @@ def _read_info(path: Path) -> Mapping[str, Any]:
     for name, empty in _EMPTY_INFO.items():
         if not isinstance(info.get(name, empty), type(empty)):
             raise UserError(f"{path}: `{name}` should be of the kind {_KINDS[type(empty)]}, got {info[name]!r:.60}")
-    for name in ("arms", "betas", "seeds"):
+    for name, kinds in (("arms", (str,)), ("betas", (int, float)), ("seeds", (int,))):
         if name not in info:
             raise UserError(f"{path}: `{name}` is missing; it says which runs the study has")
+        if strange := [item for item in info[name] if type(item) not in kinds]:
+            raise UserError(f"{path}: `{name}` holds {strange[0]!r:.60}, which is no {kinds[-1].__name__}")
     return _EMPTY_INFO | info
 
 
@@ -251,7 +256,7 @@ def _read_lines(path: Path) -> tuple[Lines, bool]:
 def _object(line: bytes, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not JSON ({error}); mend the line or remove it") from None
     if not isinstance(row, dict):
         raise UserError(f"{where}: should be a JSON object, got {type(row).__name__}")

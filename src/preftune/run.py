@@ -24,7 +24,7 @@ from torch.optim import AdamW
 from .ballots import Ballot, BallotSet, split_by_prompt
 from .console import bar, say
 from .engine import load_state, pick_device, save_state, state_record
-from .errors import UserError
+from .errors import Interrupted, UserError
 from .evaluate import accuracy, evaluation_groups, log_loss, vote_table
 from .logprobs import Layout, probe_layout, response_logprobs
 from .loop import Step, linear_schedule, plan_steps, run_loop
@@ -138,10 +138,6 @@ def describe_target(training: Training, options: LossOptions) -> str | None:
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-class Interrupted(Exception):
-    """Somebody asked to stop; the state is saved."""
-
-
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
     """Turn SIGINT and SIGTERM into a question that the loop asks after each step; a second one stops at once."""
@@ -221,7 +217,7 @@ def train_policy(
                 save_state(folder / "state", parameters, optimizer, {"step": step.number, **identity})
                 last_saved = time.monotonic()
             if stopping() and step.number < len(training.plan):
-                raise Interrupted(f"interrupted after step {step.number} of {len(training.plan)}")
+                raise Interrupted(f"{folder}: stopped after step {step.number} of {len(training.plan)}; the state is saved")
 
         run_loop(
             training.plan[done:],
@@ -360,6 +356,7 @@ def train(
     say(f"shortened: {describe_counts(tokens.shortened)}; left out: {describe_counts(training.left_out)}")
     if target:
         say(target)
+    known = held_out_reference(bench, held_out.ballots, settings.micro_tokens)  # before an adapter is in the model
     policy = train_policy(
         bench, training, settings, beta=beta, seed=seed, folder=folder, resume=resume, description=method
     )
@@ -385,7 +382,7 @@ def train(
         "versions": versions(),
     }
     if held_out.ballots:
-        record["held_out"] = _held_out(policy, bench, held_out.ballots, settings)
+        record["held_out"] = _held_out(policy, bench, held_out.ballots, known, settings)
     policy.save(folder)
     write_json(folder / "run.json", record)
     shutil.rmtree(folder / "state", ignore_errors=True)
@@ -394,13 +391,17 @@ def train(
 
 
 def _held_out(
-    policy: Policy, bench: Workbench, ballots: Sequence[TokenBallot], settings: Settings
+    policy: Policy,
+    bench: Workbench,
+    ballots: Sequence[TokenBallot],
+    known: Mapping[bytes, float],
+    settings: Settings,
 ) -> dict[str, dict[str, float | None]]:
     """Accuracy and log-loss on held-out votes, each with its standard error."""
     table = vote_table(
         policy.model,
         ballots,
-        held_out_reference(bench, ballots, settings.micro_tokens),
+        known,
         layout=bench.layout,
         precision=bench.precision,
         micro_tokens=settings.micro_tokens,

@@ -315,6 +315,7 @@ def describe_data(
         "votes_eval": sum(len(ballot.votes) for ballot in eval_set.ballots),
         "prompts_eval": len(questions.prompts),
         "skipped": dict(skipped),
+        "dropped": dict(ballots.dropped) if isinstance(ballots, BallotSet) else {},
         "shortened": dict(shortened),
         "left_out": {arm: dict(t.left_out) for (arm, _), t in trainings.items() if t.left_out},
     }

@@ -162,7 +162,7 @@ def verdict(study: Study) -> Verdict:
     comparisons = compare(frontiers, points, table)
     best = tuple(best_run(arm, points, table) for arm in arms) if table else ()
     return Verdict(
-        sentence=_sentence(study, axis, comparisons, best),
+        sentence=_sentence(study, axis, points, comparisons, best),
         axis=axis,
         axis_label=_axis_label(study, axis),
         points=points,
@@ -435,7 +435,9 @@ def _axis_label(study: Study, axis: str) -> str:
     return f"gain in {gold.get('name', 'reward')} over the reference"
 
 
-def _sentence(study: Study, axis: str, comparisons: Sequence[Comparison], best: Sequence[Best]) -> str:
+def _sentence(
+    study: Study, axis: str, points: Sequence[Point], comparisons: Sequence[Comparison], best: Sequence[Best]
+) -> str:
     expected, unfinished = len(study.expected()), len(study.unfinished())
     if not study.trained():
         return f"Nothing has been evaluated yet: none of the {expected} runs has reached a checkpoint."
@@ -444,6 +446,7 @@ def _sentence(study: Study, axis: str, comparisons: Sequence[Comparison], best: 
         "Nothing scored the samples, so no quality is claimed, only agreement with held-out votes."
         if axis == ACCURACY
         else "",
+        "" if points else "Nothing has both a KL and a place on the vertical axis, so there is no frontier.",
         _told_apart(comparisons, axis),
         _above_reference(best, run_names(study)),
     ]

@@ -25,7 +25,7 @@ GREY = "#8a8f98"
 INK = "#333a45"
 BINS = 150  # points that a training curve is drawn with at most
 
-KL_TITLE = "KL from the reference, nats per response (square-root scale)"
+KL_TITLE = "KL from the reference, nats (√ scale)"
 
 Row = dict[str, Any]
 Spec = dict[str, Any]
@@ -96,7 +96,7 @@ def _frontier(study: Study, answer: Verdict, *, legend: bool) -> Spec:
         "compared": [{"kl": made[0].kl, "label": "compared here"}] if len(made) == 1 else [],
     }
     colour = _colour(styles, legend)
-    x = alt.X("kl:Q", title=KL_TITLE, axis=alt.Axis(tickCount=6), scale=alt.Scale(type="sqrt"))
+    x = alt.X("kl:Q", title=KL_TITLE, axis=alt.Axis(tickCount=6, labelOverlap="greedy"), scale=alt.Scale(type="sqrt"))
     y = alt.Y("gain:Q", title=answer.axis_label, axis=alt.Axis(tickCount=7), scale=alt.Scale(zero=False))
     told = [alt.Tooltip(f"{name}:N", title=title) for name, title in _TOLD.items()]
     bars = _chart("points").mark_rule(opacity=0.5).encode(color=colour)
@@ -117,7 +117,7 @@ def _frontier(study: Study, answer: Verdict, *, legend: bool) -> Spec:
         _chart("finals").mark_point(filled=True, size=150, opacity=1, stroke="white").encode(**dots),
     ]
     if len(finals) <= 8:
-        names_of_finals = _chart("finals").mark_text(align="left", dx=11, dy=11, fontSize=12)
+        names_of_finals = _chart("finals").mark_text(align="left", dx=9, dy=11, fontSize=12)
         layers.append(names_of_finals.encode(x=x, y=y, color=colour, text="label:N"))
     return _spec(layers, data, height=400)
 
@@ -281,7 +281,7 @@ def _scale(styles: Mapping[str, Look], what: str) -> alt.Scale:
 
 
 def _legend(shown: bool) -> alt.Legend | None:
-    return alt.Legend(title=None, orient="top", symbolSize=120) if shown else None
+    return alt.Legend(title=None, orient="top", symbolSize=120, symbolOpacity=1) if shown else None
 
 
 def _step_axis() -> alt.X:
@@ -294,7 +294,7 @@ def _chart(data: str) -> alt.Chart:
 
 
 def _spec(layers: Sequence[alt.Chart], data: Mapping[str, list[Row]], *, height: int = 190) -> Spec:
-    """The Vega-Lite specification of layered charts in the style of the report; names in it are made harmless.
+    """The Vega-Lite specification of layered charts in the report's style, its names harmless and its numbers finite.
 
     The data join it afterwards, since altair checks every row of data that it is given against the whole grammar.
     """
@@ -325,4 +325,6 @@ def _harmless(value: Any) -> Any:
         return {key: _harmless(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_harmless(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return harmless(value) if isinstance(value, str) else value

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jinja2
@@ -61,7 +62,6 @@ class Exchange:
     """One prompt and what the reference and the runs answered to it."""
 
     prompt: Folded
-    number: int
     answers: tuple[Mapping[str, Any], ...]
 
 
@@ -107,7 +107,8 @@ def _page(study: Study, answer: Verdict) -> str:
         comparisons=[_comparison(pair) for pair in answer.comparisons],
         exchanges=_exchanges(study),
         exchanges_note=_exchanges_note(study),
-        data=_data_rows(study.info["data"]),
+        data=_facts(study.info["data"], DATA_WORDS),
+        facts_of=_facts,
         specs=htmlsafe_json_dumps(specs, allow_nan=False),
         scripts=scripts,
         policy="; ".join(_policy(scripts)),
@@ -280,19 +281,23 @@ def _cell(estimate: Estimate | None, error: float) -> tuple[str, str]:
 
 def _exchanges(study: Study) -> list[Exchange]:
     """Prompts spread evenly over the held-out ones, with the first sample of the reference and of each shown run."""
-    prompts = sorted({sample.prompt_id for sample in study.samples})
-    chosen = [prompts[i * len(prompts) // PROMPTS_SHOWN] for i in range(min(PROMPTS_SHOWN, len(prompts)))]
     first: dict[tuple[str, int, int], Sample] = {}
     for sample in sorted(study.samples, key=lambda sample: sample.sample):
         first.setdefault((sample.run, sample.step, sample.prompt_id), sample)
     who = [(REFERENCE, REFERENCE, 0), *((row.run, row.arm, row.step) for row in _shown_runs(study))]
-    exchanges = []
-    for prompt in chosen:
+    names, exchanges = run_names(study), []
+    for prompt in _chosen_prompts(study):
         drawn = [(run, arm, first.get((run, step, prompt))) for run, arm, step in who]
-        answers = [_answer(run_names(study)[run], arm, sample) for run, arm, sample in drawn if sample]
-        text = next(sample.prompt for _, _, sample in drawn if sample)
-        exchanges.append(Exchange(fold(harmless(text), keep_end=True), prompt, tuple(answers)))
+        answers = tuple(_answer(names[run], arm, sample) for run, arm, sample in drawn if sample)
+        text = next(sample.prompt for sample in study.samples if sample.prompt_id == prompt)
+        exchanges.append(Exchange(fold(harmless(text), keep_end=True), answers))
     return exchanges
+
+
+def _chosen_prompts(study: Study) -> list[int]:
+    prompts = sorted({sample.prompt_id for sample in study.samples})
+    shown = min(PROMPTS_SHOWN, len(prompts))
+    return [prompts[i * len(prompts) // shown] for i in range(shown)]
 
 
 def _answer(name: str, arm: str, sample: Sample) -> Mapping[str, Any]:
@@ -302,7 +307,7 @@ def _answer(name: str, arm: str, sample: Sample) -> Mapping[str, Any]:
     kl = "" if sample.run == REFERENCE else f"KL {sample.kl:.2f}"
     facts = [reward, *opinions, kl, f"{sample.tokens} tokens", limit]
     told = [fact.replace("-", "−") for fact in facts if fact]
-    return {"name": name, "arm": arm, "text": fold(harmless(sample.response)), "told": told}
+    return {"name": name, "arm": arm, "text": fold(harmless(sample.response.strip())), "told": told}
 
 
 def _shown_runs(study: Study) -> list[Result]:
@@ -329,20 +334,25 @@ def _exchanges_note(study: Study) -> str:
 DATA_WORDS = {
     "source": "source",
     "sha256": "content hash (SHA-256)",
+    "tokens_sha256": "hash of the tokens",
     "rows": "rows read",
     "ballots_train": "ballots to train on",
     "votes_train": "votes on them",
+    "ballots_reached": "of these, reached by the budget",
     "ballots_eval": "held-out ballots",
     "votes_eval": "votes on them",
     "prompts_eval": "held-out prompts sampled from",
 }
 
 
-def _data_rows(data: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """(what, how many) of the data, then every skip and every shortening with its reason."""
-    rows = [(words, data[name]) for name, words in DATA_WORDS.items() if name in data]
-    for name in ("skipped", "shortened"):
-        counts = data.get(name) or {}
-        rows += [(f"{name}: {reason}", count) for reason, count in counts.items()] or [(name, "none")]
-    known = {*DATA_WORDS, "skipped", "shortened"}
-    return [*rows, *((name, value) for name, value in data.items() if name not in known)]
+def _facts(mapping: Mapping[str, Any], words: Mapping[str, str] = MappingProxyType({})) -> list[tuple[str, Any]]:
+    """(what, value) of every entry, those in `words` first and so named; counts by reason get a line for each."""
+    known = [(name, words[name]) for name in words if name in mapping]
+    others = [(name, name.replace("_", " ")) for name in mapping if name not in words]
+    return [line for name, label in known + others for line in _flat(label, mapping[name])]
+
+
+def _flat(label: str, value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        return [line for name, item in value.items() for line in _flat(f"{label}: {name}", item)] or [(label, "none")]
+    return [(label, ", ".join(map(str, value)) if isinstance(value, list) else value)]
