@@ -46,7 +46,9 @@ def write_synthetic_study(
             kls = kl * rng.gamma(4.0, 0.25, (prompts, samples))
             alpha, gamma = curves[arm]
             taste = rng.normal(0, 0.25, (prompts, 1)) + rng.normal(0, 0.15, (prompts, samples))
-            drawn = _samples(name, step, kls, common + math.sqrt(kl) * (alpha - gamma * math.sqrt(kl)) + taste, gold, rng)
+            drawn = _samples(
+                name, step, kls, common + math.sqrt(kl) * (alpha - gamma * math.sqrt(kl)) + taste, gold, rng
+            )
             rows.append(_result(name, arm, arm.split("[")[0], beta, seed, step, drawn, reference, rng, gold))
             texts += drawn
         path = folder / "runs" / name
@@ -67,7 +69,7 @@ def _samples(run, step, kls, scores, gold, rng):
             prompt_id=prompt,
             prompt=f'Movie review: "{OPENINGS[prompt % 5]} {SUBJECTS[prompt % 6]}',
             sample=number,
-            response=f" {SUBJECTS[rng.integers(6)]}, {(GOOD if scores[prompt, number] > 0.2 else BAD)[rng.integers(4)]}",
+            response=f" {SUBJECTS[rng.integers(6)]}, {_ending(scores[prompt, number], rng)}",
             tokens=int(rng.integers(12, 21)),
             ended=bool(rng.random() < 0.4),
             kl=float(kls[prompt, number]),
@@ -77,6 +79,10 @@ def _samples(run, step, kls, scores, gold, rng):
         for prompt in range(count)
         for number in range(kls.shape[1])
     ]
+
+
+def _ending(score, rng):
+    return (GOOD if score > 0.2 else BAD)[rng.integers(4)]
 
 
 def _result(run, arm, method, beta, seed, step, drawn, reference, rng, gold):
@@ -97,7 +103,9 @@ def _result(run, arm, method, beta, seed, step, drawn, reference, rng, gold):
     kl = means["kl"].value
     # a stable hash: text differs between processes under `hash`
     noise = (zlib.crc32(f"{run}{step}".encode()) % 1000 - 500) / 50_000
-    means["accuracy"] = Estimate(0.5 if run == REFERENCE else 0.5 + 0.09 * math.sqrt(kl) / (1 + 0.3 * kl) + noise, 0.019)
+    means["accuracy"] = Estimate(
+        0.5 if run == REFERENCE else 0.5 + 0.09 * math.sqrt(kl) / (1 + 0.3 * kl) + noise, 0.019
+    )
     means["log_loss"] = Estimate(math.log(2) - 0.4 * (means["accuracy"].value - 0.5), 0.008)
     values = {name: value for n, mean in means.items() for name, value in ((n, mean.value), (f"{n}_se", mean.se))}
     share = sum(s.ended for s in drawn) / len(drawn)
@@ -141,7 +149,8 @@ def _info(arms, betas, seeds, prompts, gold):
             "layout": "branch: the probe agreed with separate sequences within 4e-6 nats",
         },
         "data": {
-            "source": "4 responses to each prompt, sampled from the reference; votes drawn from the gold reward",
+            "source": "4 responses to each prompt, sampled from the reference"
+            + ("; votes drawn from the gold reward" if gold else ""),
             "sha256": "17ab55d2" * 8,
             "rows": 320,
             "ballots_train": 256,

@@ -72,7 +72,9 @@ def test_the_branch_row_holds_every_prompt_once_and_positions_go_on_from_its_end
 
 @settings(deadline=None)
 @given(batches, st.none() | st.integers(1, 8))
-def test_a_token_sees_its_prompt_and_its_own_branch_up_to_itself(ballots: list[TokenBallot], window: int | None) -> None:
+def test_a_token_sees_its_prompt_and_its_own_branch_up_to_itself(
+    ballots: list[TokenBallot], window: int | None
+) -> None:
     plan, row = branch_layout(ballots).plan, places(ballots)
     assert plan is not None
     if window is None:
@@ -167,6 +169,17 @@ def test_packing_is_a_function_of_the_sizes() -> None:
     assert pack([], 10) == []
 
 
-def test_a_batch_stays_itself_on_its_own_device() -> None:
-    batch = branch_layout([TokenBallot((1, 2), ((3,), (4, 5)), ())])
-    assert batch.to(torch.device("cpu")) is batch
+def test_a_batch_moves_whole_to_another_device_and_stays_itself_on_its_own() -> None:
+    elsewhere = torch.device("meta")
+    for layout in (branch_layout, padded_layout):
+        batch = layout([TokenBallot((1, 2), ((3,), (4, 5)), ())])
+        assert batch.to(torch.device("cpu")) is batch
+        moved = batch.to(elsewhere)
+        for name, value in vars(batch).items():
+            if isinstance(value, torch.Tensor):
+                assert (vars(moved)[name].device, vars(moved)[name].shape) == (elsewhere, value.shape)
+        assert moved.branches == batch.branches
+        if batch.plan is not None and moved.plan is not None:
+            assert moved.plan.spans == batch.plan.spans
+            assert moved.plan.visible(0, 5, 0, None).shape == (5, 5)
+            assert moved.plan.visible(0, 5, 0, None).device == elsewhere

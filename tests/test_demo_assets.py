@@ -253,6 +253,8 @@ def test_no_prompt_occurs_twice_or_is_a_whole_review() -> None:
     train, evaluation = make_prompts([*alike, *short], 3, 1, seed=0)
     assert len({*train, *evaluation}) == 4
     assert all(prompt.startswith(PREFIX + "It is a") for prompt in train + evaluation)
+    with pytest.raises(ValueError, match="1 snippets give 0 prompts"):
+        make_prompts([snippet("A review of no more than eight words")], 1, 0, seed=0)
     with pytest.raises(ValueError, match="not 10"):
         make_prompts([*alike, *short], 5, 5, seed=0)
 

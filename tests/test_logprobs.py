@@ -45,7 +45,14 @@ from preftune.logprobs import (
     probe_layout,
     response_logprobs,
 )
-from preftune.models import BRANCH_ATTENTION, SHORT_PROMPT, checkpoint_activations, no_dropout, use_branch_attention, use_stock_attention
+from preftune.models import (
+    BRANCH_ATTENTION,
+    SHORT_PROMPT,
+    checkpoint_activations,
+    no_dropout,
+    use_branch_attention,
+    use_stock_attention,
+)
 from preftune.tokens import TokenBallot
 
 VOCAB = 61
@@ -187,10 +194,14 @@ def test_ballots_and_branches_in_a_row_do_not_see_each_other(architecture: str) 
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 45), st.lists(st.integers(1, 9), min_size=1, max_size=4)), min_size=1, max_size=3))
+@given(
+    st.lists(st.tuples(st.integers(1, 45), st.lists(st.integers(1, 9), min_size=1, max_size=4)), min_size=1, max_size=3)
+)
 def test_any_lengths_give_the_log_probs_of_separate_sequences(lengths: list[tuple[int, list[int]]]) -> None:
     batch = [
-        TokenBallot(tuple(range(5, 5 + p)), tuple(tuple((7 * k + t) % VOCAB for t in range(n)) for k, n in enumerate(r)), ())
+        TokenBallot(
+            tuple(range(5, 5 + p)), tuple(tuple((7 * k + t) % VOCAB for t in range(n)) for k, n in enumerate(r)), ()
+        )
         for p, r in lengths
     ]
     for model in (branching("llama"), branching("mistral")):
@@ -313,7 +324,7 @@ def test_a_model_whose_parts_are_not_where_they_should_be_is_refused() -> None:
 def test_a_head_that_does_something_else_with_the_logits_is_refused() -> None:
     model = make("llama")
     model.lm_head.register_forward_hook(lambda module, args, logits: 1.5 * logits)
-    with pytest.raises(UserError, match="LlamaForCausalLM is not supported .* differ"):
+    with pytest.raises(UserError, match=r"LlamaForCausalLM is not supported .* differ"):
         probe_layout(model)
 
 

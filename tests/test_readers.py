@@ -27,7 +27,7 @@ from preftune.readers import merge_prompts, read_ballots, read_prompts, write_ba
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "FORMATS.md").read_text(encoding="utf-8")
-quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def examples(kind: str) -> list[str]:
@@ -193,11 +193,30 @@ def test_instruction_and_input_stand_on_two_lines_and_a_system_text_opens_a_chat
     assert read_row(tmp_path, {"system": "S", "question": "Q", **sides}).prompt == opened
     assert read_row(tmp_path, {"system": "S", "prompt": [{"role": "user", "content": "Q"}], **sides}).prompt == opened
     assert read_row(tmp_path, {"system": "", "prompt": "Q", **sides}).prompt == user("Q")
+    chat = [{"role": turn.role, "content": turn.content} for turn in opened]
+    assert read_row(tmp_path, {"system": "T", "prompt": chat, **sides}).prompt == opened
 
 
 def test_a_text_prompt_beside_an_assistant_message_is_a_turn_of_the_user(tmp_path: Path) -> None:
     row = {"prompt": "Q", "chosen": [said("x")], "rejected": [said("y")]}
     assert read_row(tmp_path, row).prompt == user("Q")
+
+
+def test_the_canonical_form_is_taken_word_for_word(tmp_path: Path) -> None:
+    ballot = Ballot(SHARED, (f"{SHARED} x", f"{SHARED} y"), (Vote(1, 0, 0.25),))
+    write_ballots([ballot], tmp_path / "x.jsonl")
+    assert read_ballots(tmp_path / "x.jsonl")[0] == ballot
+
+
+def test_one_text_that_ended_and_was_cut_off_is_two_responses(tmp_path: Path) -> None:
+    row = {"prompt": "q", "responses": ["x", "x"], "ended": [True, False], "votes": [{"a": 0, "b": 1, "p": 1}]}
+    assert read_row(tmp_path, row) == Ballot("q", ("x", "x"), (Vote(0, 1, 1.0),), "1", "", (True, False))
+
+
+def test_transcripts_that_do_not_repeat_a_stated_prompt_are_responses(tmp_path: Path) -> None:
+    row = {"prompt": "\n\nHuman: Q\n\nAssistant:", "chosen": f"{SHARED} x", "rejected": f"{SHARED} y"}
+    ballot = read_row(tmp_path, row)
+    assert (ballot.prompt, ballot.responses) == (user("Q"), (f"{SHARED} x".strip(), f"{SHARED} y".strip()))
 
 
 def test_a_prompt_that_occurs_only_in_a_response_is_not_that_of_the_chat(tmp_path: Path) -> None:
@@ -512,7 +531,7 @@ def damaged_rows(draw: st.DrawFn) -> Any:
     return row
 
 
-@settings(quick, max_examples=200)
+@settings(quick, max_examples=120)
 @given(rows=st.lists(st.dictionaries(known, values, max_size=6) | values | damaged_rows(), min_size=1, max_size=3))
 def test_whatever_json_a_file_holds_every_row_is_accounted_for_or_named_in_a_user_error(tmp_path: Path, rows) -> None:
     path = tmp_path / "rows.jsonl"
@@ -607,11 +626,14 @@ def test_an_indented_object_that_is_a_row_is_one_row(tmp_path: Path) -> None:
 
 
 def test_a_cell_longer_than_csvs_own_limit_is_read_and_the_limit_is_left_as_it_was(tmp_path: Path) -> None:
-    limit = csv.field_size_limit()
     path = tmp_path / "long.csv"
     path.write_bytes(as_csv([{**GOOD, "chosen": "long " * 100_000}], json.dumps))
-    assert len(read_ballots(path)[0].responses[0]) == 500_000
-    assert csv.field_size_limit() == limit
+    before = csv.field_size_limit(1000)
+    try:
+        assert len(read_ballots(path)[0].responses[0]) == 500_000
+        assert csv.field_size_limit() == 1000
+    finally:
+        csv.field_size_limit(before)
 
 
 def test_the_hash_is_that_of_the_content_that_trains(tmp_path: Path) -> None:
@@ -731,6 +753,7 @@ def test_merging_shares_responses_and_names_the_sources() -> None:
         ({"messages": [*TURNS, said("x")]}, CHAT),
         ({"conversations": [*SHAREGPT, {"from": "gpt", "value": "x"}]}, CHAT),
         ({"chosen": f"{SHARED} x", "rejected": f"{SHARED} "}, CHAT),
+        ({"chosen": f"{SHARED} x", "rejected": "\n\nHuman: Q\n\nAssistant: y"}, CHAT),
         ({"prompt": "q", "chosen": "", "rejected": None}, "q"),
         ({"prompt": SHARED, "responses": ["x", "y"], "votes": []}, SHARED),
         ({"context": TURNS, "replies": [{"text": "x", "rank": 0}]}, CHAT),

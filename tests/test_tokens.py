@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,12 @@ CHATML = (
     "{% for m in messages %}{{ '<start>' + m.role + '\n' + m.content + '<end>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<start>assistant\n' }}{% endif %}"
 )
-CORPUS = ["the film was good, and a good day it was", "user assistant system hello there\n\n", "Human: the end. ", "good"] * 5
+CORPUS = [
+    "the film was good, and a good day it was",
+    "user assistant system hello there\n\n",
+    "Human: the end. ",
+    "good",
+] * 5
 
 
 @cache
@@ -44,7 +50,9 @@ def words() -> TextFormat:
     return text_format(tokenizer)
 
 
-def byte_level_tokenizer(template: str | None = CHATML, eos: str = "<eos>", bos: bool = False) -> PreTrainedTokenizerFast:
+def byte_level_tokenizer(
+    template: str | None = CHATML, eos: str = "<eos>", bos: bool = False
+) -> PreTrainedTokenizerFast:
     """A byte-level BPE as GPT-2's, with `<eos>`, and `<start>` and `<end>` as special tokens without a role."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -78,9 +86,7 @@ def space_prefixing_tokenizer(scheme: str = "first", template: str | None = None
     backend.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    backend.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", vocabulary["<s>"])]
-    )
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", vocabulary["<s>"])])
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>", chat_template=template
     )
@@ -182,7 +188,9 @@ def test_an_anchor_that_merges_with_the_response_loses_nothing_of_it() -> None:
     tokenizer = prefixing_with("\n\n")
     form = text_format(tokenizer)
     assert form.anchored
-    assert len(tokenizer("\n\n", add_special_tokens=False)["input_ids"]) == 2, "a space, and one token for both newlines"
+    assert len(tokenizer("\n\n", add_special_tokens=False)["input_ids"]) == 2, (
+        "a space, and one token for both newlines"
+    )
     assert form.text(form.response("\nthe end", chat=False, ended=True)) == "\nthe end"
 
 
@@ -315,11 +323,11 @@ def fitted(messages: list[Message], budget: int) -> tuple[list[str], list[str]]:
             turns.append([])
         turns[-1].append(m)
     reasons = []
-    while len(turns) > 1 and len(rendered([*system, *sum(turns, [])])) > budget:
+    while len(turns) > 1 and len(rendered([*system, *chain(*turns)])) > budget:
         turns.pop(0)
         reasons = [tokens.DROPPED_TURNS]
     last = [[m.role, m.content.split()] for m in turns[-1]]
-    too_many = len(rendered([*system, *sum(turns, [])])) - budget
+    too_many = len(rendered([*system, *chain(*turns)])) - budget
     if too_many > 0:
         reasons.append(tokens.CUT_PROMPT)
     for _, content in last:
@@ -327,7 +335,7 @@ def fitted(messages: list[Message], budget: int) -> tuple[list[str], list[str]]:
             content.pop(0)
             too_many -= 1
     kept = [Message(role, " ".join(content)) for role, content in last]
-    return rendered([*system, *sum(turns[:-1], []), *kept]), reasons
+    return rendered([*system, *chain(*turns[:-1]), *kept]), reasons
 
 
 word_lists = st.lists(st.sampled_from([f"w{i}" for i in range(60)]), min_size=1, max_size=7).map(" ".join)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -55,7 +55,7 @@ class BranchBatch:
         if self.ids_RT.device == device:
             return self
         moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        plan = None if self.plan is None else BranchPlan(self.plan.spans, self.plan.segment_T.to(device), None)
+        plan = None if self.plan is None else self.plan.to(device)
         return BranchBatch(**{**vars(self), **moved, "plan": plan})
 
 
@@ -71,6 +71,10 @@ class BranchPlan:
         self.segment_T = segment_T
         self.positions_T = positions_T if positions_T is not None else _positions(spans, segment_T)
         self._masks: dict[tuple[int, int, int, int | None], Tensor] = {}
+
+    def to(self, device: torch.device) -> BranchPlan:
+        """The same plan on another device."""
+        return BranchPlan(self.spans, self.segment_T.to(device), self.positions_T.to(device))
 
     @property
     def windows(self) -> set[int | None]:
@@ -159,7 +163,7 @@ def padded_layout(ballots: Sequence[Branches]) -> BranchBatch:
     )
 
 
-def _targets(ballots: Sequence[Branches]) -> dict[str, Tensor | int]:
+def _targets(ballots: Sequence[Branches]) -> dict[str, Any]:
     responses = [response for ballot in ballots for response in ballot.responses]
     return {
         "target_N": torch.tensor([token for response in responses for token in response]),

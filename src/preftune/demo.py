@@ -41,6 +41,7 @@ from .rollouts import sample_responses
 from .study import Comparison, compare
 
 TEMPERATURE = 0.36  # of the labels, in gold's units: about four in five votes agree with gold
+RESPONSES = 4  # per prompt; all six pairs of them are voted on
 SAMPLING_SEED = 1  # training data must not share its randomness with the evaluation, whose seed is 0
 
 
@@ -52,16 +53,14 @@ class Size:
     eval_prompts: int
     betas: tuple[float, ...]
     seeds: tuple[int, ...]
-    epochs: int
     checkpoints: int
-    methods: str = "dpo,ipo"
-    responses: int = 4
-    tokens: int = 20
+    samples: int
+    tokens: int
 
 
 SIZES = {
-    "default": Size(256, 128, (0.1, 0.5), (0,), 1, 3),
-    "full": Size(512, 256, (0.05, 0.1, 0.2, 0.5, 1.0), (0, 1, 2), 1, 6),
+    "default": Size(192, 96, (0.1, 0.5), (0,), checkpoints=3, samples=1, tokens=16),
+    "full": Size(512, 256, (0.05, 0.1, 0.2, 0.5, 1.0), (0, 1, 2), checkpoints=6, samples=4, tokens=24),
 }
 LEARNING_RATE = 1e-4
 NOTES = (
@@ -69,7 +68,9 @@ NOTES = (
     "a lexicon that no policy was trained on, is the second opinion.",
     "The runs are short: at this learning rate training stops long before the optimum, so the length of training moves "
     "KL as much as β does. Read the methods at equal KL, not at equal β.",
-    "One small model, one task, 20-token continuations. What wins here need not win elsewhere.",
+    "Reviews of one film may stand on both sides of the split between gold's snippets and the prompts; no snippet, and "
+    "no near-duplicate of one, does.",
+    "One small model, one task, short continuations. What wins here need not win elsewhere.",
 )
 
 
@@ -97,7 +98,7 @@ def run_demo(out: Path, *, size: str = "default") -> Comparison:
     say(f"{agreed:.1%} of the training votes agree with gold; ready after {time.monotonic() - started:.0f} s")
     vader = load_vader(assets.vader)
     return compare(
-        chosen.methods,
+        "dpo,ipo",
         read_ballots(train_file),
         eval_ballots=read_ballots(eval_file),
         model=str(model),
@@ -105,7 +106,7 @@ def run_demo(out: Path, *, size: str = "default") -> Comparison:
         seeds=chosen.seeds,
         out=out / "study",
         prompts=eval_prompts,
-        samples=2,
+        samples=chosen.samples,
         max_new_tokens=chosen.tokens,
         max_length=64,
         checkpoints=chosen.checkpoints,
@@ -125,7 +126,6 @@ def run_demo(out: Path, *, size: str = "default") -> Comparison:
         command=f"preftune demo --size {size} --out {out.name}",
         notes=(f"{agreed:.1%} of the training votes agree with gold: the labels are noisy, as people are.", *NOTES),
         lr=LEARNING_RATE,
-        epochs=chosen.epochs,
         batch_size=8,
         precision=precision,
     )
@@ -156,7 +156,7 @@ def make_ballots(path: Path, prompts: Sequence[str], model: Path, gold: Gold, si
             base.model,
             [base.form.prompt(prompt) for prompt in prompts],
             stops=base.form.stops,
-            samples=size.responses,
+            samples=RESPONSES,
             max_new_tokens=size.tokens,
             seed=SAMPLING_SEED,
             precision=precision,

@@ -71,7 +71,7 @@ def save_state(
 
     Safetensors and JSON only; nothing is pickled.
     """
-    partial, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
+    partial, old = _beside(folder)
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -100,16 +100,26 @@ def load_state(folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: 
             parameter.copy_(weights[name])
     for key, value in moments.items():
         name, _, moment = key.rpartition("/")
-        # AdamW keeps its step count on the CPU
-        target = value if moment == "step" else value.to(parameters[name].device)
-        optimizer.state[parameters[name]][moment] = target
+        # the step count too: the fused AdamW wants it beside the moments
+        optimizer.state[parameters[name]][moment] = value.to(parameters[name].device)
     return state_record(folder) or {}
 
 
 def state_record(folder: Path) -> dict[str, Any] | None:
     """The record of a saved state; None if there is none. A state whose replacement was cut short counts."""
-    old = folder.with_name(folder.name + ".old")
+    _, old = _beside(folder)
     if not folder.exists() and old.exists():
         os.replace(old, folder)
     path = folder / "record.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def remove_state(folder: Path) -> None:
+    """Delete a saved state and what an interrupted save may have left beside it."""
+    for leftover in (folder, *_beside(folder)):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _beside(folder: Path) -> tuple[Path, Path]:
+    """Where a new state is written, and where the one that it replaces waits."""
+    return folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")

@@ -252,4 +252,4 @@ def _win_rate(own: Floats, other: Floats) -> float:
     wins = (own[:, None] > other) + 0.5 * (own[:, None] == other)
     if len(own) == 1:
         return float(wins.mean())
-    return float(wins[~np.eye(*wins.shape, dtype=bool)].mean())
+    return float(wins[~np.eye(*wins.shape, dtype=np.bool_)].mean())

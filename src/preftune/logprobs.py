@@ -133,7 +133,8 @@ def predicting_states(model: Any, batch: BranchBatch, precision: str) -> Tensor:
         hidden_RTD = model.get_decoder()(
             input_ids=batch.ids_RT, position_ids=batch.positions_RT, use_cache=False, **_attention_inputs(model, batch)
         )[0]
-    return hidden_RTD.flatten(0, 1)[batch.source_N].to(compute_dtype(precision))
+    hidden_ND: Tensor = hidden_RTD.flatten(0, 1)[batch.source_N].to(compute_dtype(precision))
+    return hidden_ND
 
 
 def _attention_inputs(model: Any, batch: BranchBatch) -> dict[str, Any]:
@@ -200,7 +201,7 @@ def probe_layout(model: Any) -> Layout:
     wanted = _own_logprobs(model, padded)
     if failure := _compare(model, padded, wanted):
         raise UserError(f"--model: {type(model).__name__} is not supported (its log-probs through our head: {failure})")
-    failures = []
+    failures: list[str] = []
     for name, attempt in (("branch", _try_branch_attention), ("mask", _try_mask)):
         failure = attempt(model, branch, wanted)
         if failure is None:

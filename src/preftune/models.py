@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from transformers import (
 )
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from .branches import BranchPlan
@@ -89,7 +91,9 @@ def _load_folder_or_hub(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizer
             name, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
     if report["missing_keys"]:
-        raise UserError(f"--model {name}: its weights lack {sorted(report['missing_keys'])[0]}; is the folder complete?")
+        raise UserError(
+            f"--model {name}: its weights lack {sorted(report['missing_keys'])[0]}; is the folder complete?"
+        )
     with _loading(f"--model {name}: its tokenizer cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     use_branch_attention(model)
@@ -175,9 +179,10 @@ def branch_attention(
     if branch_plan is None:
         if softcap is not None or s_aux is not None:
             return _masked_attention(module, query, key, value, attention_mask, scaling, softcap, s_aux)
-        return sdpa_attention_forward(
+        output, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
+        return output, None
     unknown = [name for name, given in kwargs.items() if name not in HANDLED and given is not None]
     if unknown or dropout:
         raise NotImplementedError(f"branch attention does not handle {unknown or 'dropout'}")
@@ -294,6 +299,7 @@ class Policy:
             }
             whole = type(self.model)(copy.deepcopy(self.model.config))
             whole.load_state_dict(plain)
+            whole.generation_config = self.model.generation_config
         save_policy(whole, self.form.tokenizer, folder / "policy")
 
     def close(self) -> None:
@@ -311,15 +317,24 @@ def start_policy(base: Base, *, lora: int, seed: int, grad_checkpointing: bool =
     base.model.requires_grad_(False)
     if lora:
         torch.manual_seed(seed)
-        config = LoraConfig(r=lora, lora_alpha=2 * lora, target_modules="all-linear", task_type="CAUSAL_LM")
-        adapter = get_peft_model(base.model, config)  # type: ignore[arg-type]
-        policy = Policy(base.model, base.form, adapter)  # type: ignore[arg-type]
+        policy = Policy(base.model, base.form, _add_adapter(base.model, lora))
     else:
         policy = Policy(copy.deepcopy(base.model).requires_grad_(True), base.form)
     if grad_checkpointing:
         checkpoint_activations(policy.model)
     policy.model.train()
     return policy
+
+
+def _add_adapter(model: PreTrainedModel, rank: int) -> PeftModel:
+    transposed = any(isinstance(module, Conv1D) for module in model.modules())  # GPT-2 stores its weights that way
+    config = LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM", fan_in_fan_out=transposed
+    )
+    with warnings.catch_warnings():  # peft asks by a name that transformers has since changed
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        adapter: PeftModel = get_peft_model(model, config)
+    return adapter
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:

@@ -7,6 +7,7 @@ key depends on a file's name or age, on a learning rate or on an output folder, 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 
 from .console import track
+from .errors import UserError
 from .logprobs import Layout, response_logprobs
 from .tokens import TokenBallot
 
@@ -65,7 +67,8 @@ def fill_store(
     """Reference log-probs of all responses in the micro-batches, from the store where they are there.
 
     They are computed in the micro-batches of training, whole ones only: so at the first step the policy's log-probs,
-    computed the same way, equal them bit for bit, also after an interrupted fill.
+    computed the same way, equal them bit for bit, also after an interrupted fill. Raises UserError for one that is
+    not finite.
     """
     keys = [[key for ballot in micro for key in response_keys(ballot)] for micro in micro_batches]
     known = store.read([key for micro in keys for key in micro])
@@ -75,5 +78,7 @@ def fill_store(
         with torch.no_grad():
             batch = layout.lay_out(micro_batches[i]).to(device)
             values = response_logprobs(model, batch, precision=precision).tolist()
+        if not all(map(math.isfinite, values)):
+            raise UserError("--model: its log-probs are not finite; use --precision fp32, or check its weights for NaN")
         store.write(dict(zip(keys[i], values, strict=True)))
     return known | store.read([key for i in missing for key in keys[i]])

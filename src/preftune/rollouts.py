@@ -8,7 +8,8 @@ difference between two policies is not blurred by luck.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +36,7 @@ class Rollout:
     ended: tuple[bool, ...]
 
 
-class KeyedNoise(LogitsProcessor):
+class KeyedNoise(LogitsProcessor):  # type: ignore[misc]
     """Gumbel noise on the logits: the largest noisy logit is an exact sample of softmax(logits).
 
     argmax(logit − log E) with E standard exponential has the probabilities of the softmax. In float64: float32
@@ -45,7 +46,7 @@ class KeyedNoise(LogitsProcessor):
     def __init__(self, keys: Sequence[int], prompt_width: int) -> None:
         self.keys, self.prompt_width = keys, prompt_width
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         position = input_ids.shape[1] - self.prompt_width
         draws = np.empty(tuple(scores.shape))
         for row, key in enumerate(self.keys):
@@ -77,18 +78,26 @@ def sample_responses(
     rows.sort(key=lambda row: len(prompts[row[0]]))
     batches = [rows[i : i + SAMPLING_ROWS] for i in range(0, len(rows), SAMPLING_ROWS)]
     drawn: dict[tuple[int, int], tuple[int, ...]] = {}
-    was_training = model.training
-    model.eval()
-    for batch in track(batches, description):
-        keys = [noise_key(seed, prompts[p], s) for p, s in batch]
-        responses = _generate(model, [prompts[p] for p, _ in batch], keys, stops, max_new_tokens, precision)
-        drawn.update(zip(batch, responses, strict=True))
-    model.train(was_training)
+    with _evaluating(model):
+        for batch in track(batches, description):
+            keys = [noise_key(seed, prompts[p], s) for p, s in batch]
+            responses = _generate(model, [prompts[p] for p, _ in batch], keys, stops, max_new_tokens, precision)
+            drawn.update(zip(batch, responses, strict=True))
     rollouts = []
     for p, prompt in enumerate(prompts):
-        responses = tuple(drawn[p, s] for s in range(samples))
-        rollouts.append(Rollout(tuple(prompt), responses, tuple(ids[-1] in stops for ids in responses)))
+        own = tuple(drawn[p, s] for s in range(samples))
+        rollouts.append(Rollout(tuple(prompt), own, tuple(ids[-1] in stops for ids in own)))
     return rollouts
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def _generate(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import shutil
 import signal
 import sys
 import time
@@ -23,7 +22,7 @@ from torch.optim import AdamW
 
 from .ballots import Ballot, BallotSet, split_by_prompt
 from .console import bar, say
-from .engine import load_state, pick_device, save_state, state_record
+from .engine import load_state, pick_device, remove_state, save_state, state_record
 from .errors import Interrupted, UserError
 from .evaluate import accuracy, evaluation_groups, log_loss, vote_table
 from .logprobs import Layout, probe_layout, response_logprobs
@@ -217,7 +216,9 @@ def train_policy(
                 save_state(folder / "state", parameters, optimizer, {"step": step.number, **identity})
                 last_saved = time.monotonic()
             if stopping() and step.number < len(training.plan):
-                raise Interrupted(f"{folder}: stopped after step {step.number} of {len(training.plan)}; the state is saved")
+                raise Interrupted(
+                    f"{folder}: stopped after step {step.number} of {len(training.plan)}; the state is saved"
+                )
 
         run_loop(
             training.plan[done:],
@@ -244,8 +245,10 @@ def _score(
     ballots = [training.ballots[i] for i in indices]
     batch = bench.layout.lay_out(ballots).to(next(policy.model.parameters()).device)
     logprob_B = response_logprobs(policy.model, batch, precision=bench.precision)
-    values = [reference.get(key, 0.0) for ballot in ballots for key in response_keys(ballot)]
-    scored = Scored(ballots, logprob_B, logprob_B.new_tensor(values), batch.lengths_B())
+    reference_B = torch.zeros_like(logprob_B)
+    if training.method.uses_reference:
+        reference_B = logprob_B.new_tensor([reference[key] for ballot in ballots for key in response_keys(ballot)])
+    scored = Scored(ballots, logprob_B, reference_B, batch.lengths_B())
     return training.method.loss(scored, options)
 
 
@@ -268,8 +271,9 @@ def run_identity(
 ) -> dict[str, Any]:
     """What a saved state must agree with to be continued."""
     data = hashlib.sha256(repr(training.ballots).encode()).hexdigest()
-    named = {"method": training.method.name, "beta": beta, "seed": seed, "model": bench.base.sha256, "data": data}
-    return named | asdict(replace(settings, device="any"))
+    named = {"method": training.method.name, "beta": beta, "seed": seed}
+    content = {"model": bench.base.sha256, "reference": bench.reference.sha256, "data": data}
+    return named | content | asdict(replace(settings, device="any"))
 
 
 def check_identity(record: Mapping[str, Any] | None, identity: Mapping[str, Any], folder: Path) -> None:
@@ -278,10 +282,9 @@ def check_identity(record: Mapping[str, Any] | None, identity: Mapping[str, Any]
         return
     for name, value in identity.items():
         if record.get(name) != value:
-            shown = f"{record.get(name)!r}, now {value!r}" if name not in ("model", "data") else "another one"
-            raise UserError(
-                f"{folder}: cannot resume: it was started with {name} {shown}; use the same, or a new --out"
-            )
+            is_content = name in ("model", "reference", "data")
+            shown = f"another {name}" if is_content else f"{name} {record.get(name)!r}, now {value!r}"
+            raise UserError(f"{folder}: cannot resume: it was started with {shown}; use the same, or a new --out")
 
 
 def _keep_metrics(path: Path, done: int) -> None:
@@ -321,8 +324,8 @@ def train(
     """Train one policy with one method, and leave it in a folder.
 
     Writes `out/policy/` (a folder that transformers loads), `out/metrics.jsonl` (a line per optimiser step),
-    `out/run.json` (settings, versions, counts of everything skipped or shortened) and, when ballots are held out,
-    `out/results.jsonl` with accuracy and log-loss on them.
+    `out/run.json` (settings, versions, counts of everything skipped or shortened and, when ballots are held out,
+    accuracy and log-loss on them).
 
     Args:
         method: `dpo`, `ipo` or `sft`.
@@ -342,6 +345,8 @@ def train(
     chosen = find_method(method, beta)
     settings = make_settings(options)
     folder = check_out(Path(out), resume=resume)
+    if not 0 <= eval_fraction < 1:
+        raise UserError(f"--eval-fraction {eval_fraction}: must be at least 0 and below 1")
     if eval_ballots is None:
         training_ballots, eval_ballots = split_by_prompt(ballots, eval_fraction, seed=seed)
     else:
@@ -385,7 +390,7 @@ def train(
         record["held_out"] = _held_out(policy, bench, held_out.ballots, known, settings)
     policy.save(folder)
     write_json(folder / "run.json", record)
-    shutil.rmtree(folder / "state", ignore_errors=True)
+    remove_state(folder / "state")
     metrics = tuple(json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     return Run(policy.model, policy.form.tokenizer, metrics, folder, record)
 
@@ -418,9 +423,11 @@ def held_out_reference(bench: Workbench, ballots: Sequence[TokenBallot], micro_t
 
 
 def check_out(folder: Path, *, resume: bool) -> Path:
-    """The output folder. Raises UserError if it holds something already and this is no resumption."""
+    """The output folder. Raises UserError if it holds something already that this does not go on with."""
     if folder.is_file():
         raise UserError(f"--out {folder}: is a file; name a folder")
+    if (folder / "run.json").exists():
+        raise UserError(f"--out {folder}: holds a finished run already; name another folder")
     if folder.is_dir() and any(folder.iterdir()) and not resume:
         raise UserError(f"--out {folder}: is not empty; add --resume to go on with it, or name another folder")
     return folder

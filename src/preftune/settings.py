@@ -8,13 +8,11 @@ from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any
 
-import yaml
-
 from .engine import PRECISIONS
 from .errors import UserError
 from .methods import METHODS, LossOptions, Method
 
-ARM_OPTIONS = ("flip_rate", "label_smoothing", "lora", "lr", "reduction")
+ARM_OPTIONS = {"flip_rate": float, "label_smoothing": float, "lora": int, "lr": float, "reduction": str}
 
 
 @dataclass(frozen=True)
@@ -127,8 +125,8 @@ class Arm:
 def parse_arm(text: str) -> Arm:
     """An arm from `method` or `method[option=value,...]`.
 
-    Raises UserError for an unknown method or option. Options that would change the budget are not among them: all
-    arms of a study train on the same votes for as long.
+    Raises UserError for an unknown method or option, or a value that it cannot have. Options that would change the
+    budget are not among them: all arms of a study train on the same votes for as long.
     """
     match = re.fullmatch(r"\s*([\w-]+)\s*(?:\[(.*)\])?\s*", text)
     if not match:
@@ -141,8 +139,11 @@ def parse_arm(text: str) -> Arm:
         key, equals, value = (piece.strip() for piece in part.partition("="))
         key = key.replace("-", "_")
         if not equals or key not in ARM_OPTIONS:
-            raise UserError(f"--methods {text}: unknown option {key!r}{nearest(key, ARM_OPTIONS)}")
-        options[key] = yaml.safe_load(value)
+            raise UserError(f"--methods {text}: unknown option {key!r}{nearest(key, list(ARM_OPTIONS))}")
+        try:
+            options[key] = ARM_OPTIONS[key](value)
+        except ValueError:
+            raise UserError(f"--methods {text}: {key} must be a number, got {value!r}") from None
     make_settings(options)
     written = ",".join(f"{key}={value}" for key, value in sorted(options.items()))
     return Arm(f"{name}[{written}]" if written else name, METHODS[name], options)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import scipy.optimize
-import scipy.stats
+from scipy import special
+from scipy.optimize import brentq
+from scipy.stats import bootstrap
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
@@ -39,7 +40,7 @@ class Estimate:
 
     def half_width(self, level: float = 0.95) -> float:
         """Half of the interval's width; infinite where the standard error is unknown."""
-        return math.inf if self.se is None else float(scipy.stats.t.ppf(0.5 + level / 2, self.df)) * self.se
+        return math.inf if self.se is None else _student(0.5 + level / 2, self.df) * self.se
 
     @property
     def z(self) -> float | None:
@@ -51,7 +52,7 @@ class Estimate:
     @property
     def p_value(self) -> float:
         """Two-sided p-value of "the number is 0" (Student's t); 1 where nothing can be said."""
-        return 1.0 if self.z is None else float(2 * scipy.stats.t.sf(abs(self.z), self.df))
+        return 1.0 if self.z is None else 2 * float(special.stdtr(self.df, -abs(self.z)))
 
 
 def number(value: float, error: float) -> str:
@@ -107,12 +108,12 @@ def paired_bootstrap(
     if prompts < 2:
         raise ValueError(f"a bootstrap over prompts needs two or more, got {prompts}")
     everyone = np.arange(prompts)
-    result = scipy.stats.bootstrap(
+    result = bootstrap(
         (everyone,),
         lambda drawn, axis: statistic(np.moveaxis(drawn, axis, -1)),
         vectorized=True,
         n_resamples=resamples,
-        batch=250,
+        batch=500,
         method="percentile",
         rng=np.random.default_rng(seed),
     )
@@ -147,11 +148,16 @@ def with_seeds(over_prompts: Estimate, seeds: Estimate) -> Estimate:
 def _degrees(t: float) -> float:
     """The degrees of freedom at which Student's t has its 97.5% point at `t`."""
     few, many = 1.0, 1e6
-    if t >= scipy.stats.t.ppf(0.975, few):
+    if t >= _student(0.975, few):
         return few
-    if t <= scipy.stats.t.ppf(0.975, many):
+    if t <= _student(0.975, many):
         return math.inf
-    return float(scipy.optimize.brentq(lambda df: scipy.stats.t.ppf(0.975, df) - t, few, many))
+    return float(brentq(lambda df: _student(0.975, df) - t, few, many))
+
+
+def _student(probability: float, df: float) -> float:
+    """The point below which Student's t with `df` degrees of freedom lies with this probability."""
+    return float(special.stdtrit(df, probability))
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:

@@ -108,9 +108,9 @@ def compare(
     eval_ballots: Sequence[Ballot] | None = None,
     eval_fraction: float = 0.1,
     prompts: Sequence[Prompt] | None = None,
-    eval_prompts: int = 128,
+    eval_prompts: int = 64,
     samples: int = 1,
-    max_new_tokens: int = 128,
+    max_new_tokens: int = 64,
     checkpoints: int = 3,
     judge: Judge | None = None,
     others: Mapping[str, Judge] | None = None,
@@ -131,7 +131,8 @@ def compare(
         seeds: one run of every arm and β for each.
         out: the study's folder.
         reference: another model to take as the reference; by default the model itself.
-        eval_ballots: ballots to evaluate on; by default `eval_fraction` of the prompts are held out.
+        eval_ballots: ballots to evaluate on; by default `eval_fraction` of the prompts are held out, at most
+            `eval_prompts` of them.
         prompts: prompts to sample from; by default those of the held-out ballots, at most `eval_prompts` of them.
         samples: responses per prompt, at most `max_new_tokens` long; 0 samples leave KL and rewards out.
         checkpoints: evaluations per run, evenly spaced.
@@ -147,7 +148,9 @@ def compare(
     folder = Path(out)
     bench = open_workbench(model, reference=reference, precision=plan.settings.precision, device=plan.settings.device)
     if eval_ballots is None:
-        train_ballots, eval_ballots = split_by_prompt(ballots, eval_fraction, seed=0)
+        distinct = len({ballot.prompt for ballot in ballots})
+        fraction = min(eval_fraction, eval_prompts / max(distinct, 1))
+        train_ballots, eval_ballots = split_by_prompt(ballots, fraction, seed=0)
     else:
         train_ballots = tuple(ballots)
     form, length = bench.base.form, plan.settings.max_length

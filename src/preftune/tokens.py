@@ -1,4 +1,4 @@
-"""Ballots to token ids: a prompt and its responses, tokenised apart, shortened only as far as needed, all of it counted.
+"""Ballots to token ids: a prompt and its responses, tokenised apart, shortened only where needed, all of it counted.
 
 The prompt is tokenised exactly as it is for sampling and a response starts after it, so no token spans the boundary
 and the context in training is the context in sampling.

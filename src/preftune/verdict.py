@@ -76,8 +76,8 @@ class Frontier:
         alpha, gamma = number(self.alpha, 0.01), number(self.gamma, 0.01)
         over = f"by least squares over all {self.points} points"
         if not self.curved:
-            return f"{self.arm}: gain = α·d, α = {alpha}, {over}; fewer than three distinct ones, so no term in d²"
-        return f"{self.arm}: gain = d(α − γ·d), α = {alpha}, γ = {gamma}, {over}"
+            return f"{self.arm}: α·d, α = {alpha}, {over}; fewer than three distinct ones, so no term in d²"
+        return f"{self.arm}: d(α − γ·d), α = {alpha}, γ = {gamma}, {over}"
 
 
 @dataclass(frozen=True)
@@ -257,16 +257,24 @@ def fit_frontier(points: Sequence[Point]) -> Frontier | None:
 
 
 def _coefficients(d: Floats, gain: Floats, curved: bool) -> tuple[Floats, Floats]:
-    """(α, γ), each [...], of the least-squares fit to d and gain [..., points]; γ = 0 if not curved."""
-    inverse = _pseudo_inverse(d, curved)
-    alpha = (inverse[..., 0, :] * gain).sum(-1)
-    return alpha, (inverse[..., 1, :] * gain).sum(-1) if curved else np.zeros_like(alpha)
+    """(α, γ), each [...], of the least-squares fit to d and gain [..., points]; γ = 0 if not curved.
+
+    In two steps, for the sake of accuracy: on d, then on the part of d² that d does not explain.
+    """
+    square = (d * d).sum(-1)
+    alpha = _ratio((d * gain).sum(-1), square)
+    if not curved:
+        return alpha, np.zeros_like(alpha)
+    lean = _ratio((d**3).sum(-1), square)
+    rest = d * d - lean[..., None] * d
+    gamma = -_ratio((rest * gain).sum(-1), (rest * rest).sum(-1))
+    return alpha + gamma * lean, gamma
 
 
-def _pseudo_inverse(d: Floats, curved: bool) -> Floats:
-    """[..., terms, points] of the design d, −d²."""
-    design = np.stack([d, -(d**2)] if curved else [d], axis=-1)
-    return np.asarray(np.linalg.pinv(design))
+def _ratio(top: Floats, bottom: Floats) -> Floats:
+    """top / bottom [...], 0 where bottom is."""
+    top, bottom = np.broadcast_arrays(top, bottom)
+    return np.divide(top, bottom, out=np.zeros(top.shape), where=bottom > 0)
 
 
 def compare(frontiers: Sequence[Frontier], points: Sequence[Point], table: PerPrompt | None) -> tuple[Comparison, ...]:
@@ -303,13 +311,24 @@ def _compare_pair(a: Frontier, b: Frontier, points: Sequence[Point], table: PerP
 def _refitted(a: PerPrompt, b: PerPrompt, curved: tuple[bool, bool], at: float) -> Callable[[Indices], Floats]:
     """Prompt indices [..., n] -> frontier a minus frontier b at d = `at` [...], fitted to means over these prompts."""
 
-    def fitted(rows: PerPrompt, curved: bool, prompts: Indices) -> Floats:
-        kl = np.moveaxis(rows.kl[:, prompts].mean(-1), 0, -1)
-        gain = np.moveaxis(rows.gain[:, prompts].mean(-1), 0, -1)
-        alpha, gamma = _coefficients(np.sqrt(kl.clip(0)), gain, curved)
+    def fitted(rows: PerPrompt, curved: bool, shares: Floats) -> Floats:
+        d = np.sqrt((shares @ rows.kl.T).clip(0))
+        alpha, gamma = _coefficients(d, shares @ rows.gain.T, curved)
         return np.asarray(at * (alpha - gamma * at))
 
-    return lambda prompts: fitted(a, curved[0], prompts) - fitted(b, curved[1], prompts)
+    def statistic(prompts: Indices) -> Floats:
+        shares = _shares(prompts, a.kl.shape[1])
+        return fitted(a, curved[0], shares) - fitted(b, curved[1], shares)
+
+    return statistic
+
+
+def _shares(drawn: Indices, prompts: int) -> Floats:
+    """Draws of prompts [..., n] -> the share of each prompt in its draw [..., prompts]: a mean is a product with it."""
+    flat = drawn.reshape(-1, drawn.shape[-1])
+    places = flat + prompts * np.arange(len(flat))[:, None]
+    counts = np.bincount(places.ravel(), minlength=prompts * len(flat))
+    return np.asarray(counts.reshape(*drawn.shape[:-1], prompts) / drawn.shape[-1])
 
 
 def _at_seed(arm: str, points: Sequence[Point], seed: int, at: float) -> float:
@@ -322,8 +341,8 @@ def _from_errors(a: Frontier, b: Frontier, points_a: Sequence[Point], points_b: 
     """The difference at d = `at` from the points' errors: within an arm they add, between the arms their squares do."""
     variance = 0.0
     for fit, points in ((a, points_a), (b, points_b)):
-        inverse = _pseudo_inverse(np.sqrt([point.kl for point in points]), fit.curved)
-        share = np.array([at, -(at**2)][: len(inverse)]) @ inverse
+        alpha, gamma = _coefficients(np.sqrt([point.kl for point in points]), np.eye(len(points)), fit.curved)
+        share = at * (alpha - gamma * at)  # of the gain of each point in the fitted one
         errors = np.array([math.nan if point.gain_se is None else point.gain_se for point in points])
         variance += float(np.abs(share) @ errors) ** 2
     return Estimate(a.at(at**2) - b.at(at**2), None if math.isnan(variance) else math.sqrt(variance))
@@ -442,7 +461,7 @@ def _sentence(
     if not study.trained():
         return f"Nothing has been evaluated yet: none of the {expected} runs has reached a checkpoint."
     parts = [
-        f"So far, with {expected - unfinished} of {expected} runs finished:" if unfinished else "",
+        f"So far {expected - unfinished} of {expected} runs have finished." if unfinished else "",
         "Nothing scored the samples, so no quality is claimed, only agreement with held-out votes."
         if axis == ACCURACY
         else "",

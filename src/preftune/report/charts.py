@@ -306,6 +306,7 @@ def _spec(layers: Sequence[alt.Chart], data: Mapping[str, list[Row]], *, height:
         "titleFontSize": 12.5,
         "labelFontSize": 11.5,
         "titlePadding": 8,
+        "titleLimit": 340,
         "gridColor": "#eceef1",
         "domainColor": "#c9cdd3",
         "tickColor": "#c9cdd3",

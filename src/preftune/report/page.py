@@ -150,9 +150,9 @@ def _policy(scripts: Sequence[str]) -> list[str]:
 def _compared(study: Study) -> str:
     """What was compared, in a line."""
     info, data = study.info, study.info["data"]
-    model = info["model"].get("name", "")
+    model = str(info["model"].get("name", "")).rstrip("/").rpartition("/")[2]
     parameters = info["model"].get("parameters")
-    size = f" ({parameters / 1e6:,.0f} M parameters)" if isinstance(parameters, int) else ""
+    size = f" ({_rounded(parameters)} parameters)" if isinstance(parameters, int) else ""
     steps = max((row.step for row in study.trained()), default=0)
     batch = info["settings"].get("batch_size")
     return " · ".join(
@@ -168,6 +168,10 @@ def _compared(study: Study) -> str:
         )
         if part
     )
+
+
+def _rounded(count: int) -> str:
+    return f"{count / 1e6:,.0f} million" if count >= 1e6 else f"{count:,}"
 
 
 def _counted(data: Mapping[str, Any], name: str, words: str) -> str:

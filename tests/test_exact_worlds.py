@@ -1,0 +1,231 @@
+"""Worlds so small that the optimum is known: what `train` leaves in a folder must be that optimum.
+
+The whole path is the real one (ballots, tokens, layout, reference store, loss, loop, saved policy); the judge is not:
+it loads the saved folder with transformers, runs plain forward passes one sequence at a time, and compares with a
+closed form times this model's own π_ref, in probabilities renormalised over the responses that occur.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from scipy.optimize import minimize
+from tiny import tiny_llama
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from preftune.ballots import Ballot, Vote
+from preftune.run import train
+
+Floats = npt.NDArray[np.float64]
+
+WORDS = ["x", "y", "a", "b", "c", "d", "e", "f"]
+FAST = {"lr": 1e-2, "steps": 100, "clip_norm": 1e9, "warmup": 0.05, "device": "cpu"}
+TOLERANCE = 0.01
+
+D1 = (Vote(0, 1, 1), Vote(1, 2, 1), Vote(0, 2, 1))
+D2 = (Vote(0, 1, 1), Vote(1, 2, 1), Vote(2, 0, 1))
+D3 = (Vote(0, 1, 1), Vote(1, 0, 1), Vote(0, 2, 1))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_store(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny_llama(tmp_path_factory.mktemp("model"), WORDS)
+
+
+@pytest.fixture(scope="module")
+def other_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny_llama(tmp_path_factory.mktemp("other"), WORDS, seed=3)
+
+
+# --- the judge -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class World:
+    """A prompt and its responses; `ended` adds the end-of-text token to each response."""
+
+    prompt: str = "x"
+    responses: tuple[str, ...] = ("a", "b", "c")
+    ended: bool = False
+
+    def ballot(self, *votes: Vote) -> Ballot:
+        return Ballot(self.prompt, self.responses, votes, ended=(self.ended,) * len(self.responses))
+
+    @torch.no_grad()
+    def logprobs(self, folder: str | Path) -> Floats:
+        """log π(y|x) of the responses, each from a plain forward pass of its own."""
+        policy, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+        prompt = tokenizer(self.prompt)["input_ids"]
+        values = []
+        for text in self.responses:
+            response = tokenizer(text)["input_ids"] + [tokenizer.eos_token_id] * self.ended
+            logits = policy(torch.tensor([prompt + response])).logits[0].double().log_softmax(-1)
+            values.append(sum(float(logits[len(prompt) + i - 1, token]) for i, token in enumerate(response)))
+        return np.array(values)
+
+
+def normalised(logprobs: Floats) -> Floats:
+    weights = np.exp(logprobs - logprobs.max())
+    return weights / weights.sum()
+
+
+def least_squares(votes: Sequence[Vote], beta: float, responses: int = 3) -> Floats:
+    """The log-ratios (up to a constant) that minimise Σ weight·(β(x_a − x_b) − (p − ½))²."""
+    rows, targets = np.zeros((len(votes), responses)), np.zeros(len(votes))
+    for row, vote in enumerate(votes):
+        root = vote.weight**0.5
+        rows[row, vote.a], rows[row, vote.b] = root * beta, -root * beta
+        targets[row] = root * (vote.p - 0.5)
+    return np.linalg.lstsq(rows, targets, rcond=None)[0]
+
+
+def most_likely(votes: Sequence[Vote], beta: float, responses: int = 3) -> Floats:
+    """The log-ratios (up to a constant) that maximise the Bradley-Terry likelihood of soft votes."""
+
+    def loss(x: Floats) -> float:
+        h = [beta * (x[vote.a] - x[vote.b]) for vote in votes]
+        return sum(
+            v.weight * (v.p * np.logaddexp(0, -m) + (1 - v.p) * np.logaddexp(0, m))
+            for v, m in zip(votes, h, strict=True)
+        )
+
+    return minimize(loss, np.zeros(responses), tol=1e-10).x
+
+
+def check(run: Path, reference: str, world: World, log_ratios: Sequence[float] | Floats) -> None:
+    """The run's policy is π_ref·exp(log-ratios), renormalised over the responses."""
+    wanted = normalised(world.logprobs(reference) + np.array(log_ratios))
+    np.testing.assert_allclose(normalised(world.logprobs(run / "policy")), wanted, rtol=0, atol=TOLERANCE)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+# --- the IPO paper's bandits (arXiv 2310.12036, section 5) -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize(("votes", "optimum"), [(D1, (1 / 3, 0, -1 / 3)), (D3, (1 / 6, 1 / 6, -1 / 3))])
+def test_ipo_reaches_the_closed_form_of_its_papers_bandits(
+    votes: tuple[Vote, ...], optimum: tuple[float, ...], beta: float, model: str, out: Path
+) -> None:
+    world = World()
+    train("ipo", [world.ballot(*votes)], model=model, beta=beta, out=out, **FAST)
+    check(out, model, world, np.array(optimum) / beta)
+
+
+@pytest.mark.parametrize("method", ["ipo", "dpo"])
+def test_votes_in_a_circle_lead_to_the_reference_wherever_the_policy_starts(
+    method: str, model: str, other_model: str, out: Path
+) -> None:
+    world = World()
+    assert abs(normalised(world.logprobs(model)) - normalised(world.logprobs(other_model))).max() > 0.1
+    train(method, [world.ballot(*D2)], model=model, reference=other_model, beta=0.5, out=out, **FAST)
+    check(out, other_model, world, (0, 0, 0))
+
+
+@pytest.mark.parametrize("beta", [0.1, 1.0])
+@pytest.mark.parametrize("votes", [D1, D3])
+def test_dpo_gives_nothing_to_a_response_that_always_loses_whatever_beta(
+    votes: tuple[Vote, ...], beta: float, model: str, out: Path
+) -> None:
+    world = World()
+    train("dpo", [world.ballot(*votes)], model=model, beta=beta, out=out, **FAST | {"lr": 3e-2})
+    found = normalised(world.logprobs(out / "policy"))
+    assert found[2] < 0.01
+    if votes is D1:
+        assert found[0] > 0.99
+
+
+# --- soft votes and weights ------------------------------------------------------------------------------------------
+
+SOFT = (Vote(0, 1, 0.9, 3.0), Vote(1, 2, 0.4), Vote(2, 0, 0.7, 0.5), Vote(0, 1, 0.2), Vote(3, 2, 0.5, 2.0))
+
+
+def test_ipo_on_all_pairs_reaches_the_mean_preference_of_each_response(model: str, out: Path) -> None:
+    """π*(a) ∝ π_ref(a)·exp(Σ_b (p_ab − ½)/(Kβ)) (THEORY section 4), preferences that no score explains included."""
+    world = World(responses=("a", "b", "c", "d"))
+    p = {(0, 1): 0.9, (0, 2): 0.2, (0, 3): 0.6, (1, 2): 1.0, (1, 3): 0.3, (2, 3): 0.75}
+    centred = np.zeros((4, 4))
+    for (a, b), value in p.items():
+        centred[a, b], centred[b, a] = value - 0.5, 0.5 - value
+    train("ipo", [world.ballot(*(Vote(a, b, q) for (a, b), q in p.items()))], model=model, beta=0.2, out=out, **FAST)
+    check(out, model, world, centred.sum(1) / (4 * 0.2))
+
+
+@pytest.mark.parametrize("lora", [0, 8])
+def test_ipo_on_unequal_weights_reaches_least_squares_on_the_vote_graph(lora: int, model: str, out: Path) -> None:
+    world = World(responses=("a", "b", "c", "d"))
+    train("ipo", [world.ballot(*SOFT)], model=model, beta=0.2, out=out, lora=lora, **FAST)
+    check(out, model, world, least_squares(SOFT, 0.2, responses=4))
+
+
+@pytest.mark.parametrize("lora", [0, 8])
+def test_dpo_on_soft_votes_reaches_the_bradley_terry_fit(lora: int, model: str, out: Path) -> None:
+    world = World(responses=("a", "b", "c", "d"))
+    train("dpo", [world.ballot(*SOFT)], model=model, beta=0.5, out=out, lora=lora, **FAST)
+    check(out, model, world, most_likely(SOFT, 0.5, responses=4))
+
+
+def test_dpo_on_a_soft_vote_rests_where_the_margin_is_the_logit_of_p(model: str, out: Path) -> None:
+    world = World(responses=("a", "b"))
+    train("dpo", [world.ballot(Vote(0, 1, 0.8))], model=model, beta=0.5, out=out, **FAST)
+    check(out, model, world, (np.log(0.8 / 0.2) / 0.5, 0))
+
+
+@pytest.mark.parametrize("setting", ["label_smoothing", "flip_rate"])
+def test_label_noise_settings_move_the_target_of_ipo(setting: str, model: str, out: Path) -> None:
+    world = World(responses=("a", "b"))
+    train("ipo", [world.ballot(Vote(0, 1, 1))], model=model, beta=0.3, out=out, **{setting: 0.2}, **FAST)
+    target = 0.3 if setting == "label_smoothing" else 0.5 / 0.6  # ½ − ε, and ½/(1 − 2ε)
+    check(out, model, world, (target / 0.3, 0))
+
+
+# --- several tokens, several prompts ---------------------------------------------------------------------------------
+
+SENTENCES = World(prompt="x y x", responses=("a", "a b", "c b a d", "d d"), ended=True)
+
+
+@pytest.mark.parametrize("lora", [0, 8])
+def test_responses_of_unequal_length_reach_the_optimum_as_whole_sequences(lora: int, model: str, out: Path) -> None:
+    train("ipo", [SENTENCES.ballot(*SOFT)], model=model, beta=0.2, out=out, lora=lora, **FAST)
+    check(out, model, SENTENCES, least_squares(SOFT, 0.2, responses=4))
+
+
+def test_with_the_mean_over_tokens_the_optimum_is_in_nats_per_token(model: str, out: Path) -> None:
+    """End-of-text is one of the tokens; mean log-ratios, so the optimum is not that of the objective (THEORY 3)."""
+    train("ipo", [SENTENCES.ballot(*SOFT)], model=model, beta=0.2, out=out, reduction="mean", **FAST)
+    per_token = (SENTENCES.logprobs(out / "policy") - SENTENCES.logprobs(model)) / np.array([2, 3, 5, 3])
+    wanted = least_squares(SOFT, 0.2, responses=4)
+    np.testing.assert_allclose(per_token - per_token.mean(), wanted - wanted.mean(), rtol=0, atol=0.02)
+
+
+def test_prompts_with_different_votes_each_reach_their_own_optimum(model: str, out: Path) -> None:
+    worlds = World("x"), World("y x", responses=("c", "b", "e f"))
+    ballots = [worlds[0].ballot(*D1), worlds[1].ballot(*D3)]
+    train("ipo", ballots, model=model, beta=0.5, out=out, **FAST)
+    check(out, model, worlds[0], least_squares(D1, 0.5))
+    check(out, model, worlds[1], least_squares(D3, 0.5))
+
+
+# --- SFT -------------------------------------------------------------------------------------------------------------
+
+
+def test_sft_reaches_the_weighted_share_of_each_preferred_response(model: str, out: Path) -> None:
+    world = World()
+    votes = Vote(0, 1, 0.9, 2.0), Vote(2, 1, 0.4), Vote(0, 2, 0.5, 7.0)  # 1.8 for a, 0.6 for b, the tie for nobody
+    train("sft", [world.ballot(*votes)], model=model, out=out, **FAST | {"steps": 200})
+    np.testing.assert_allclose(np.exp(world.logprobs(out / "policy")), (0.75, 0.25, 0), atol=TOLERANCE)

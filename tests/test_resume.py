@@ -1,0 +1,303 @@
+"""An interrupted run that goes on ends in the weights and metrics of an uninterrupted one, bit for bit."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import tiny_llama
+from torch import nn
+
+import preftune.run
+from preftune.ballots import Ballot, Vote
+from preftune.engine import load_state, remove_state, save_state, state_record
+from preftune.errors import Interrupted, UserError
+from preftune.run import Run, train
+
+WORDS = [f"w{i}" for i in range(20)]
+STEPS = 12
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny_llama(tmp_path_factory.mktemp("model"), WORDS)
+
+
+def run(model: str, out: Path, *, method: str = "ipo", **options: Any) -> Run:
+    """Three epochs over ten ballots in batches of three, each of several micro-batches."""
+    ballots = [
+        Ballot(f"w{n} w1", (f"w{2 * n % 7} w{n + 3}", f"w{n + 5}", "w2 w3"), (Vote(0, 1, n / 10), Vote(2, 0, 1)))
+        for n in range(10)
+    ]
+    defaults = {"beta": 0.3, "batch_size": 3, "micro_tokens": 20, "steps": STEPS, "lr": 5e-3, "device": "cpu"}
+    return train(method, ballots, model=model, out=out, **defaults | options)
+
+
+def metrics_of(folder: Path) -> list[Mapping[str, float]]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "tokens_per_second"} for row in rows]
+
+
+def assert_equal_runs(found: Path, wanted: Path) -> None:
+    assert metrics_of(found) == metrics_of(wanted)
+    assert [row["step"] for row in metrics_of(found)] == list(range(1, len(metrics_of(found)) + 1))
+    weights, expected = (load_file(folder / "policy" / "model.safetensors") for folder in (found, wanted))
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], value) for name, value in expected.items())
+    assert not (found / "state").exists()
+
+
+class PowerCut(Exception):
+    """What the tests below stop a run with."""
+
+
+def watch_steps(
+    patch: pytest.MonkeyPatch,
+    *,
+    before: Callable[[int], None] = lambda step: None,
+    after: Callable[[int], None] = lambda step: None,
+) -> None:
+    """Call `before` and `after` with the number of each step, around what the run does when the step is made."""
+    real = preftune.run.run_loop
+
+    def loop(plan: Any, loss_of: Any, *, after_step: Any, **rest: Any) -> None:
+        def watched(step: Any, metrics: Mapping[str, float]) -> None:
+            before(step.number)
+            after_step(step, metrics)
+            after(step.number)
+
+        real(plan, loss_of, after_step=watched, **rest)
+
+    patch.setattr(preftune.run, "run_loop", loop)
+
+
+def run_until(monkeypatch: pytest.MonkeyPatch, step: int, *, saved: int, **how: Any) -> None:
+    """A run that dies at `step`, its last state being of the step `saved`."""
+    real = preftune.run.save_state
+
+    def save(folder: Path, parameters: Any, optimizer: Any, record: Mapping[str, Any]) -> None:
+        if record["step"] <= saved:
+            real(folder, parameters, optimizer, record)
+
+    def die(number: int) -> None:
+        if number == step:
+            raise PowerCut
+
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        patch.setattr(preftune.run, "SAVE_EVERY", -1.0)
+        patch.setattr(preftune.run, "save_state", save)
+        watch_steps(patch, after=die)
+        run(**how)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("ipo", {}), ("dpo", {"lora": 3, "weight_decay": 0.1}), ("sft", {"warmup": 0.9}), ("dpo", {"precision": "bf16"})],
+)
+def test_a_run_that_died_twice_ends_like_one_that_did_not(
+    method: str, options: dict[str, Any], model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = {"model": model, "method": method, **options}
+    run(out=tmp_path / "whole", **how)
+    out = tmp_path / "out"
+    run_until(monkeypatch, 5, saved=3, out=out, **how)
+    assert len(metrics_of(out)) == 5
+    run_until(monkeypatch, 7, saved=7, out=out, resume=True, **how)
+    run(out=out, resume=True, **how)
+    assert_equal_runs(out, tmp_path / "whole")
+
+
+def test_a_run_that_died_before_its_first_state_starts_again(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(model, tmp_path / "whole")
+    run_until(monkeypatch, 2, saved=0, model=model, out=tmp_path / "out")
+    run(model, tmp_path / "out", resume=True)
+    assert_equal_runs(tmp_path / "out", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_asked_to_stop_finishes_its_step_and_goes_on_later(
+    number: signal.Signals, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def before(step: int) -> None:
+        if step == 4:
+            os.kill(os.getpid(), number)
+
+    out = tmp_path / "out"
+    handler = signal.getsignal(number)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match=f"{out}: stopped after step 4 of {STEPS}"):
+        watch_steps(patch, before=before)
+        run(model, out)
+    assert signal.getsignal(number) is handler
+    assert len(metrics_of(out)) == 4
+    assert not (out / "policy").exists()
+    run(model, out, resume=True)
+    run(model, tmp_path / "whole")
+    assert_equal_runs(out, tmp_path / "whole")
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import preftune.run, test_resume
+score = preftune.run.response_logprobs
+preftune.run.response_logprobs = lambda *args, **named: (time.sleep(0.02), score(*args, **named))[1]
+test_resume.run({model!r}, Path({out!r}), steps=40)
+"""
+
+
+@pytest.mark.slow
+def test_another_process_that_was_asked_to_stop_saves_its_state_and_can_be_gone_on_with(
+    model: str, tmp_path: Path
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    script = CHILD.format(tests=str(Path(__file__).parent), model=model, out=str(out))
+    child = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
+    try:
+        while child.poll() is None and not (out / "metrics.jsonl").exists():
+            time.sleep(0.05)
+        while child.poll() is None and len(metrics_of(out)) < 3:
+            time.sleep(0.05)
+        child.send_signal(signal.SIGINT)
+        errors = child.communicate(timeout=120)[1]
+    finally:
+        child.kill()
+    done = len(metrics_of(out))
+    assert f"Interrupted: {out}: stopped after step {done} of 40" in errors.replace("\n", " ")
+    assert 3 <= done < 40
+    assert not (out / "policy").exists()
+
+    run(model, out, steps=40, resume=True)
+    run(model, whole, steps=40)
+    assert_equal_runs(out, whole)
+
+
+# --- what may not be resumed -----------------------------------------------------------------------------------------
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_a_run_is_resumed_only_as_what_it_was(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tiny_llama(tmp_path / "other", WORDS, seed=1)
+    out = tmp_path / "out"
+    run_until(monkeypatch, 3, saved=3, model=model, out=out)
+    before = contents(out)
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"beta": 0.4}, r"beta 0\.3, now 0\.4"),
+        ({"lr": 1e-3}, r"lr 0\.005, now 0\.001"),
+        ({"seed": 1}, "seed 0, now 1"),
+        ({"steps": 13}, "steps 12, now 13"),
+        ({"lora": 2}, "lora 0, now 2"),
+        ({"reduction": "mean"}, "reduction 'sum', now 'mean'"),
+        ({"method": "dpo"}, "method 'ipo', now 'dpo'"),
+        ({"eval_fraction": 0.3}, "another data"),
+        ({"model": other}, "another model"),
+        ({"reference": other}, "another reference"),
+    ]
+    for change, reason in changes:
+        with pytest.raises(UserError, match=f"cannot resume.*{reason}"):
+            run(**{"model": model, "out": out, "resume": True, **change})
+        assert contents(out) == before
+
+
+def test_a_finished_run_is_neither_resumed_nor_written_over(model: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(model, out, steps=2)
+    before = contents(out)
+    with pytest.raises(UserError, match="a finished run"):
+        run(model, out, steps=2)
+    with pytest.raises(UserError, match="a finished run"):
+        run(model, out, beta=0.9, steps=2, resume=True)
+    assert contents(out) == before
+
+
+# --- the state on disk -----------------------------------------------------------------------------------------------
+
+
+def trained(device: str = "cpu", steps: int = 3) -> tuple[dict[str, nn.Parameter], torch.optim.AdamW]:
+    torch.manual_seed(0)
+    parameters = {
+        "a": nn.Parameter(torch.randn(3, 2, device=device)),
+        "b.c": nn.Parameter(torch.randn(4, device=device)),
+    }
+    optimizer = torch.optim.AdamW(parameters.values(), fused=device == "cpu")
+    for _ in range(steps):
+        sum((p**2).sum() for p in parameters.values()).backward()
+        optimizer.step()
+    return parameters, optimizer
+
+
+def test_weights_and_moments_come_back_bit_for_bit(tmp_path: Path) -> None:
+    parameters, optimizer = trained()
+    save_state(tmp_path / "state", parameters, optimizer, {"step": 3})
+    fresh, empty = trained(steps=0)
+    assert load_state(tmp_path / "state", fresh, empty) == {"step": 3}
+    for name, parameter in parameters.items():
+        assert torch.equal(fresh[name], parameter)
+        moments = empty.state[fresh[name]]
+        assert moments.keys() == optimizer.state[parameter].keys()
+        assert all(torch.equal(moments[key], value) for key, value in optimizer.state[parameter].items())
+
+
+def test_moments_and_step_count_come_back_on_the_device_of_their_parameter(tmp_path: Path) -> None:
+    """The fused AdamW keeps its step count there too; `meta` stands for a GPU."""
+    save_state(tmp_path / "state", *trained(), {"step": 3})
+    fresh, empty = trained("meta", steps=0)
+    load_state(tmp_path / "state", fresh, empty)
+    assert {value.device.type for moments in empty.state.values() for value in moments.values()} == {"meta"}
+
+
+def test_an_interrupted_save_leaves_the_state_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters, optimizer = trained()
+    folder = tmp_path / "state"
+    save_state(folder, parameters, optimizer, {"step": 3})
+    for broken in ("save_file", "os.replace", "json.dumps"):
+        with monkeypatch.context() as patch, pytest.raises(PowerCut):
+            patch.setattr(f"preftune.engine.{broken}", _cut_at(2 if broken != "json.dumps" else 1, broken))
+            save_state(folder, parameters, optimizer, {"step": 4})
+        assert state_record(folder) == {"step": 3}
+        fresh, empty = trained(steps=0)
+        assert load_state(folder, fresh, empty) == {"step": 3}
+        assert torch.equal(fresh["a"], parameters["a"])
+    remove_state(folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _cut_at(call: int, name: str) -> Any:
+    """The function of that name in the engine, until its `call`-th call."""
+    head, _, tail = name.partition(".")
+    real = getattr(preftune.engine, head)
+    real = getattr(real, tail) if tail else real
+    calls: list[int] = []
+
+    def cut(*args: Any, **named: Any) -> Any:
+        calls.append(1)
+        if len(calls) == call:
+            raise PowerCut
+        return real(*args, **named)
+
+    return cut
