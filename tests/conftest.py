@@ -8,6 +8,10 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("preftune", deadline=None)  # a busy machine is no failure
+settings.load_profile("preftune")
 
 
 @pytest.fixture(scope="session")

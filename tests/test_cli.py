@@ -99,7 +99,7 @@ def test_a_mistake_in_the_settings_is_one_line_exit_2_and_nothing_written(case, 
         (["train", "dpoo", "--model", "m", "--data", "{data}", "--out", "o", "--beta", "1"], "did you mean 'dpo'?"),
         (["compare", "--model", "m", "--data", "{data}", "--methods", "ipoo", "--out", "o"], "did you mean 'ipo'?"),
         (["compare", "--model", "m", "--data", "{data}", "--methods", "ipo[lrr=1]", "--out", "o"], "'lr'"),
-        (["compare", "--model", "m", "--data", "{data}", "--methods", "ipo", "--betas", "0.1,x", "--out", "o"], "0.1,x"),
+        (["compare", "--model", "m", "--data", "{data}", "--methods", "ipo", "--betas", "1,x", "--out", "o"], "1,x"),
         (["compare", "--model", "m", "--data", "{data}", "--methods", "ipo,ipo", "--out", "o"], "twice"),
         (["data", "covert", "{data}", "o"], "data convert"),
         (["demo", "--size", "huge", "--out", "o"], "default, full"),
@@ -116,7 +116,8 @@ def test_an_unknown_name_is_refused_with_the_nearest(arguments, says, run, tmp_p
 
 
 def test_settings_come_from_yaml_and_flags_after_it_win(tmp_path):
-    config = write(tmp_path / "c.yaml", "betas: [0.1, 2]\nbatch_size: 3\nmethods: [dpo, 'ipo[reduction=mean]']\nlr: 1e-5\n")
+    settings = "betas: [0.1, 2]\nbatch_size: 3\nmethods: [dpo, 'ipo[reduction=mean]']\nlr: 1e-5\n"
+    config = write(tmp_path / "c.yaml", settings)
     flags = ["--model", "m", "--data", "d", "--out", "o", "--batch-size", "5"]
     values = given(build_parser().parse_args(["compare", "--config", str(config), *flags]))
     assert values["betas"] == [0.1, 2.0] and values["batch_size"] == 5 and values["lr"] == 1e-5
@@ -144,7 +145,8 @@ def test_the_defaults_that_the_help_states_are_those_of_the_library():
         stated = re.search(r"\(default: ([^;)]*)", FLAGS[flag][1])
         default = defaults[flag.replace("-", "_")]
         if default is not None and flag != "device":
-            assert stated and stated[1] == (f"{default:g}" if isinstance(default, float) else str(default).lower()), flag
+            shown = f"{default:g}" if isinstance(default, float) else str(default).lower()
+            assert stated and stated[1] == shown, flag
 
 
 def test_convert_writes_canonical_json_lines_and_counts_what_it_skips(run, tmp_path):

@@ -138,16 +138,18 @@ def test_votes_in_a_circle_lead_to_the_reference_wherever_the_policy_starts(
 
 
 @pytest.mark.parametrize("beta", [0.1, 1.0])
-@pytest.mark.parametrize("votes", [D1, D3])
-def test_dpo_gives_nothing_to_a_response_that_always_loses_whatever_beta(
-    votes: tuple[Vote, ...], beta: float, model: str, out: Path
+def test_dpo_gives_everything_to_a_response_that_always_wins_whatever_beta(beta: float, model: str, out: Path) -> None:
+    world = World()
+    train("dpo", [world.ballot(*D1)], model=model, beta=beta, out=out, **FAST | {"lr": 3e-2})
+    assert normalised(world.logprobs(out / "policy"))[0] > 0.99
+
+
+def test_dpo_gives_nothing_to_a_response_that_always_loses_and_the_others_share_like_the_reference(
+    model: str, out: Path
 ) -> None:
     world = World()
-    train("dpo", [world.ballot(*votes)], model=model, beta=beta, out=out, **FAST | {"lr": 3e-2})
-    found = normalised(world.logprobs(out / "policy"))
-    assert found[2] < 0.01
-    if votes is D1:
-        assert found[0] > 0.99
+    train("dpo", [world.ballot(*D3)], model=model, beta=0.5, out=out, **FAST | {"lr": 3e-2})
+    check(out, model, world, (0, 0, -np.inf))
 
 
 # --- soft votes and weights ------------------------------------------------------------------------------------------

@@ -5,20 +5,22 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, pairwise
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import tiny_model
+from tiny import tiny_llama, tiny_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from preftune.ballots import Vote
+from preftune.ballots import Ballot, Vote
 from preftune.logprobs import Layout, response_logprobs
 from preftune.loop import Step, linear_schedule, plan_steps, run_loop
 from preftune.methods import DPO, IPO, SFT, LossOptions, Method, Scored, Terms
 from preftune.models import use_branch_attention
+from preftune.run import train
 from preftune.tokens import TokenBallot
 
 # --- the plan --------------------------------------------------------------------------------------------------------
@@ -226,6 +228,29 @@ def test_a_vote_of_weight_three_is_that_vote_three_times(method: Method, model: 
     wanted = gradient(model, method, [heavy, EIGHT[4]])
     assert_same(gradient(model, method, [single, single, EIGHT[4], single]), wanted)
     assert_same(gradient(model, method, [EIGHT[4], in_one_ballot]), wanted)
+
+
+WORDS = [f"w{i}" for i in range(20)]
+
+
+def test_memory_per_pass_changes_nothing_that_training_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFTUNE_CACHE", str(tmp_path / "cache"))
+    folder = tiny_llama(tmp_path / "model", WORDS)
+    ballots = [
+        Ballot(f"w{n} w1", (f"w{n + 3} w2 w4", f"w{n + 5}", "w6 w6"), (Vote(0, 1, n / 8, 1 + n % 3), Vote(2, 0, 1)))
+        for n in range(8)
+    ]
+    shared = {"model": folder, "beta": 0.2, "batch_size": 8, "steps": 4, "lr": 1e-3, "device": "cpu"}
+
+    def steps(micro_tokens: int) -> list[dict[str, float]]:
+        run = train("ipo", ballots, out=tmp_path / str(micro_tokens), micro_tokens=micro_tokens, **shared)
+        return [{name: value for name, value in step.items() if name != "tokens_per_second"} for step in run.metrics]
+
+    whole = steps(9999)
+    for micro_tokens in (24, 1):
+        for found, wanted in zip(steps(micro_tokens), whole, strict=True):
+            assert found == pytest.approx(wanted, rel=1e-3, abs=1e-5)
+    assert whole[-1]["loss"] < whole[0]["loss"]
 
 
 # --- one step --------------------------------------------------------------------------------------------------------

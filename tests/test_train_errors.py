@@ -95,7 +95,7 @@ def test_a_reference_with_another_tokenizer_is_refused(model: str, tmp_path: Pat
 
 
 def test_data_with_nothing_to_train_on_are_refused_with_the_reasons(model: str, tmp_path: Path) -> None:
-    refused("nothing", tmp_path, model=model, ballots=[])
+    refused("nothing is left to train ipo on.*there are no ballots", tmp_path, model=model, ballots=[])
     refused("a ballot without a vote", tmp_path, model=model, ballots=[Ballot("x", ("a", "b"), ())])
     refused("nothing is left to train sft on.*1 × vote: a tie", tmp_path, model=model, method="sft", ballots=GOOD[1:])
     refused("nothing of the prompt fits", tmp_path, model=model, max_length=1)

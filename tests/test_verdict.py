@@ -18,7 +18,7 @@ from preftune.results import (
     REFERENCE,
     Result,
     Sample,
-    Study,
+    StudyRecord,
     read_results,
     read_samples,
     read_study,
@@ -216,13 +216,13 @@ def test_a_run_counts_at_its_last_checkpoint_and_alone_on_all_prompts() -> None:
 # --- whole studies ----------------------------------------------------------------------------------------------------
 
 
-def changed(folder: Path, change: Callable[[Result], Result | None]) -> Study:
+def changed(folder: Path, change: Callable[[Result], Result | None]) -> StudyRecord:
     rows = [change(row) for row in read_results(folder / "results.jsonl")]
     write_records(folder / "results.jsonl", [row for row in rows if row])
     return read_study(folder)
 
 
-def changed_samples(folder: Path, change: Callable[[Sample], Sample | None]) -> Study:
+def changed_samples(folder: Path, change: Callable[[Sample], Sample | None]) -> StudyRecord:
     rows = [change(row) for row in read_samples(folder / "samples.jsonl")]
     write_records(folder / "samples.jsonl", [row for row in rows if row])
     return read_study(folder)
@@ -353,7 +353,7 @@ def test_without_samples_the_rows_still_carry_a_wider_comparison(tmp_path: Path)
 # --- alarms -----------------------------------------------------------------------------------------------------------
 
 
-def quiet(folder: Path) -> Study:
+def quiet(folder: Path) -> StudyRecord:
     """A study in which the preferred responses became more likely: nothing is wrong with it."""
     write_synthetic_study(folder, prompts=20)
     for path in folder.glob("runs/*/metrics.jsonl"):
@@ -362,12 +362,12 @@ def quiet(folder: Path) -> Study:
     return read_study(folder)
 
 
-def with_metrics(study: Study, run: str, **columns: float) -> Study:
+def with_metrics(study: StudyRecord, run: str, **columns: float) -> StudyRecord:
     steps = tuple({**row, **columns} for row in study.metrics[run])
     return replace(study, metrics={**study.metrics, run: steps})
 
 
-def with_last(study: Study, run: str, **fields: Any) -> Study:
+def with_last(study: StudyRecord, run: str, **fields: Any) -> StudyRecord:
     rows = tuple(replace(row, **fields) if (row.run, row.step) == (run, 32) else row for row in study.results)
     return replace(study, results=rows)
 
@@ -377,7 +377,7 @@ def test_nothing_wrong_raises_no_alarm(tmp_path: Path) -> None:
 
 
 FALLEN = {"log_ratio_preferred": -1.5, "log_ratio_other": -3.0}
-TROUBLES: Mapping[str, Callable[[Study], Study]] = {
+TROUBLES: Mapping[str, Callable[[StudyRecord], StudyRecord]] = {
     "both became less likely": lambda study: with_metrics(study, "dpo-0.1-0", **FALLEN),
     "The loss is not a number": lambda study: with_metrics(study, "dpo-0.1-0", loss=math.nan),
     "The KL is not a number": lambda study: with_last(study, "dpo-0.1-0", kl=math.nan),
@@ -403,7 +403,7 @@ def test_each_trouble_raises_its_own_alarm_and_names_its_run(tmp_path: Path, wor
         lambda study: with_last(study, "dpo-0.1-0", gain=-0.2, extra={"vader": -2.0, "vader_se": 0.01}),
     ],
 )
-def test_what_is_within_bounds_raises_none(tmp_path: Path, harmless: Callable[[Study], Study]) -> None:
+def test_what_is_within_bounds_raises_none(tmp_path: Path, harmless: Callable[[StudyRecord], StudyRecord]) -> None:
     assert alarms(harmless(quiet(tmp_path))) == ()
 
 

@@ -9,23 +9,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from preftune.ballots import Ballot, BallotSet, Vote
     from preftune.readers import read_ballots
-    from preftune.results import Study
     from preftune.run import Run, train
-    from preftune.study import Comparison, compare
+    from preftune.study import Study, compare
 
 __version__ = "0.1.0"
 
-__all__ = ["Ballot", "BallotSet", "Comparison", "Run", "Study", "Vote", "compare", "read_ballots", "train"]
+__all__ = ["Ballot", "BallotSet", "Run", "Study", "Vote", "compare", "read_ballots", "train"]
 
 _HOMES = {
     "Ballot": "preftune.ballots",
     "BallotSet": "preftune.ballots",
     "Vote": "preftune.ballots",
     "read_ballots": "preftune.readers",
-    "Study": "preftune.results",
     "Run": "preftune.run",
     "train": "preftune.run",
-    "Comparison": "preftune.study",
+    "Study": "preftune.study",
     "compare": "preftune.study",
 }
 

@@ -77,9 +77,9 @@ FLAGS: dict[str, tuple[Any, str]] = {
 }
 SWITCHES = {"resume", "merge-prompts", "grad-checkpointing"}
 TRAINING = (
-    "reduction label-smoothing flip-rate lr epochs steps batch-size micro-tokens grad-checkpointing max-length lora "
-    "precision device warmup clip-norm weight-decay"
-).split()
+    *("reduction", "label-smoothing", "flip-rate", "lr", "epochs", "steps", "batch-size", "micro-tokens"),
+    *("grad-checkpointing", "max-length", "lora", "precision", "device", "warmup", "clip-norm", "weight-decay"),
+)
 
 
 @dataclass(frozen=True)
@@ -269,17 +269,14 @@ def _nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
 def build_parser() -> ArgumentParser:
     """The command line: a subcommand for every entry of `COMMANDS`."""
     about = "Align a language model with human preferences, and find out which method earned it."
-    parser = Parser(
-        prog="preftune", description=about, allow_abbrev=False, formatter_class=RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="preftune", description=about, allow_abbrev=False, formatter_class=RawDescriptionHelpFormatter)
     commands = parser.add_subcommands(required=True, dest="command", metavar="COMMAND")
     for name, command in COMMANDS.items():
         about = f"{command.help[0].upper()}{command.help[1:]}.\n\nexample:\n  {command.example}"
         sub = Parser(description=about, allow_abbrev=False, formatter_class=RawDescriptionHelpFormatter)
         sub.add_argument("--config", action=ActionConfigFile, help="YAML file of settings; flags after it win")
         for argument, text in (command.positional or {}).items():
-            many = {"nargs": "+"} if argument == "folders" else {}
-            sub.add_argument(argument, help=text, **many)
+            sub.add_argument(argument, help=text, nargs="+" if argument == "folders" else None)
         for flag in (*command.required, *command.flags):
             _add_flag(sub, flag, required=flag in command.required)
         commands.add_subcommand(name, sub, help=command.help)

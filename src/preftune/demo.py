@@ -38,7 +38,7 @@ from .models import load_base
 from .readers import read_ballots, write_ballots
 from .reference import cache_folder
 from .rollouts import sample_responses
-from .study import Comparison, compare
+from .study import Study, compare
 
 TEMPERATURE = 0.36  # of the labels, in gold's units: about four in five votes agree with gold
 RESPONSES = 4  # per prompt; all six pairs of them are voted on
@@ -74,7 +74,7 @@ NOTES = (
 )
 
 
-def run_demo(out: Path, *, size: str = "default") -> Comparison:
+def run_demo(out: Path, *, size: str = "default") -> Study:
     """Run the embedded experiment, or go on with it, and draw its report in `out`.
 
     Downloads two packages once (about 100 MB). Raises UserError for an unknown size, or when they cannot be had.

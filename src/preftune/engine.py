@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .errors import UserError
@@ -75,7 +75,7 @@ def save_state(
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir(parents=True)
-    names = {parameter: name for name, parameter in parameters.items()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in parameters.items()}
     weights = {name: parameter.detach().contiguous() for name, parameter in parameters.items()}
     moments = {
         f"{names[parameter]}/{key}": value.contiguous()

@@ -46,9 +46,11 @@ def plan_steps(
     per_epoch = math.ceil(count / batch_size)
     total = math.ceil(epochs * per_epoch) if steps is None else steps
     plan = []
+    order: list[int] = []
     for number in range(1, total + 1):
         epoch, position = divmod(number - 1, per_epoch)
-        order = random.Random(f"{seed}/{epoch}").sample(range(count), count) if position == 0 else order
+        if position == 0:
+            order = random.Random(f"{seed}/{epoch}").sample(range(count), count)
         batch = order[position * batch_size : (position + 1) * batch_size]
         groups = pack([sizes[i] for i in batch], micro_tokens)
         micro_batches = tuple(tuple(batch[i] for i in sorted(group)) for group in groups)
@@ -77,12 +79,12 @@ def run_loop(
         totals: Counter[str] = Counter()
         for micro_batch in step.micro_batches:
             terms = loss_of(micro_batch)
-            (terms.loss / step.mass).backward()  # type: ignore[no-untyped-call]
+            (terms.loss / step.mass).backward()
             totals.update({**terms.sums, "loss": float(terms.loss.detach())})
         grad_norm = float(nn.utils.clip_grad_norm_(parameters, clip_norm))
         if not math.isfinite(grad_norm):
             raise FloatingPointError(f"step {step.number}: the gradient is not finite; lower --lr, or use fp32")
-        rate = scheduler.get_last_lr()[0]
+        rate = float(scheduler.get_last_lr()[0])
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad(set_to_none=True)
@@ -95,7 +97,10 @@ def run_loop(
 
 
 def linear_schedule(optimizer: AdamW, *, warmup: float, steps: int, done: int = 0) -> LRScheduler:
-    """The learning rate rises over the first `warmup` share of the steps and falls linearly to 0 at the end; `done` steps are over."""
+    """The learning rate rises over the first `warmup` share of the steps and falls linearly to 0 at the end.
+
+    `done` steps are over already: the schedule goes on from there.
+    """
     rising = max(1, round(warmup * steps))
 
     def factor(number: int) -> float:

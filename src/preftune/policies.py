@@ -103,7 +103,7 @@ def _evaluate(
     micro_tokens: int,
 ) -> tuple[Result, list[Sample]]:
     policy = Policy(base.model, bench.base.form)
-    shared = {"layout": bench.layout, "precision": bench.precision, "micro_tokens": micro_tokens}
+    shared: dict[str, Any] = {"layout": bench.layout, "precision": bench.precision, "micro_tokens": micro_tokens}
     answers: list[Sample] = []
     if questions.samples:
         reference = partial(as_reference, policy, bench.reference)

@@ -97,7 +97,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Study:
+class StudyRecord:
     """A study folder as read: `info` is study.json; `metrics` has the optimiser steps of each run, by run id.
 
     `notes` say in plain words what could not be read, so that a page drawn from an interrupted study says so.
@@ -196,7 +196,7 @@ def read_metrics(path: Path) -> tuple[Mapping[str, float], ...]:
     return _metrics(_read_lines(path)[0], path)
 
 
-def read_study(folder: Path) -> Study:
+def read_study(folder: Path) -> StudyRecord:
     """Everything in a study folder. An interrupted study reads as far as it went; `notes` say what is cut off.
 
     Raises UserError if the folder is no study, or for a line that is no record.
@@ -206,7 +206,7 @@ def read_study(folder: Path) -> Study:
     paths = [folder / RESULTS_FILE, folder / SAMPLES_FILE, *metrics_paths]
     content = {path: _read_lines(path) if path.exists() else ([], False) for path in paths}
     torn = [path.relative_to(folder) for path, (_, cut) in content.items() if cut]
-    return Study(
+    return StudyRecord(
         folder=folder,
         info=info,
         results=_results(content[paths[0]][0], paths[0]),

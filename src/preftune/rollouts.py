@@ -24,7 +24,8 @@ from .engine import autocast, remembered_casts
 from .logprobs import Layout, chunked_kl, head_of, predicting_states, sum_by_branch
 from .tokens import TokenBallot
 
-SAMPLING_ROWS = 64
+SAMPLING_ROWS = 256  # sequences that decode together, and the tokens that their caches may hold
+SAMPLING_TOKENS = 2**14
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def sample_responses(
     """Draw `samples` responses to every prompt, at most `max_new_tokens` long, until one of the `stops` ends them."""
     rows = [(p, s) for p in range(len(prompts)) for s in range(samples)]
     rows.sort(key=lambda row: len(prompts[row[0]]))
-    batches = [rows[i : i + SAMPLING_ROWS] for i in range(0, len(rows), SAMPLING_ROWS)]
+    batches = _batches(rows, [len(prompts[p]) + max_new_tokens for p, _ in rows])
     drawn: dict[tuple[int, int], tuple[int, ...]] = {}
     with _evaluating(model):
         for batch in track(batches, description):
@@ -88,6 +89,17 @@ def sample_responses(
         own = tuple(drawn[p, s] for s in range(samples))
         rollouts.append(Rollout(tuple(prompt), own, tuple(ids[-1] in stops for ids in own)))
     return rollouts
+
+
+def _batches(rows: Sequence[tuple[int, int]], widths: Sequence[int]) -> list[list[tuple[int, int]]]:
+    """Rows in order, cut where a batch would get too many sequences or, padded to its widest, too many tokens."""
+    batches: list[list[tuple[int, int]]] = [[]]
+    for row, width in zip(rows, widths, strict=True):
+        count = len(batches[-1]) + 1
+        if batches[-1] and (count > SAMPLING_ROWS or count * width > SAMPLING_TOKENS):
+            batches.append([])
+        batches[-1].append(row)
+    return batches if rows else []
 
 
 @contextmanager

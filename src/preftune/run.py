@@ -33,7 +33,7 @@ from .objectives import ipo_target, smooth, unbias
 from .reference import ReferenceStore, cache_folder, fill_store, response_keys
 from .results import write_json
 from .settings import Settings, find_method, make_settings
-from .tokens import TokenBallot, tokenize
+from .tokens import TokenBallot, TokenSet, tokenize
 
 SAVE_EVERY = 600.0  # seconds between saved states, so that little is lost when the machine goes down
 PACKAGES = ("preftune", "torch", "transformers", "peft", "numpy", "scipy")
@@ -82,17 +82,17 @@ class Training:
     left_out: Mapping[str, int]
 
 
-def prepare_training(
-    method: Method, ballots: Sequence[TokenBallot], settings: Settings, layout: Layout, seed: int
-) -> Training:
-    """Keep what the method trains on and plan every step. Raises UserError when nothing is left."""
+def prepare_training(method: Method, tokens: TokenSet, settings: Settings, layout: Layout, seed: int) -> Training:
+    """Keep what the method trains on and plan every step. Raises UserError, with the reasons, when nothing is left."""
     left_out: Counter[str] = Counter()
-    prepared = [method.prepare(ballot, left_out) for ballot in ballots]
+    prepared = [method.prepare(ballot, left_out) for ballot in tokens.ballots]
     kept = tuple(ballot for ballot in prepared if ballot is not None)
     if len(kept) < len(prepared):
         left_out[f"ballot: nothing in it for {method.name}"] += len(prepared) - len(kept)
     if not kept:
-        raise UserError(f"--data: nothing is left to train {method.name} on ({describe_counts(left_out)})")
+        reasons = Counter(tokens.skipped) + left_out
+        why = describe_counts(reasons) if reasons else "there are no ballots"
+        raise UserError(f"--data: nothing is left to train {method.name} on ({why})")
     plan = plan_steps(
         [layout.size(ballot) for ballot in kept],
         [method.mass(ballot) for ballot in kept],
@@ -140,7 +140,7 @@ def describe_target(training: Training, options: LossOptions) -> str | None:
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
     """Turn SIGINT and SIGTERM into a question that the loop asks after each step; a second one stops at once."""
-    asked = []
+    asked: list[int] = []
 
     def ask(number: int, frame: object) -> None:
         if asked:
@@ -354,7 +354,7 @@ def train(
     bench = open_workbench(model, reference=reference, precision=settings.precision, device=settings.device)
     tokens = tokenize(training_ballots, bench.base.form, max_length=settings.max_length)
     held_out = tokenize(eval_ballots, bench.base.form, max_length=settings.max_length)
-    training = prepare_training(chosen, tokens.ballots, settings, bench.layout, seed)
+    training = prepare_training(chosen, tokens, settings, bench.layout, seed)
     target = describe_target(training, settings.loss_options(beta))
     say(f"layout: {bench.layout.name} ({bench.layout.reason})")
     say(f"{len(training.ballots)} ballots, {len(training.plan)} steps; skipped: {describe_counts(tokens.skipped)}")

@@ -27,7 +27,7 @@ from .results import (
     REFERENCE,
     Result,
     Sample,
-    Study,
+    StudyRecord,
     append_records,
     read_results,
     read_samples,
@@ -74,13 +74,13 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Study:
     """A finished study: its rows of results, its verdict, and its folder."""
 
     folder: Path
 
     @property
-    def study(self) -> Study:
+    def study(self) -> StudyRecord:
         return read_study(self.folder)
 
     @property
@@ -118,7 +118,7 @@ def compare(
     command: str = "",
     notes: Sequence[str] = (),
     **options: Any,
-) -> Comparison:
+) -> Study:
     """Train every arm at every β and seed on identical votes, evaluate all of them alike, and draw the report.
 
     Calling it again with the same `out` goes on where it stopped; more arms, β or seeds may be added then.
@@ -159,9 +159,7 @@ def compare(
     asked = tuple(prompts) if prompts is not None else held_out_prompts(eval_ballots, eval_prompts)
     questions, cuts = make_questions(asked, eval_set, form, length, samples, max_new_tokens, judge, others or {})
     trainings = {
-        (arm.name, seed): prepare_training(
-            arm.method, train_set.ballots, arm.settings(plan.settings), bench.layout, seed
-        )
+        (arm.name, seed): prepare_training(arm.method, train_set, arm.settings(plan.settings), bench.layout, seed)
         for arm in plan.arms
         for seed in plan.seeds
     }
@@ -180,7 +178,7 @@ def compare(
         runner.run(arm, beta, seed)
     seconds = info["seconds"].get("study", 0.0) + time.monotonic() - started
     write_json(folder / "study.json", info | {"seconds": {"study": round(seconds, 1)}})
-    comparison = Comparison(folder)
+    comparison = Study(folder)
     say(comparison.verdict.sentence)
     say(f"report: {comparison.report()}")
     return comparison
@@ -295,8 +293,9 @@ def describe_data(
     cuts: Mapping[str, int],
 ) -> dict[str, Any]:
     """Counts: what was read, what is used, and why everything else is not."""
-    is_set = isinstance(ballots, BallotSet)
-    skipped = Counter(ballots.skipped if isinstance(ballots, BallotSet) else {})
+    if not isinstance(ballots, BallotSet):
+        ballots = BallotSet(tuple(ballots), len(ballots), source="made in Python")
+    skipped = Counter(ballots.skipped)
     skipped.update(train_set.skipped)
     skipped.update(eval_set.skipped)
     shortened = Counter(train_set.shortened)
@@ -307,10 +306,10 @@ def describe_data(
         key: len({i for step in t.plan for group in step.micro_batches for i in group}) for key, t in trainings.items()
     }
     return {
-        "source": ballots.source if isinstance(ballots, BallotSet) else "made in Python",
-        "sha256": ballots.sha256 if isinstance(ballots, BallotSet) else content,
+        "source": ballots.source,
+        "sha256": ballots.sha256 or content,
         "tokens_sha256": content,
-        "rows": ballots.rows if is_set else len(ballots),
+        "rows": ballots.rows,
         "ballots_train": len(train_set.ballots),
         "ballots_reached": max(reached.values()),
         "ballots_eval": len(eval_set.ballots),
@@ -318,7 +317,7 @@ def describe_data(
         "votes_eval": sum(len(ballot.votes) for ballot in eval_set.ballots),
         "prompts_eval": len(questions.prompts),
         "skipped": dict(skipped),
-        "dropped": dict(ballots.dropped) if isinstance(ballots, BallotSet) else {},
+        "dropped": dict(ballots.dropped),
         "shortened": dict(shortened),
         "left_out": {arm: dict(t.left_out) for (arm, _), t in trainings.items() if t.left_out},
     }
@@ -359,7 +358,8 @@ def open_study(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
     ):
         if old != new:
             raise UserError(
-                f"{folder}: this study was started with another {label} ({old!r:.20}, now {new!r:.20}); name a new --out"
+                f"{folder}: this study was started with another {label} ({old!r:.20}, now {new!r:.20}); "
+                "name a new --out"
             )
     merged = {
         name: before[name] + [value for value in info[name] if value not in before[name]]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .results import REFERENCE, Result, Study
+from .results import REFERENCE, Result, StudyRecord
 from .stats import (
     Estimate,
     Floats,
@@ -151,7 +151,7 @@ class PerPrompt:
         return PerPrompt(self.kl[chosen], self.gain[chosen])
 
 
-def verdict(study: Study) -> Verdict:
+def verdict(study: StudyRecord) -> Verdict:
     """Everything that the study's numbers support, and no more."""
     scored = not study.trained() or any(row.gain is not None for row in study.trained())
     axis = REWARD if scored else ACCURACY
@@ -179,7 +179,7 @@ def run_name(arm: str, beta: float | None, seed: int | None = None) -> str:
     return arm + ("" if beta is None else f" β={beta:g}") + ("" if seed is None else f" seed {seed}")
 
 
-def run_names(study: Study) -> dict[str, str]:
+def run_names(study: StudyRecord) -> dict[str, str]:
     """The name of every run by its id; the seed is told where the study has several."""
     several = len(study.info["seeds"]) > 1
     names = {row.run: run_name(row.arm, row.beta, row.seed if several else None) for row in study.trained()}
@@ -189,7 +189,7 @@ def run_names(study: Study) -> dict[str, str]:
 # --- points -----------------------------------------------------------------------------------------------------------
 
 
-def _points(study: Study, axis: str) -> tuple[tuple[Point, ...], PerPrompt | None, list[str]]:
+def _points(study: StudyRecord, axis: str) -> tuple[tuple[Point, ...], PerPrompt | None, list[str]]:
     """One point per run and checkpoint with a place on both axes; means per prompt where samples allow; notes."""
     points = [point for row in study.trained() if (point := _point(row, axis))]
     missing = len(study.trained()) - len(points)
@@ -219,7 +219,7 @@ def _measured(point: Point, table: PerPrompt, index: int) -> Point:
     return replace(point, kl=max(kl.value, 0.0), kl_se=kl.se, gain=gain.value, gain_se=gain.se)
 
 
-def _per_prompt(study: Study, points: Sequence[Point]) -> tuple[PerPrompt | None, int]:
+def _per_prompt(study: StudyRecord, points: Sequence[Point]) -> tuple[PerPrompt | None, int]:
     """Means over the samples of each prompt that all points and the reference have, and how many prompts they lack."""
     kls: dict[tuple[str, int], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     rewards: dict[tuple[str, int], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -367,7 +367,7 @@ def best_run(arm: str, points: Sequence[Point], table: PerPrompt) -> Best:
 # --- alarms -----------------------------------------------------------------------------------------------------------
 
 
-def alarms(study: Study) -> tuple[str, ...]:
+def alarms(study: StudyRecord) -> tuple[str, ...]:
     """What a reader should worry about: one sentence for each kind of trouble, with the runs that have it."""
     kinds = {
         "The KL is not a number, so the policy or its evaluation is broken": _no_kl(study),
@@ -386,19 +386,19 @@ def _listed(cases: Sequence[str], most: int = 6) -> str:
     return "; ".join([*cases[:most], *more])
 
 
-def _no_kl(study: Study) -> list[str]:
+def _no_kl(study: StudyRecord) -> list[str]:
     names = run_names(study)
     rows = [row for row in study.results if row.kl is not None and not math.isfinite(row.kl)]
     return [f"{names[row.run]} at step {row.step}" for row in rows]
 
 
-def _negative_kl(study: Study) -> list[str]:
+def _negative_kl(study: StudyRecord) -> list[str]:
     names = run_names(study)
     rows = [row for row in study.results if row.kl is not None and row.kl < -ROUNDING]
     return [f"{names[row.run]} at step {row.step} ({number(row.kl or 0, row.kl or 0)} nats)" for row in rows]
 
 
-def _no_loss(study: Study) -> list[str]:
+def _no_loss(study: StudyRecord) -> list[str]:
     names = run_names(study)
     first = {
         run: step["step"]
@@ -409,7 +409,7 @@ def _no_loss(study: Study) -> list[str]:
     return [f"{names.get(run, run)} from step {step:.0f} on" for run, step in first.items()]
 
 
-def _both_fell(study: Study) -> list[str]:
+def _both_fell(study: StudyRecord) -> list[str]:
     names, cases = run_names(study), []
     for run, steps in study.metrics.items():
         preferred, other = (_late(steps, f"log_ratio_{side}") for side in ("preferred", "other"))
@@ -418,14 +418,14 @@ def _both_fell(study: Study) -> list[str]:
     return cases
 
 
-def _longer(study: Study) -> list[str]:
+def _longer(study: StudyRecord) -> list[str]:
     names, reference = run_names(study), study.reference()
     start = (reference and reference.length) or math.inf
     rows = [row for row in study.finals() if (row.length or 0) > GROWTH * start and (row.gain is None or row.gain > 0)]
     return [f"{names[row.run]}: {row.length:.0f} tokens against {start:.0f}" for row in rows]
 
 
-def _second_opinion_fell(study: Study) -> list[str]:
+def _second_opinion_fell(study: StudyRecord) -> list[str]:
     names, reference = run_names(study), study.reference()
     before = reference.extra if reference else {}
     return [
@@ -447,7 +447,7 @@ def _late(steps: Sequence[Mapping[str, float]], name: str) -> Estimate | None:
 # --- words ------------------------------------------------------------------------------------------------------------
 
 
-def _axis_label(study: Study, axis: str) -> str:
+def _axis_label(study: StudyRecord, axis: str) -> str:
     if axis == ACCURACY:
         return "held-out accuracy"
     gold = study.info.get("gold") or {}
@@ -455,7 +455,7 @@ def _axis_label(study: Study, axis: str) -> str:
 
 
 def _sentence(
-    study: Study, axis: str, points: Sequence[Point], comparisons: Sequence[Comparison], best: Sequence[Best]
+    study: StudyRecord, axis: str, points: Sequence[Point], comparisons: Sequence[Comparison], best: Sequence[Best]
 ) -> str:
     expected, unfinished = len(study.expected()), len(study.unfinished())
     if not study.trained():
@@ -533,7 +533,7 @@ def _strength(gain: Estimate) -> str:
     return f" (z = {gain.z:.1f}{told})".replace("-", "−")
 
 
-def _caveats(study: Study, axis: str, table: PerPrompt | None) -> Iterable[str]:
+def _caveats(study: StudyRecord, axis: str, table: PerPrompt | None) -> Iterable[str]:
     if study.unfinished():
         names = [run_name(*key) for key in study.unfinished()]
         yield f"The study is partial. Not finished: {_listed(names)}."

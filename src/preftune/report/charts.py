@@ -12,7 +12,7 @@ import numpy as np
 import vl_convert
 
 from ..errors import UserError
-from ..results import Result, Study, read_study
+from ..results import Result, StudyRecord, read_study
 from ..stats import Estimate
 from ..verdict import ACCURACY, CHANCE, Frontier, Point, Verdict, run_names, verdict
 from .text import harmless
@@ -47,7 +47,7 @@ class Panel(NamedTuple):
     spec: Spec
 
 
-def looks(study: Study) -> dict[str, Look]:
+def looks(study: StudyRecord) -> dict[str, Look]:
     """The look of every arm, in the order of the study; beyond six arms the colours return with other shapes."""
     arms = dict.fromkeys([*study.info["arms"], *(row.arm for row in study.trained())])
     return {
@@ -72,7 +72,7 @@ def frontier_image(folder: Path, out: Path) -> Path:
     return out
 
 
-def frontier_panel(study: Study, answer: Verdict) -> Panel:
+def frontier_panel(study: StudyRecord, answer: Verdict) -> Panel:
     """Gain against KL: a point per checkpoint, a path per run, a fitted curve per arm."""
     return Panel("frontier", answer.axis_label, "", _frontier(study, answer, legend=False))
 
@@ -80,7 +80,7 @@ def frontier_panel(study: Study, answer: Verdict) -> Panel:
 # --- the frontier -----------------------------------------------------------------------------------------------------
 
 
-def _frontier(study: Study, answer: Verdict, *, legend: bool) -> Spec:
+def _frontier(study: StudyRecord, answer: Verdict, *, legend: bool) -> Spec:
     base = CHANCE if answer.axis == ACCURACY else 0.0
     names, styles = run_names(study), looks(study)
     points = [_point_row(point, names, base) for point in answer.points]
@@ -166,7 +166,7 @@ CURVES = {  # column of metrics.jsonl: title, note
 }
 
 
-def training_panels(study: Study) -> list[Panel]:
+def training_panels(study: StudyRecord) -> list[Panel]:
     """One chart for each quantity that any run logged; both log-ratios share their scale."""
     ratios = [
         row[name]
@@ -184,7 +184,7 @@ def training_panels(study: Study) -> list[Panel]:
     return panels
 
 
-def _training(study: Study, rows: list[Row], domain: Sequence[float] | None) -> Spec:
+def _training(study: StudyRecord, rows: list[Row], domain: Sequence[float] | None) -> Spec:
     scale = alt.Scale(domain=domain, nice=True) if domain else alt.Scale(zero=False, nice=True)
     chart = _chart("steps").encode(x=_step_axis(), color=_colour(looks(study), legend=False), strokeDash=_dash(study))
     told = ["arm:N", "beta:N", "step:Q", alt.Tooltip("mean(smooth):Q", title="running mean", format=".3")]
@@ -196,7 +196,7 @@ def _training(study: Study, rows: list[Row], domain: Sequence[float] | None) -> 
     return _spec(layers, {"steps": rows})
 
 
-def _curve_of(study: Study, run: str, steps: Sequence[Mapping[str, float]], name: str) -> Iterable[Row]:
+def _curve_of(study: StudyRecord, run: str, steps: Sequence[Mapping[str, float]], name: str) -> Iterable[Row]:
     """Rows of one curve: means of equal bins of steps where there are many, and a running mean of about a tenth."""
     row = next((row for row in study.trained() if row.run == run), None)
     pairs = [(step["step"], step[name]) for step in steps if math.isfinite(step.get(name, math.nan))]
@@ -217,7 +217,7 @@ def _curve_of(study: Study, run: str, steps: Sequence[Mapping[str, float]], name
         }
 
 
-def length_panel(study: Study) -> Panel | None:
+def length_panel(study: StudyRecord) -> Panel | None:
     """Length of the samples against the training step, beside the reference's."""
     rows = [_length_row(row, run_names(study)) for row in study.trained() if row.length is not None]
     if not rows:
@@ -256,7 +256,7 @@ def _length_row(row: Result, names: Mapping[str, str]) -> Row:
 # --- shared parts -----------------------------------------------------------------------------------------------------
 
 
-def dashes(study: Study) -> dict[str, Sequence[int]]:
+def dashes(study: StudyRecord) -> dict[str, Sequence[int]]:
     """The line pattern of every β in the charts over steps; beyond five they return."""
     betas = dict.fromkeys(_beta(row) for row in sorted(study.trained(), key=lambda row: row.beta or 0.0))
     return {beta: DASHES[i % len(DASHES)] for i, beta in enumerate(betas)}
@@ -266,7 +266,7 @@ def _beta(row: Result) -> str:
     return "none" if row.beta is None else f"{row.beta:g}"
 
 
-def _dash(study: Study) -> alt.StrokeDash:
+def _dash(study: StudyRecord) -> alt.StrokeDash:
     patterns = dashes(study)
     scale = alt.Scale(domain=list(patterns), range=[list(pattern) for pattern in patterns.values()])
     return alt.StrokeDash("beta:N", scale=scale, legend=None)

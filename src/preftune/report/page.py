@@ -18,7 +18,7 @@ import vl_convert
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
-from ..results import REFERENCE, Result, Sample, Study, read_study
+from ..results import REFERENCE, Result, Sample, StudyRecord, read_study
 from ..stats import Estimate, clustered_mean, number, over_seeds
 from ..verdict import Comparison, Verdict, run_name, run_names, verdict
 from .charts import VEGA_LITE, dashes, frontier_panel, length_panel, looks, training_panels
@@ -78,7 +78,7 @@ def write_report(folder: Path) -> Path:
     return path
 
 
-def _page(study: Study, answer: Verdict) -> str:
+def _page(study: StudyRecord, answer: Verdict) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("preftune.report", "."),
         autoescape=True,
@@ -147,7 +147,7 @@ def _policy(scripts: Sequence[str]) -> list[str]:
 # --- words ------------------------------------------------------------------------------------------------------------
 
 
-def _compared(study: Study) -> str:
+def _compared(study: StudyRecord) -> str:
     """What was compared, in a line."""
     info, data = study.info, study.info["data"]
     model = str(info["model"].get("name", "")).rstrip("/").rpartition("/")[2]
@@ -197,7 +197,7 @@ def _comparison(pair: Comparison) -> Mapping[str, str]:
 # --- the table of results ---------------------------------------------------------------------------------------------
 
 
-def _columns(study: Study) -> list[Column]:
+def _columns(study: StudyRecord) -> list[Column]:
     """A column for every quantity that some row has."""
     ended = _ended(study.samples)
     extras = dict.fromkeys(name for row in study.results for name in row.extra if not name.endswith("_se"))
@@ -238,7 +238,7 @@ def _ended(samples: Sequence[Sample]) -> dict[tuple[str, int], Estimate]:
     }
 
 
-def _lines(study: Study, columns: Sequence[Column]) -> list[Line]:
+def _lines(study: StudyRecord, columns: Sequence[Column]) -> list[Line]:
     """The reference, then the last checkpoint of every run; with several seeds their mean comes before them."""
     reference, names = study.reference(), run_names(study)
     lines = [Line(REFERENCE, REFERENCE, "0", _read(reference, columns))] if reference else []
@@ -283,7 +283,7 @@ def _cell(estimate: Estimate | None, error: float) -> tuple[str, str]:
 # --- samples and counts -----------------------------------------------------------------------------------------------
 
 
-def _exchanges(study: Study) -> list[Exchange]:
+def _exchanges(study: StudyRecord) -> list[Exchange]:
     """Prompts spread evenly over the held-out ones, with the first sample of the reference and of each shown run."""
     first: dict[tuple[str, int, int], Sample] = {}
     for sample in sorted(study.samples, key=lambda sample: sample.sample):
@@ -298,7 +298,7 @@ def _exchanges(study: Study) -> list[Exchange]:
     return exchanges
 
 
-def _chosen_prompts(study: Study) -> list[int]:
+def _chosen_prompts(study: StudyRecord) -> list[int]:
     prompts = sorted({sample.prompt_id for sample in study.samples})
     shown = min(PROMPTS_SHOWN, len(prompts))
     return [prompts[i * len(prompts) // shown] for i in range(shown)]
@@ -314,7 +314,7 @@ def _answer(name: str, arm: str, sample: Sample) -> Mapping[str, Any]:
     return {"name": name, "arm": arm, "text": fold(harmless(sample.response.strip())), "told": told}
 
 
-def _shown_runs(study: Study) -> list[Result]:
+def _shown_runs(study: StudyRecord) -> list[Result]:
     """The last checkpoints of the first seed; of many, the first and the last β of each arm."""
     seed = min((row.seed for row in study.finals()), default=0)
     finals = [row for row in study.finals() if row.seed == seed]
@@ -324,7 +324,7 @@ def _shown_runs(study: Study) -> list[Result]:
     return [row for row in finals if (row.beta or 0.0) in (ends[row.arm][0], ends[row.arm][-1])]
 
 
-def _exchanges_note(study: Study) -> str:
+def _exchanges_note(study: StudyRecord) -> str:
     prompts = len({sample.prompt_id for sample in study.samples})
     shown, all_runs = _shown_runs(study), study.finals()
     some = "" if len(shown) == len(all_runs) else f" Shown are {len(shown)} of {len(all_runs)} runs: one seed, and if "
