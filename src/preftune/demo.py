@@ -41,7 +41,8 @@ from .rollouts import sample_responses
 from .study import Study, compare
 
 TEMPERATURE = 0.36  # of the labels, in gold's units: about four in five votes agree with gold
-RESPONSES = 4  # per prompt; all six pairs of them are voted on
+RESPONSES = 4  # to each training prompt; all six pairs of them are voted on
+EVAL_RESPONSES = 2  # to each evaluation prompt
 SAMPLING_SEED = 1  # training data must not share its randomness with the evaluation, whose seed is 0
 
 
@@ -59,10 +60,10 @@ class Size:
 
 
 SIZES = {
-    "default": Size(192, 96, (0.1, 0.5), (0,), checkpoints=3, samples=1, tokens=16),
+    "default": Size(144, 96, (0.1, 0.5), (0,), checkpoints=3, samples=1, tokens=12),
     "full": Size(512, 256, (0.05, 0.1, 0.2, 0.5, 1.0), (0, 1, 2), checkpoints=6, samples=4, tokens=24),
 }
-LEARNING_RATE = 1e-4
+LEARNING_RATE = 1.5e-4
 NOTES = (
     "Gold was fitted on human ratings, but it is a regression: a policy can learn to please it and not people. VADER, "
     "a lexicon that no policy was trained on, is the second opinion.",
@@ -93,8 +94,8 @@ def run_demo(out: Path, *, size: str = "default") -> Study:
     train_prompts, eval_prompts = make_prompts(prompting, chosen.train_prompts, chosen.eval_prompts, seed=0)
     precision = choose_precision(out)
     train_file, eval_file = out / "ballots.jsonl", out / "eval-ballots.jsonl"
-    agreed = make_ballots(train_file, train_prompts, model, gold, chosen, precision)
-    make_ballots(eval_file, eval_prompts, model, gold, chosen, precision)
+    agreed = make_ballots(train_file, train_prompts, model, gold, RESPONSES, chosen.tokens, precision)
+    make_ballots(eval_file, eval_prompts, model, gold, EVAL_RESPONSES, chosen.tokens, precision)
     say(f"{agreed:.1%} of the training votes agree with gold; ready after {time.monotonic() - started:.0f} s")
     vader = load_vader(assets.vader)
     return compare(
@@ -144,7 +145,9 @@ def whole(prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
     return [review(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
 
 
-def make_ballots(path: Path, prompts: Sequence[str], model: Path, gold: Gold, size: Size, precision: str) -> float:
+def make_ballots(
+    path: Path, prompts: Sequence[str], model: Path, gold: Gold, responses: int, tokens: int, precision: str
+) -> float:
     """Sample responses to the prompts, have gold vote on all pairs of each, and write the ballots, once.
 
     Returns the share of the votes that agree with gold.
@@ -156,8 +159,8 @@ def make_ballots(path: Path, prompts: Sequence[str], model: Path, gold: Gold, si
             base.model,
             [base.form.prompt(prompt) for prompt in prompts],
             stops=base.form.stops,
-            samples=RESPONSES,
-            max_new_tokens=size.tokens,
+            samples=responses,
+            max_new_tokens=tokens,
             seed=SAMPLING_SEED,
             precision=precision,
             description=f"sampling {path.stem}",

@@ -252,7 +252,7 @@ def _turns(messages: tuple[Message, ...]) -> tuple[tuple[Message, ...], list[tup
 
 def _drop_turns(messages: tuple[Message, ...], form: TextFormat, budget: int) -> tuple[Message, ...]:
     system, turns = _turns(messages)
-    for start in range(len(turns)):
+    for start in range(1, len(turns)):
         kept = system + sum(turns[start:], ())
         if len(form.prompt(kept)) <= budget:
             return kept
