@@ -82,12 +82,18 @@ def vote_table(
         known = [reference[key] for i in group for key in response_keys(ballots[i])]
         values = iter([(lp - ref) / n for lp, ref, n in zip(logprobs, known, lengths, strict=True)])
         ratios |= {i: [next(values) for _ in ballots[i].responses] for i in group}
-    votes = [(i, vote) for i, ballot in enumerate(ballots) for vote in ballot.votes]
+    differences = [ratios[i][vote.a] - ratios[i][vote.b] for i, ballot in enumerate(ballots) for vote in ballot.votes]
+    return replace(reference_table(ballots), difference=np.array(differences))
+
+
+def reference_table(ballots: Sequence[TokenBallot]) -> VoteTable:
+    """The votes as the reference sees them: its log-ratios are 0 by definition, not up to rounding."""
+    votes = [(vote, ballot.prompt) for ballot in ballots for vote in ballot.votes]
     return VoteTable(
-        difference=np.array([ratios[i][vote.a] - ratios[i][vote.b] for i, vote in votes]),
-        p=np.array([vote.p for _, vote in votes]),
-        weight=np.array([vote.weight for _, vote in votes]),
-        prompt=tuple(ballots[i].prompt for i, _ in votes),
+        difference=np.zeros(len(votes)),
+        p=np.array([vote.p for vote, _ in votes]),
+        weight=np.array([vote.weight for vote, _ in votes]),
+        prompt=tuple(prompt for _, prompt in votes),
     )
 
 
@@ -154,8 +160,8 @@ def answer(
 ) -> list[Sample]:
     """Sample the policy's responses to all prompts, with their KL and rewards.
 
-    `reference` and `merged` make context managers: the one yields the reference model, within the other the policy
-    samples with its adapter folded in.
+    `reference` and `merged` make context managers: the one yields the reference model (None: the policy is the
+    reference, and its KL is 0), within the other the policy samples with its adapter folded in.
     """
     with merged():
         rollouts = sample_responses(
@@ -167,7 +173,10 @@ def answer(
             seed=questions.seed,
             precision=precision,
         )
-    kl = exact_kl(model, reference, rollouts, layout=layout, precision=precision, micro_tokens=micro_tokens)
+    if reference is None:
+        kl = [[0.0] * questions.samples for _ in rollouts]
+    else:
+        kl = exact_kl(model, reference, rollouts, layout=layout, precision=precision, micro_tokens=micro_tokens)
     samples = [
         Sample(
             run=run,

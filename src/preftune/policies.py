@@ -17,7 +17,7 @@ from rich.text import Text
 from .ballots import Message, Prompt
 from .engine import pick_device
 from .errors import UserError
-from .evaluate import Questions, answer, summarise, vote_table
+from .evaluate import Questions, answer, reference_table, summarise, vote_table
 from .models import Base, Policy, as_reference, load_base
 from .readers import read_ballots, read_prompts
 from .report.text import harmless
@@ -106,12 +106,14 @@ def _evaluate(
     shared: dict[str, Any] = {"layout": bench.layout, "precision": bench.precision, "micro_tokens": micro_tokens}
     answers: list[Sample] = []
     if questions.samples:
-        reference = partial(as_reference, policy, bench.reference)
+        reference = None if folder.name == REFERENCE else partial(as_reference, policy, bench.reference)
         answers = answer(
             base.model, reference, questions, bench.base.form, run=folder.name, step=0, merged=policy.merged, **shared
         )
     reduction = folder.record.get("settings", {}).get("reduction", "sum")
-    table = vote_table(base.model, questions.ballots, known, reduction=reduction, **shared) if known else None
+    table = reference_table(questions.ballots) if known else None
+    if known and folder.name != REFERENCE:
+        table = vote_table(base.model, questions.ballots, known, reduction=reduction, **shared)
     record = folder.record
     identity = {"arm": record.get("arm", folder.name), "method": record.get("method", "model")}
     identity |= {"run": folder.name, "beta": record.get("beta"), "seed": record.get("seed", 0), "step": 0}

@@ -19,7 +19,7 @@ import torch
 from .ballots import Ballot, BallotSet, Prompt, split_by_prompt
 from .console import say
 from .errors import UserError
-from .evaluate import Questions, VoteTable, answer, summarise, vote_table
+from .evaluate import Questions, VoteTable, answer, reference_table, summarise, vote_table
 from .judges import Judge
 from .models import Policy, as_reference
 from .report import write_report
@@ -430,23 +430,27 @@ class Runner:
     def _evaluate(self, policy: Policy, settings: Settings, identity: Mapping[str, Any], step: int) -> None:
         """Append one policy's samples and row of results; the row comes last and says that both are whole."""
         layout, precision, micro_tokens = self.bench.layout, self.bench.precision, settings.micro_tokens
+        is_reference = identity["run"] == REFERENCE
+        ballots = self.questions.ballots
         table: VoteTable | None = None
-        if self.questions.ballots:
-            known = held_out_reference(self.bench, self.questions.ballots, micro_tokens)
-            table = vote_table(
-                policy.model,
-                self.questions.ballots,
-                known,
-                layout=layout,
-                precision=precision,
-                micro_tokens=micro_tokens,
-                reduction=settings.reduction,
-            )
+        if ballots:
+            known = held_out_reference(self.bench, ballots, micro_tokens)
+            table = reference_table(ballots)
+            if not is_reference:
+                table = vote_table(
+                    policy.model,
+                    ballots,
+                    known,
+                    layout=layout,
+                    precision=precision,
+                    micro_tokens=micro_tokens,
+                    reduction=settings.reduction,
+                )
         samples: list[Sample] = []
         if self.questions.prompts:
             samples = answer(
                 policy.model,
-                partial(as_reference, policy, self.bench.reference),
+                None if is_reference else partial(as_reference, policy, self.bench.reference),
                 self.questions,
                 self.bench.base.form,
                 run=identity["run"],
@@ -456,7 +460,7 @@ class Runner:
                 micro_tokens=micro_tokens,
                 merged=policy.merged,
             )
-        reference = samples if identity["run"] == REFERENCE else self._reference_samples()
+        reference = samples if is_reference else self._reference_samples()
         result = summarise(samples, reference, table, **identity, step=step)
         append_records(self.folder / "samples.jsonl", samples)
         append_records(self.folder / "results.jsonl", [result])
