@@ -63,7 +63,7 @@ SIZES = {
     "default": Size(144, 96, (0.1, 0.5), (0,), checkpoints=3, samples=1, tokens=12),
     "full": Size(512, 256, (0.05, 0.1, 0.2, 0.5, 1.0), (0, 1, 2), checkpoints=6, samples=4, tokens=24),
 }
-LEARNING_RATE = 1.5e-4
+LEARNING_RATE = 1e-4
 NOTES = (
     "Gold was fitted on human ratings, but it is a regression: a policy can learn to please it and not people. VADER, "
     "a lexicon that no policy was trained on, is the second opinion.",
