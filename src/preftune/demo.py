@@ -42,7 +42,7 @@ from .study import Study, compare
 
 TEMPERATURE = 0.36  # of the labels, in gold's units: about four in five votes agree with gold
 RESPONSES = 4  # to each training prompt; all six pairs of them are voted on
-EVAL_RESPONSES = 2  # to each evaluation prompt
+EVAL_RESPONSES = 2  # to every other evaluation prompt: held-out votes are a side show where gold is known
 SAMPLING_SEED = 1  # training data must not share its randomness with the evaluation, whose seed is 0
 
 
@@ -60,10 +60,10 @@ class Size:
 
 
 SIZES = {
-    "default": Size(144, 96, (0.1, 0.5), (0,), checkpoints=3, samples=1, tokens=12),
+    "default": Size(128, 80, (0.1, 0.5), (0,), checkpoints=3, samples=1, tokens=12),
     "full": Size(512, 256, (0.05, 0.1, 0.2, 0.5, 1.0), (0, 1, 2), checkpoints=6, samples=4, tokens=24),
 }
-LEARNING_RATE = 1e-4
+LEARNING_RATE = 1.5e-4
 NOTES = (
     "Gold was fitted on human ratings, but it is a regression: a policy can learn to please it and not people. VADER, "
     "a lexicon that no policy was trained on, is the second opinion.",
@@ -95,7 +95,7 @@ def run_demo(out: Path, *, size: str = "default") -> Study:
     precision = choose_precision(out)
     train_file, eval_file = out / "ballots.jsonl", out / "eval-ballots.jsonl"
     agreed = make_ballots(train_file, train_prompts, model, gold, RESPONSES, chosen.tokens, precision)
-    make_ballots(eval_file, eval_prompts, model, gold, EVAL_RESPONSES, chosen.tokens, precision)
+    make_ballots(eval_file, eval_prompts[::2], model, gold, EVAL_RESPONSES, chosen.tokens, precision)
     say(f"{agreed:.1%} of the training votes agree with gold; ready after {time.monotonic() - started:.0f} s")
     vader = load_vader(assets.vader)
     return compare(
