@@ -37,7 +37,7 @@ def indices(step: Step) -> list[int]:
 def test_every_epoch_sees_every_ballot_once_in_full_batches_and_a_smaller_last_one(
     sizes: list[int], batch_size: int, micro_tokens: int, seed: int, epochs: int
 ) -> None:
-    masses = [float(size) for size in sizes]
+    masses = [1 / (1 + i + size) for i, size in enumerate(sizes)]
     plan = plan_steps(sizes, masses, batch_size=batch_size, micro_tokens=micro_tokens, seed=seed, epochs=epochs)
     per_epoch = math.ceil(len(sizes) / batch_size)
     assert [step.number for step in plan] == list(range(1, epochs * per_epoch + 1))
@@ -66,6 +66,16 @@ def test_steps_go_over_epochs_and_a_longer_plan_starts_like_a_shorter_one() -> N
     assert len(order(0, epochs=1, steps=11)) == 11
     assert order(0, steps=11)[:3] == order(0, epochs=9, steps=3)
     assert len(order(0, epochs=1.5)) == 6
+
+
+def test_a_step_takes_no_more_passes_than_its_memory_asks_for() -> None:
+    passes = {tokens: passes_of(tokens) for tokens in (1, 5, 10, 15, 30, 999)}
+    assert passes == {1: [6, 6, 6, 2], 5: [6, 6, 6, 2], 10: [3, 3, 3, 1], 15: [2, 2, 2, 1], 30: [1] * 4, 999: [1] * 4}
+
+
+def passes_of(micro_tokens: int) -> list[int]:
+    plan = plan_steps([5] * 20, [1.0] * 20, batch_size=6, micro_tokens=micro_tokens, seed=0)
+    return [len(step.micro_batches) for step in plan]
 
 
 def test_a_batch_larger_than_the_data_is_all_of_the_data() -> None:
@@ -164,16 +174,21 @@ def gradient(
 
 
 def descend(
-    model: nn.Module, plan: Sequence[Step], loss_of: Callable[[Sequence[int]], Terms], clip_norm: float = math.inf
+    model: nn.Module,
+    plan: Sequence[Step],
+    loss_of: Callable[[Sequence[int]], Terms],
+    *,
+    clip_norm: float = math.inf,
+    decay: float = 1.0,
 ) -> list[Mapping[str, float]]:
-    """Run the loop with plain gradient descent at rate 1; returns the metrics of each step."""
+    """Run the loop with plain gradient descent at rate 1, times `decay` each step; returns the metrics of each step."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     log: list[Mapping[str, float]] = []
     run_loop(
         plan,
         loss_of,
         optimizer=optimizer,
-        scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, lambda number: 1.0),
+        scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, lambda number: decay**number),
         parameters=list(model.parameters()),
         clip_norm=clip_norm,
         tokens_of=len,
@@ -278,9 +293,11 @@ def test_a_long_gradient_is_clipped_to_the_norm_and_reported_as_it_was() -> None
 
 def test_a_short_gradient_is_left_alone_and_none_is_carried_to_the_next_step() -> None:
     point = Point()
-    metrics = descend(point, [STEP, replace(STEP, number=2)], pull(point.at, (3.0, -4.0)), clip_norm=6.0)
+    twice = [STEP, replace(STEP, number=2)]
+    metrics = descend(point, twice, pull(point.at, (3.0, -4.0)), clip_norm=6.0, decay=0.5)
     assert [m["grad_norm"] for m in metrics] == pytest.approx([5.0, 5.0])
-    assert point.at.tolist() == pytest.approx([-6.0, 8.0])
+    assert [m["lr"] for m in metrics] == [1.0, 0.5]
+    assert point.at.tolist() == pytest.approx([-4.5, 6.0])
 
 
 @pytest.mark.parametrize("force", [math.nan, math.inf])

@@ -243,7 +243,7 @@ def _masked_attention(
     if attention_mask is None:
         mask = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)[None, None]
     else:
-        mask = attention_mask[..., :keys] if attention_mask.dtype == torch.bool else attention_mask[..., :keys] == 0
+        mask = attention_mask[..., :keys]  # boolean: our attention is registered with SDPA's masks
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return _attend(query, key, value, mask, scale, softcap, sinks).transpose(1, 2), None
 
