@@ -18,8 +18,8 @@ from preftune.results import REFERENCE, read_results, read_samples
 from preftune.settings import parse_arm, split_arms
 from preftune.study import Study, compare, run_name
 
-WORDS = "a b c d e f g h".split()
-LIKES_A = Judge("likes a", "how many a, less the b", lambda prompts, texts: [t.count("a") - t.count("b") for t in texts])
+WORDS = list("abcdefgh")
+LIKES_A = Judge("likes a", "count of a less that of b", lambda _, texts: [t.count("a") - t.count("b") for t in texts])
 QUICK = {
     "betas": [0.1, 0.5],
     "eval_fraction": 0.3,

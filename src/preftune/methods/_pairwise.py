@@ -66,9 +66,7 @@ def _votes(scored: Scored) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     )
 
 
-def _report(
-    log_ratio_B: Tensor, length_B: Tensor, a: Tensor, b: Tensor, p: Tensor, beta: float
-) -> dict[str, Tensor]:
+def _report(log_ratio_B: Tensor, length_B: Tensor, a: Tensor, b: Tensor, p: Tensor, beta: float) -> dict[str, Tensor]:
     """Per vote: margin and log-ratios from the preferred side (a tie: the mean of both), agreement (ties one half)."""
     prefers_a = torch.where(p > 0.5, 1.0, torch.where(p < 0.5, 0.0, 0.5))
     difference = log_ratio_B[a] - log_ratio_B[b]
