@@ -65,7 +65,7 @@ def compared(points: list[Point], table: PerPrompt | None, arms: tuple[str, str]
 # --- frontiers --------------------------------------------------------------------------------------------------------
 
 
-@given(alpha=coefficients, gamma=coefficients.map(abs), kls=st.lists(st.floats(0.01, 20), min_size=3, max_size=9))
+@given(alpha=coefficients, gamma=coefficients, kls=st.lists(st.floats(0.01, 20), min_size=3, max_size=9))
 def test_a_frontier_that_is_a_curve_is_found_exactly(alpha: float, gamma: float, kls: list[float]) -> None:
     spread = [*kls, 0.5, 2.0, 6.0]
     fit = fit_frontier(on_curve("dpo", spread, alpha, gamma))
@@ -73,15 +73,6 @@ def test_a_frontier_that_is_a_curve_is_found_exactly(alpha: float, gamma: float,
     assert (fit.alpha, fit.gamma) == pytest.approx((alpha, gamma), abs=1e-6)
     assert fit.at(4.0) == pytest.approx(2 * alpha - 4 * gamma, abs=1e-5)
     assert (fit.low, fit.high) == pytest.approx((min(spread), max(spread)))
-
-
-@given(alpha=coefficients, gamma=st.floats(-2, -0.01), kls=st.lists(st.floats(0.01, 20), min_size=3, max_size=9))
-def test_a_frontier_never_bends_upwards(alpha: float, gamma: float, kls: list[float]) -> None:
-    points = on_curve("dpo", [*kls, 0.5, 2.0, 6.0], alpha, gamma)
-    fit = fit_frontier(points)
-    d, gain = np.sqrt([p.kl for p in points]), np.array([p.gain for p in points])
-    line = float(np.linalg.lstsq(d[:, None], gain, rcond=None)[0][0])
-    assert fit and fit.gamma == 0 and fit.alpha == pytest.approx(line)
 
 
 @pytest.mark.parametrize("kls", [[1.0], [1.0, 4.0], [1.0, 4.0, 4.0]])

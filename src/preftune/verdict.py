@@ -54,8 +54,7 @@ class Point:
 class Frontier:
     """gain = d(alpha − gamma·d) at d = √KL, fitted over `points` points whose KL lies in [low, high] nats.
 
-    gamma is at least 0: a frontier does not bend upwards. With fewer than three distinct d only the linear term is
-    fitted: `curved` is False and gamma is 0.
+    With fewer than three distinct d only the linear term is fitted: `curved` is False and gamma is 0.
     """
 
     arm: str
@@ -258,18 +257,7 @@ def fit_frontier(points: Sequence[Point]) -> Frontier | None:
 
 
 def _coefficients(d: Floats, gain: Floats, curved: bool) -> tuple[Floats, Floats]:
-    """(α, γ), each [...], of the least-squares fit to d and gain [..., points] with γ ≥ 0; γ = 0 if not curved.
-
-    What is gained for a further step away falls, never rises: a fit that bends upwards would say that the first steps
-    from the reference do harm, where there is only noise. So it is held straight.
-    """
-    straight, _ = _least_squares(d, gain, curved=False)
-    alpha, gamma = _least_squares(d, gain, curved)
-    return np.where(gamma > 0, alpha, straight), np.maximum(gamma, 0.0)
-
-
-def _least_squares(d: Floats, gain: Floats, curved: bool) -> tuple[Floats, Floats]:
-    """(α, γ) without the bound: linear in `gain`.
+    """(α, γ), each [...], of the least-squares fit to d and gain [..., points]; γ = 0 if not curved.
 
     In two steps, for the sake of accuracy: on d, then on the part of d² that d does not explain.
     """
@@ -353,7 +341,7 @@ def _from_errors(a: Frontier, b: Frontier, points_a: Sequence[Point], points_b: 
     """The difference at d = `at` from the points' errors: within an arm they add, between the arms their squares do."""
     variance = 0.0
     for fit, points in ((a, points_a), (b, points_b)):
-        alpha, gamma = _least_squares(np.sqrt([p.kl for p in points]), np.eye(len(points)), fit.gamma > 0)
+        alpha, gamma = _coefficients(np.sqrt([point.kl for point in points]), np.eye(len(points)), fit.curved)
         share = at * (alpha - gamma * at)  # of the gain of each point in the fitted one
         errors = np.array([math.nan if point.gain_se is None else point.gain_se for point in points])
         variance += float(np.abs(share) @ errors) ** 2

@@ -149,7 +149,8 @@ def _start_row(point: Point, base: float) -> Row:
 
 
 def _curve_rows(fit: Frontier, base: float) -> Iterable[Row]:
-    for d in np.linspace(0, math.sqrt(fit.high), 40).tolist():
+    """The fit where the arm has points: between the reference and the nearest of them nothing holds it."""
+    for d in np.linspace(math.sqrt(fit.low), math.sqrt(fit.high), 40).tolist():
         yield {"arm": fit.arm, "kl": d**2, "gain": fit.at(d**2) + base}
 
 
