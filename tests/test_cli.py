@@ -7,12 +7,13 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from preftune.cli import COMMANDS, FLAGS, TRAINING, build_parser, given, main
+from preftune.errors import Interrupted
 
 ROW = {"prompt": "x", "chosen": "a b", "rejected": "c"}
 
@@ -155,6 +156,18 @@ def test_convert_writes_canonical_json_lines_and_counts_what_it_skips(run, tmp_p
     code, out, error = run("data", "convert", data, tmp_path / "out.jsonl")
     assert code == 0 and "2 ballots from 3 rows" in out and "1 × an empty response" in error
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("stop", "says"), [(KeyboardInterrupt(), "stopped"), (Interrupted("after step 3"), "after step 3")]
+)
+def test_an_interruption_says_how_to_go_on_and_exits_130(stop, says, run, monkeypatch):
+    def interrupted(given):
+        raise stop
+
+    monkeypatch.setitem(COMMANDS, "report", replace(COMMANDS["report"], run=interrupted))
+    code, _, error = run("report", "somewhere")
+    assert (code, error) == (130, f"preftune: {says}; run it again\n")
 
 
 def test_the_installed_command_exits_2_without_a_traceback(tmp_path):

@@ -311,5 +311,5 @@ def main() -> None:
         print(f"preftune: {error}", file=sys.stderr)
         sys.exit(2)
     except (Interrupted, KeyboardInterrupt) as stop:
-        print(f"preftune: {stop or 'stopped'}; {CONTINUE.get(parsed.command, 'run it again')}", file=sys.stderr)
+        print(f"preftune: {str(stop) or 'stopped'}; {CONTINUE.get(parsed.command, 'run it again')}", file=sys.stderr)
         sys.exit(130)
