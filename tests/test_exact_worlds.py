@@ -1,8 +1,8 @@
 """Worlds so small that the optimum is known: what `train` leaves in a folder must be that optimum.
 
 The whole path is the real one (ballots, tokens, layout, reference store, loss, loop, saved policy); the judge is not:
-it loads the saved folder with transformers, runs plain forward passes one sequence at a time, and compares with a
-closed form times this model's own π_ref, in probabilities renormalised over the responses that occur.
+it loads the saved folder with transformers, runs plain forward passes one sequence at a time, and compares with the
+lab's optimum for this model's own π_ref, in probabilities renormalised over the responses that occur.
 """
 
 from collections.abc import Sequence
@@ -10,17 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
-from scipy.optimize import minimize
 from tiny import tiny_llama
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from preftune.ballots import Ballot, Vote
+from preftune.lab import optima
+from preftune.lab.worlds import Floats, arbitrary, expected_wins, wins_of
 from preftune.run import train
-
-Floats = npt.NDArray[np.float64]
 
 WORDS = ["x", "y", "a", "b", "c", "d", "e", "f"]
 FAST = {"lr": 1e-2, "steps": 80, "clip_norm": 1e9, "warmup": 0.05, "device": "cpu"}
@@ -80,32 +78,13 @@ def normalised(logprobs: Floats) -> Floats:
     return weights / weights.sum()
 
 
-def least_squares(votes: Sequence[Vote], beta: float, responses: int = 3) -> Floats:
-    """The log-ratios (up to a constant) that minimise Σ weight·(β(x_a − x_b) − (p − ½))²."""
-    rows, targets = np.zeros((len(votes), responses)), np.zeros(len(votes))
-    for row, vote in enumerate(votes):
-        root = vote.weight**0.5
-        rows[row, vote.a], rows[row, vote.b] = root * beta, -root * beta
-        targets[row] = root * (vote.p - 0.5)
-    return np.linalg.lstsq(rows, targets, rcond=None)[0]
+def wins(votes: Sequence[Vote], responses: int = 3) -> Floats:
+    return wins_of(((vote.a, vote.b, vote.p, vote.weight) for vote in votes), responses)
 
 
-def most_likely(votes: Sequence[Vote], beta: float, responses: int = 3) -> Floats:
-    """The log-ratios (up to a constant) that maximise the Bradley-Terry likelihood of soft votes."""
-
-    def loss(x: Floats) -> float:
-        h = [beta * (x[vote.a] - x[vote.b]) for vote in votes]
-        return sum(
-            v.weight * (v.p * np.logaddexp(0, -m) + (1 - v.p) * np.logaddexp(0, m))
-            for v, m in zip(votes, h, strict=True)
-        )
-
-    return minimize(loss, np.zeros(responses), tol=1e-10).x
-
-
-def check(run: Path, reference: str, world: World, log_ratios: Sequence[float] | Floats) -> None:
-    """The run's policy is π_ref·exp(log-ratios), renormalised over the responses."""
-    wanted = normalised(world.logprobs(reference) + np.array(log_ratios))
+def check(run: Path, reference: str, world: World, scores: Sequence[float] | Floats, beta: float = 1.0) -> None:
+    """The run's policy is π_ref·exp(scores/β), renormalised over the responses."""
+    wanted = optima.tilt(normalised(world.logprobs(reference)), np.array(scores), beta)
     np.testing.assert_allclose(normalised(world.logprobs(run / "policy")), wanted, rtol=0, atol=TOLERANCE)
 
 
@@ -118,13 +97,14 @@ def out(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.5, 1.0])
-@pytest.mark.parametrize(("votes", "optimum"), [(D1, (1 / 3, 0, -1 / 3)), (D3, (1 / 6, 1 / 6, -1 / 3))])
+@pytest.mark.parametrize(("votes", "scores"), [(D1, (1 / 3, 0, -1 / 3)), (D3, (1 / 6, 1 / 6, -1 / 3))])
 def test_ipo_reaches_the_closed_form_of_its_papers_bandits(
-    votes: tuple[Vote, ...], optimum: tuple[float, ...], beta: float, model: str, out: Path
+    votes: tuple[Vote, ...], scores: tuple[float, ...], beta: float, model: str, out: Path
 ) -> None:
     world = World()
     train("ipo", [world.ballot(*votes)], model=model, beta=beta, out=out, **FAST)
-    check(out, model, world, np.array(optimum) / beta)
+    np.testing.assert_allclose(optima.ipo_scores(wins(votes)), scores, atol=1e-12)
+    check(out, model, world, scores, beta)
 
 
 @pytest.mark.parametrize("method", ["ipo", "dpo"])
@@ -141,7 +121,7 @@ def test_votes_in_a_circle_lead_to_the_reference_wherever_the_policy_starts(
 def test_dpo_gives_everything_to_a_response_that_always_wins_whatever_beta(beta: float, model: str, out: Path) -> None:
     world = World()
     train("dpo", [world.ballot(*D1)], model=model, beta=beta, out=out, **FAST | {"lr": 3e-2})
-    assert normalised(world.logprobs(out / "policy"))[0] > 0.99
+    check(out, model, world, optima.most_likely(wins(D1)).score, beta)
 
 
 def test_dpo_gives_nothing_to_a_response_that_always_loses_and_the_others_share_like_the_reference(
@@ -149,7 +129,7 @@ def test_dpo_gives_nothing_to_a_response_that_always_loses_and_the_others_share_
 ) -> None:
     world = World()
     train("dpo", [world.ballot(*D3)], model=model, beta=0.5, out=out, **FAST | {"lr": 3e-2})
-    check(out, model, world, (0, 0, -np.inf))
+    check(out, model, world, optima.most_likely(wins(D3)).score, 0.5)
 
 
 # --- soft votes and weights ------------------------------------------------------------------------------------------
@@ -157,35 +137,36 @@ def test_dpo_gives_nothing_to_a_response_that_always_loses_and_the_others_share_
 SOFT = (Vote(0, 1, 0.9, 3.0), Vote(1, 2, 0.4), Vote(2, 0, 0.7, 0.5), Vote(0, 1, 0.2), Vote(3, 2, 0.5, 2.0))
 
 
-def test_ipo_on_all_pairs_reaches_the_mean_preference_of_each_response(model: str, out: Path) -> None:
-    """π*(a) ∝ π_ref(a)·exp(Σ_b (p_ab − ½)/(Kβ)) (THEORY section 4), preferences that no score explains included."""
-    world = World(responses=("a", "b", "c", "d"))
-    p = {(0, 1): 0.9, (0, 2): 0.2, (0, 3): 0.6, (1, 2): 1.0, (1, 3): 0.3, (2, 3): 0.75}
-    centred = np.zeros((4, 4))
-    for (a, b), value in p.items():
-        centred[a, b], centred[b, a] = value - 0.5, 0.5 - value
-    train("ipo", [world.ballot(*(Vote(a, b, q) for (a, b), q in p.items()))], model=model, beta=0.2, out=out, **FAST)
-    check(out, model, world, centred.sum(1) / (4 * 0.2))
+@pytest.mark.parametrize("method", ["ipo", "dpo"])
+def test_votes_in_the_shares_of_a_world_lead_to_its_optimum(method: str, model: str, out: Path) -> None:
+    """Every pair weighted as μ × μ draws it, preferences that no score explains: IPO reaches π_ref·exp(Borda/β), DPO
+    the scores whose Bradley-Terry preferences have the same Borda scores."""
+    truth, world, beta = arbitrary(np.random.default_rng(0)), World(responses=("a", "b", "c", "d")), 0.3
+    p, mu = truth.preference[0], truth.sampler[0]
+    votes = [Vote(a, b, p[a, b], 10 * mu[a] * mu[b]) for a in range(4) for b in range(a)]
+    train(method, [world.ballot(*votes)], model=model, beta=beta, out=out, **FAST)
+    borda, likeliest = optima.borda(p, mu), optima.most_likely(expected_wins(truth)[0]).score
+    check(out, model, world, borda if method == "ipo" else likeliest, beta)
 
 
 @pytest.mark.parametrize("lora", [0, 8])
 def test_ipo_on_unequal_weights_reaches_least_squares_on_the_vote_graph(lora: int, model: str, out: Path) -> None:
     world = World(responses=("a", "b", "c", "d"))
     train("ipo", [world.ballot(*SOFT)], model=model, beta=0.2, out=out, lora=lora, **FAST)
-    check(out, model, world, least_squares(SOFT, 0.2, responses=4))
+    check(out, model, world, optima.ipo_scores(wins(SOFT, 4)), 0.2)
 
 
 @pytest.mark.parametrize("lora", [0, 8])
 def test_dpo_on_soft_votes_reaches_the_bradley_terry_fit(lora: int, model: str, out: Path) -> None:
     world = World(responses=("a", "b", "c", "d"))
     train("dpo", [world.ballot(*SOFT)], model=model, beta=0.5, out=out, lora=lora, **FAST)
-    check(out, model, world, most_likely(SOFT, 0.5, responses=4))
+    check(out, model, world, optima.most_likely(wins(SOFT, 4)).score, 0.5)
 
 
 def test_dpo_on_a_soft_vote_rests_where_the_margin_is_the_logit_of_p(model: str, out: Path) -> None:
     world = World(responses=("a", "b"))
     train("dpo", [world.ballot(Vote(0, 1, 0.8))], model=model, beta=0.5, out=out, **FAST)
-    check(out, model, world, (np.log(0.8 / 0.2) / 0.5, 0))
+    check(out, model, world, (np.log(0.8 / 0.2), 0), 0.5)
 
 
 @pytest.mark.parametrize("setting", ["label_smoothing", "flip_rate"])
@@ -193,7 +174,7 @@ def test_label_noise_settings_move_the_target_of_ipo(setting: str, model: str, o
     world = World(responses=("a", "b"))
     train("ipo", [world.ballot(Vote(0, 1, 1))], model=model, beta=0.3, out=out, **{setting: 0.2}, **FAST)
     target = 0.3 if setting == "label_smoothing" else 0.5 / 0.6  # ½ − ε, and ½/(1 − 2ε)
-    check(out, model, world, (target / 0.3, 0))
+    check(out, model, world, (target, 0), 0.3)
 
 
 # --- several tokens, several prompts ---------------------------------------------------------------------------------
@@ -204,14 +185,14 @@ SENTENCES = World(prompt="x y x", responses=("a", "a b", "c b a d", "d d"), ende
 @pytest.mark.parametrize("lora", [0, 8])
 def test_responses_of_unequal_length_reach_the_optimum_as_whole_sequences(lora: int, model: str, out: Path) -> None:
     train("ipo", [SENTENCES.ballot(*SOFT)], model=model, beta=0.2, out=out, lora=lora, **FAST)
-    check(out, model, SENTENCES, least_squares(SOFT, 0.2, responses=4))
+    check(out, model, SENTENCES, optima.ipo_scores(wins(SOFT, 4)), 0.2)
 
 
 def test_with_the_mean_over_tokens_the_optimum_is_in_nats_per_token(model: str, out: Path) -> None:
     """End-of-text is one of the tokens; mean log-ratios, so the optimum is not that of the objective (THEORY 3)."""
     train("ipo", [SENTENCES.ballot(*SOFT)], model=model, beta=0.2, out=out, reduction="mean", **FAST)
     per_token = (SENTENCES.logprobs(out / "policy") - SENTENCES.logprobs(model)) / np.array([2, 3, 5, 3])
-    wanted = least_squares(SOFT, 0.2, responses=4)
+    wanted = optima.ipo_scores(wins(SOFT, 4)) / 0.2
     np.testing.assert_allclose(per_token - per_token.mean(), wanted - wanted.mean(), rtol=0, atol=0.02)
 
 
@@ -219,8 +200,8 @@ def test_prompts_with_different_votes_each_reach_their_own_optimum(model: str, o
     worlds = World("x"), World("y x", responses=("c", "b", "e f"))
     ballots = [worlds[0].ballot(*D1), worlds[1].ballot(*D3)]
     train("ipo", ballots, model=model, beta=0.5, out=out, **FAST | {"steps": 150})
-    check(out, model, worlds[0], least_squares(D1, 0.5))
-    check(out, model, worlds[1], least_squares(D3, 0.5))
+    check(out, model, worlds[0], optima.ipo_scores(wins(D1)), 0.5)
+    check(out, model, worlds[1], optima.ipo_scores(wins(D3)), 0.5)
 
 
 # --- SFT -------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ FLAGS: dict[str, tuple[Any, str]] = {
     "eval-fraction": (float, "share of the prompts held out for evaluation (default: 0.1; train: none)"),
     "prompts": (str, "file of prompts to sample from (default: held-out prompts)"),
     "eval-prompts": (int, "hold out, and sample from, at most so many prompts (default: 64)"),
-    "out": (str, "folder to write"),
+    "out": (str, "folder to write (lab: file)"),
     "methods": (arms, "arms to compare, such as dpo,ipo,ipo[reduction=mean]"),
     "beta": (float, "strength of the KL term"),
     "betas": (numbers(float), "strengths of the KL term, such as 0.05,0.1"),
@@ -73,9 +74,11 @@ FLAGS: dict[str, tuple[Any, str]] = {
     "prompt": (str, "a prompt, as text"),
     "size": (str, "default, or full for a larger grid"),
     "merge-prompts": (bool, "one ballot per prompt: responses joined, votes pooled (default: false)"),
+    "quick": (bool, "fewer steps and seeds: a look, no result (default: false)"),
     "resume": (bool, "go on with an interrupted run (default: false)"),
 }
-SWITCHES = {"resume", "merge-prompts", "grad-checkpointing"}
+SWITCHES = {"resume", "merge-prompts", "grad-checkpointing", "quick"}
+NARGS: dict[str, Any] = {"folders": "+", "what": "?"}  # positional arguments that may be many, or none
 TRAINING = (
     *("reduction", "label-smoothing", "flip-rate", "lr", "epochs", "steps", "batch-size", "micro-tokens"),
     *("grad-checkpointing", "max-length", "lora", "precision", "device", "warmup", "clip-norm", "weight-decay"),
@@ -162,6 +165,24 @@ def _convert(given: Parsed) -> None:
     print(f"{given['out_file']}: {len(kept)} ballots from {ballots.rows} rows")
 
 
+def _lab(given: Parsed) -> None:
+    from .console import track
+
+    what, quick, seed = given.get("what", "page"), given.get("quick", False), given.get("seed", 0)
+    out = Path(given["out"]) if "out" in given else None
+    if what not in ("page", "study"):
+        raise UserError(f"lab {what}: unknown; lab writes the page, lab study runs the simulations")
+    if out and (out.is_dir() or not out.parent.is_dir()):
+        raise UserError(f"--out {out}: " + ("is a folder; name a file" if out.is_dir() else "there is no such folder"))
+    if what == "page":
+        from .lab.page import QUICK_STEPS, write_page
+
+        steps = {"steps": QUICK_STEPS} if quick else {}
+        page = write_page(out or Path("lab.html"), seed=seed, track=partial(track, description="bandits"), **steps)
+        print(f"lab: {page}")
+        return
+
+
 EVALUATION = ["eval-prompts", "samples", "max-new-tokens"]
 COMMANDS = {
     "demo": Command(
@@ -212,6 +233,13 @@ COMMANDS = {
         ["prompt"],
         ["samples", "max-new-tokens", "seed", "precision", "device"],
         {"folders": "folders that train or compare left, or plain models"},
+    ),
+    "lab": Command(
+        _lab,
+        "the exact finite worlds, as a page with sliders; lab study: when a learned target beats the bare label",
+        "preftune lab --out lab.html",
+        flags=["out", "seed", "quick"],
+        positional={"what": "page (the default) or study"},
     ),
     "report": Command(
         _report, "draw the report of a study again", "preftune report DIR", positional={"folder": "a study's folder"}
@@ -276,7 +304,7 @@ def build_parser() -> ArgumentParser:
         sub = Parser(description=about, allow_abbrev=False, formatter_class=RawDescriptionHelpFormatter)
         sub.add_argument("--config", action=ActionConfigFile, help="YAML file of settings; flags after it win")
         for argument, text in (command.positional or {}).items():
-            sub.add_argument(argument, help=text, nargs="+" if argument == "folders" else None)
+            sub.add_argument(argument, help=text, nargs=NARGS.get(argument))
         for flag in (*command.required, *command.flags):
             _add_flag(sub, flag, required=flag in command.required)
         commands.add_subcommand(name, sub, help=command.help)
