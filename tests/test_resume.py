@@ -18,6 +18,7 @@ from tiny import tiny_llama
 from torch import nn
 
 import preftune.run
+import preftune.session
 from preftune.ballots import Ballot, Vote
 from preftune.engine import load_state, remove_state, save_state, state_record
 from preftune.errors import Interrupted, UserError
@@ -74,7 +75,7 @@ def watch_steps(
     after: Callable[[int], None] = lambda step: None,
 ) -> None:
     """Call `before` and `after` with the number of each step, around what the run does when the step is made."""
-    real = preftune.run.run_loop
+    real = preftune.session.run_loop
 
     def loop(plan: Any, loss_of: Any, *, after_step: Any, **rest: Any) -> None:
         def watched(step: Any, metrics: Mapping[str, float]) -> None:
@@ -84,12 +85,12 @@ def watch_steps(
 
         real(plan, loss_of, after_step=watched, **rest)
 
-    patch.setattr(preftune.run, "run_loop", loop)
+    patch.setattr(preftune.session, "run_loop", loop)
 
 
 def run_until(monkeypatch: pytest.MonkeyPatch, step: int, *, saved: int, **how: Any) -> None:
     """A run that dies at `step`, its last state being of the step `saved`."""
-    real = preftune.run.save_state
+    real = preftune.session.save_state
 
     def save(folder: Path, parameters: Any, optimizer: Any, record: Mapping[str, Any]) -> None:
         if record["step"] <= saved:
@@ -100,8 +101,8 @@ def run_until(monkeypatch: pytest.MonkeyPatch, step: int, *, saved: int, **how: 
             raise PowerCut
 
     with monkeypatch.context() as patch, pytest.raises(PowerCut):
-        patch.setattr(preftune.run, "SAVE_EVERY", -1.0)
-        patch.setattr(preftune.run, "save_state", save)
+        patch.setattr(preftune.session, "SAVE_EVERY", -1.0)
+        patch.setattr(preftune.session, "save_state", save)
         watch_steps(patch, after=die)
         run(**how)
 

@@ -6,8 +6,9 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,11 +21,16 @@ from .methods import Terms
 
 @dataclass(frozen=True)
 class Step:
-    """One optimiser step: its number from 1, its micro-batches of ballot indices, and what its loss is divided by."""
+    """One optimiser step: its number from 1, its micro-batches, and what its loss is divided by.
+
+    A micro-batch is whatever the loss function takes: for ballots, their indices. A step is `whole` if training can
+    be saved after it and gone on with; steps on the same samples are whole with the last of them.
+    """
 
     number: int
-    micro_batches: tuple[tuple[int, ...], ...]
+    micro_batches: tuple[Any, ...]
     mass: float
+    whole: bool = True
 
 
 def plan_steps(
@@ -59,19 +65,19 @@ def plan_steps(
 
 
 def run_loop(
-    plan: Sequence[Step],
-    loss_of: Callable[[Sequence[int]], Terms],
+    plan: Iterable[Step],
+    loss_of: Callable[[Any], Terms],
     *,
     optimizer: AdamW,
     scheduler: LRScheduler,
     parameters: Sequence[nn.Parameter],
     clip_norm: float,
-    tokens_of: Callable[[Sequence[int]], int],
+    tokens_of: Callable[[Any], int],
     after_step: Callable[[Step, Mapping[str, float]], None],
 ) -> None:
     """Train: for every step accumulate its micro-batches, each loss divided by the mass of the whole step, and move.
 
-    The gradient is therefore the same however a step is cut into micro-batches. `loss_of` maps ballot indices to a
+    The gradient is therefore the same however a step is cut into micro-batches. `loss_of` maps a micro-batch to a
     summed loss; `after_step` gets the step's metrics (log, save, evaluate) and may raise to stop.
     """
     for step in plan:

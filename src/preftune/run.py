@@ -5,12 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import signal
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -18,24 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim import AdamW
 
 from .ballots import Ballot, BallotSet, split_by_prompt
-from .console import bar, say
-from .engine import load_state, pick_device, remove_state, save_state, state_record
-from .errors import Interrupted, UserError
+from .console import say
+from .engine import pick_device, remove_state
+from .errors import UserError
 from .evaluate import accuracy, evaluation_groups, log_loss, vote_table
 from .logprobs import Layout, probe_layout, response_logprobs
-from .loop import Step, linear_schedule, plan_steps, run_loop
+from .loop import Step, plan_steps
 from .methods import LossOptions, Method, Scored, Terms
 from .models import Base, Policy, load_base, start_policy
 from .objectives import ipo_target, smooth, unbias
 from .reference import ReferenceStore, cache_folder, fill_store, response_keys
 from .results import write_json
+from .session import Session, run_session
 from .settings import Settings, find_method, make_settings
 from .tokens import TokenBallot, TokenSet, tokenize
 
-SAVE_EVERY = 600.0  # seconds between saved states, so that little is lost when the machine goes down
 PACKAGES = ("preftune", "torch", "transformers", "peft", "numpy", "scipy")
 
 
@@ -137,35 +133,6 @@ def describe_target(training: Training, options: LossOptions) -> str | None:
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn SIGINT and SIGTERM into a question that the loop asks after each step; a second one stops at once."""
-    asked: list[int] = []
-
-    def ask(number: int, frame: object) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-        say("stopping after this step (again to stop at once, losing what is not saved)")
-
-    handled = (signal.SIGINT, signal.SIGTERM)
-    try:
-        before = [signal.signal(number, ask) for number in handled]
-    except ValueError:  # not in the main thread: signals stay as they are
-        yield lambda: False
-        return
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in zip(handled, before, strict=True):
-            signal.signal(number, handler)
-
-
-def checkpoint_steps(total: int, checkpoints: int) -> list[int]:
-    """`checkpoints` evenly spaced steps, the last one at the end."""
-    return sorted({max(1, round(total * i / checkpoints)) for i in range(1, checkpoints + 1)})
-
-
 def train_policy(
     bench: Workbench,
     training: Training,
@@ -179,57 +146,28 @@ def train_policy(
     at_checkpoint: Callable[[int, Policy], None] = lambda step, policy: None,
     checkpoints: int = 1,
 ) -> Policy:
-    """Train one policy, its metrics in `folder/metrics.jsonl` and its resumable state in `folder/state`.
+    """Train one policy on ballots, its metrics in `folder/metrics.jsonl` and its resumable state in `folder/state`.
 
     `at_checkpoint(step, policy)` runs at evenly spaced steps. With `resume` it goes on from the saved state; the
     result equals that of an uninterrupted run bit for bit. Raises UserError when the state belongs to other settings
     or data, and Interrupted after a request to stop.
     """
     options = settings.loss_options(beta)
-    identity = run_identity(bench, training, settings, beta, seed)
-    record = state_record(folder / "state") if resume else None
-    check_identity(record, identity, folder)
+    session = Session(folder, run_identity(bench, training, settings, beta, seed), resume=resume)
     reference = _reference_values(bench, training)
     policy = start_policy(bench.base, lora=settings.lora, seed=seed, grad_checkpointing=settings.grad_checkpointing)
-    parameters = policy.trainable()
-    optimizer = AdamW(parameters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
-    done = 0
-    if record is not None:
-        done = load_state(folder / "state", parameters, optimizer)["step"]
-    scheduler = linear_schedule(optimizer, warmup=settings.warmup, steps=len(training.plan), done=done)
-    folder.mkdir(parents=True, exist_ok=True)
-    _keep_metrics(folder / "metrics.jsonl", done)
-    marks = set(checkpoint_steps(len(training.plan), checkpoints))
-    last_saved = time.monotonic()
-
-    with stop_requests() as stopping, bar() as progress, (folder / "metrics.jsonl").open("a", encoding="utf-8") as log:
-        task = progress.add_task(description, total=len(training.plan), completed=done)
-
-        def after_step(step: Step, metrics: Mapping[str, float]) -> None:
-            nonlocal last_saved
-            log.write(json.dumps({"step": step.number, **metrics}) + "\n")
-            log.flush()
-            progress.update(task, completed=step.number, description=f"{description}  loss {metrics['loss']:.4f}")
-            if step.number in marks:
-                at_checkpoint(step.number, policy)
-            if stopping() or time.monotonic() - last_saved > SAVE_EVERY:
-                save_state(folder / "state", parameters, optimizer, {"step": step.number, **identity})
-                last_saved = time.monotonic()
-            if stopping() and step.number < len(training.plan):
-                raise Interrupted(
-                    f"{folder}: stopped after step {step.number} of {len(training.plan)}; the state is saved"
-                )
-
-        run_loop(
-            training.plan[done:],
-            partial(_score, policy, bench, training, reference, options),
-            optimizer=optimizer,
-            scheduler=scheduler,
-            parameters=list(parameters.values()),
-            clip_norm=settings.clip_norm,
-            tokens_of=lambda indices: sum(bench.layout.size(training.ballots[i]) for i in indices),
-            after_step=after_step,
-        )
+    run_session(
+        session,
+        lambda done: training.plan[done:],
+        partial(_score, policy, bench, training, reference, options),
+        parameters=policy.trainable(),
+        settings=settings,
+        total=len(training.plan),
+        tokens_of=lambda indices: sum(bench.layout.size(training.ballots[i]) for i in indices),
+        description=description,
+        at_checkpoint=lambda step: at_checkpoint(step, policy),
+        checkpoints=checkpoints,
+    )
     return policy
 
 
@@ -274,23 +212,6 @@ def run_identity(
     named = {"method": training.method.name, "beta": beta, "seed": seed}
     content = {"model": bench.base.sha256, "reference": bench.reference.sha256, "data": data}
     return named | content | asdict(replace(settings, device="any"))
-
-
-def check_identity(record: Mapping[str, Any] | None, identity: Mapping[str, Any], folder: Path) -> None:
-    """Raises UserError, naming what differs, when a saved state was made with something else."""
-    if record is None:
-        return
-    for name, value in identity.items():
-        if record.get(name) != value:
-            is_content = name in ("model", "reference", "data")
-            shown = f"another {name}" if is_content else f"{name} {record.get(name)!r}, now {value!r}"
-            raise UserError(f"{folder}: cannot resume: it was started with {shown}; use the same, or a new --out")
-
-
-def _keep_metrics(path: Path, done: int) -> None:
-    """Drop what was logged after the saved state: those steps are run again."""
-    rows = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() and done else []
-    path.write_text("".join(rows[:done]), encoding="utf-8")
 
 
 # --- the public function ---------------------------------------------------------------------------------------------
