@@ -39,7 +39,7 @@ from preftune.errors import UserError
 from preftune.logprobs import (
     Head,
     Layout,
-    chunked_kl,
+    chunked_comparison,
     chunked_logprobs,
     predicting_states,
     probe_layout,
@@ -426,7 +426,7 @@ def test_no_array_of_all_logits_exists_forward_or_backward(monkeypatch: pytest.M
     hidden, weight, bias, target = tensors(count)
     with Largest() as largest:
         chunked_logprobs(hidden, Head(weight, bias), target).sum().backward()
-        chunked_kl(hidden, Head(weight, bias), hidden, Head(weight))
+        chunked_comparison(hidden, Head(weight, bias), hidden, Head(weight), target)
     assert largest.elements <= count * D < count * V / 2, "the hidden states are the largest, not the logits"
 
 
@@ -463,15 +463,22 @@ def test_bf16_works_with_a_4d_mask_too() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 10), st.sampled_from([None, 4.0]))
-def test_the_chunked_kl_is_the_kl_over_the_whole_vocabulary(count: int, rows: int, cap: float | None) -> None:
-    hidden, weight, bias, _ = tensors(count)
+def test_two_models_are_compared_over_the_whole_vocabulary(count: int, rows: int, cap: float | None) -> None:
+    hidden, weight, bias, target = tensors(count)
     other_hidden, other_weight, _, _ = tensors(count, seed=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logprobs, "CHUNK_ELEMENTS", rows * V)
-        found = chunked_kl(hidden, Head(weight, bias, 0.5, cap), other_hidden, Head(other_weight))
+        found = chunked_comparison(hidden, Head(weight, bias, 0.5, cap), other_hidden, Head(other_weight), target)
     p = plain_log_softmax(hidden, weight, bias, 0.5, cap)
     q = plain_log_softmax(other_hidden, other_weight, None, 1.0, None)
-    assert torch.allclose(found.double(), (p.exp() * (p - q)).sum(-1), rtol=1e-5, atol=1e-5)
+    at_target = torch.arange(count), target
+    for name, wanted in {
+        "kl_N": (p.exp() * (p - q)).sum(-1),
+        "entropy_N": -(p.exp() * p).sum(-1),
+        "logprob_N": p[at_target],
+        "other_N": q[at_target],
+    }.items():
+        assert torch.allclose(getattr(found, name).double(), wanted, rtol=1e-5, atol=1e-5), name
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -481,7 +488,9 @@ def test_the_kl_of_a_model_with_itself_is_exactly_0(precision: str) -> None:
     with torch.no_grad():
         first, again = (predicting_states(model, batch, precision) for _ in range(2))
     head = logprobs.head_of(model)
-    assert chunked_kl(first, head, again, head).tolist() == [0.0] * len(first)
+    compared = chunked_comparison(first, head, again, head, batch.target_N)
+    assert compared.kl_N.tolist() == [0.0] * len(first)
+    assert compared.logprob_N.tolist() == compared.other_N.tolist()
 
 
 # --- gradient checkpointing ------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -113,17 +113,33 @@ def chunked_logprobs(hidden_ND: Tensor, head: Head, target_N: Tensor) -> Tensor:
     return logprobs
 
 
+class Comparison(NamedTuple):
+    """Two models at the same predicted tokens, `[N]`, in nats: log-probs of the tokens, and over the whole vocabulary
+    KL(π ‖ π_other) and the entropy of π."""
+
+    logprob_N: Tensor
+    other_N: Tensor
+    kl_N: Tensor
+    entropy_N: Tensor
+
+
 @torch.no_grad()
-def chunked_kl(hidden_ND: Tensor, head: Head, other_hidden_ND: Tensor, other_head: Head) -> Tensor:
-    """KL(π ‖ π_other) of the next-token distributions over the whole vocabulary, in nats, `[N]`."""
-    kl_N = torch.empty(len(hidden_ND), dtype=torch.float32, device=hidden_ND.device)
+def chunked_comparison(
+    hidden_ND: Tensor, head: Head, other_hidden_ND: Tensor, other_head: Head, target_N: Tensor
+) -> Comparison:
+    """Compare the next-token distributions of two models; at most a chunk of logits of each exists at a time."""
+    found = Comparison(*torch.empty(4, len(hidden_ND), dtype=torch.float32, device=hidden_ND.device))
     weight = head.weight_VD.to(hidden_ND.dtype)
     other_weight = other_head.weight_VD.to(hidden_ND.dtype)
     for rows in _chunks(len(hidden_ND), head.rows()):
         logprobs = head.logits(hidden_ND[rows], weight).log_softmax(-1)
         others = other_head.logits(other_hidden_ND[rows], other_weight).log_softmax(-1)
-        kl_N[rows] = (logprobs.exp() * (logprobs - others)).sum(-1)
-    return kl_N
+        target = target_N[rows, None]
+        found.logprob_N[rows], found.other_N[rows] = logprobs.gather(1, target)[:, 0], others.gather(1, target)[:, 0]
+        probs = logprobs.exp()
+        found.kl_N[rows] = (probs * (logprobs - others)).sum(-1)
+        found.entropy_N[rows] = -(probs * logprobs).sum(-1)
+    return found
 
 
 def predicting_states(model: Any, batch: BranchBatch, precision: str) -> Tensor:
@@ -131,13 +147,14 @@ def predicting_states(model: Any, batch: BranchBatch, precision: str) -> Tensor:
     device = batch.ids_RT.device
     with autocast(precision, device):
         hidden_RTD = model.get_decoder()(
-            input_ids=batch.ids_RT, position_ids=batch.positions_RT, use_cache=False, **_attention_inputs(model, batch)
+            input_ids=batch.ids_RT, position_ids=batch.positions_RT, use_cache=False, **attention_inputs(model, batch)
         )[0]
     hidden_ND: Tensor = hidden_RTD.flatten(0, 1)[batch.source_N].to(compute_dtype(precision))
     return hidden_ND
 
 
-def _attention_inputs(model: Any, batch: BranchBatch) -> dict[str, Any]:
+def attention_inputs(model: Any, batch: BranchBatch) -> dict[str, Any]:
+    """What a model is called with so that it attends as the layout of the batch asks."""
     if batch.plan is None:
         return {"attention_mask": batch.padding_RT}
     if model.config._attn_implementation == BRANCH_ATTENTION:

@@ -21,7 +21,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from .branches import pack
 from .console import track
 from .engine import autocast, remembered_casts
-from .logprobs import Layout, chunked_kl, head_of, predicting_states, sum_by_branch
+from .logprobs import Layout, chunked_comparison, head_of, predicting_states, sum_by_branch
 from .tokens import TokenBallot
 
 SAMPLING_ROWS = 256  # sequences that decode together, and the tokens that their caches may hold
@@ -56,7 +56,7 @@ class KeyedNoise(LogitsProcessor):  # type: ignore[misc]
         return scores.double() - torch.from_numpy(draws).log_().to(scores.device)
 
 
-def noise_key(seed: int, prompt: Sequence[int], sample: int) -> int:
+def noise_key(seed: int | str, prompt: Sequence[int], sample: int) -> int:
     """128 bits that stand for one sample of one prompt."""
     text = f"{seed}/{sample}/{list(prompt)}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
@@ -70,7 +70,7 @@ def sample_responses(
     stops: Sequence[int],
     samples: int,
     max_new_tokens: int,
-    seed: int,
+    seed: int | str,
     precision: str,
     description: str = "sampling",
 ) -> list[Rollout]:
@@ -162,7 +162,8 @@ def exact_kl(
         hidden_ND, head = predicting_states(model, batch, precision), head_of(model)
         with reference() as other:
             other_hidden_ND, other_head = predicting_states(other, batch, precision), head_of(other)
-        kl_B = sum_by_branch(chunked_kl(hidden_ND, head, other_hidden_ND, other_head), batch).tolist()
+        compared = chunked_comparison(hidden_ND, head, other_hidden_ND, other_head, batch.target_N)
+        kl_B = sum_by_branch(compared.kl_N, batch).tolist()
         for i in group:
             count = len(ballots[i].responses)
             values[i], kl_B = kl_B[:count], kl_B[count:]
