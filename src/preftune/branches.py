@@ -5,7 +5,7 @@ Shapes: R rows, T tokens in a row, N predicted tokens, B responses ("branches").
 `branch` layout: one row without padding; each prompt is followed by its responses, a response sees its prompt and
 itself, and its positions continue from the end of the prompt. `padded` layout: one right-padded row per response, the
 prompt repeated; for architectures that cannot take the first, and the oracle for it in tests. Both answer the same
-question, so everything downstream reads only `source_N`, `target_N` and `branch_N`.
+question, so everything downstream reads only `source_N`, `target_N`, `branch_N` and `last_B`.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class BranchBatch:
     source_N: Tensor  # index into the R·T hidden states of the one that predicts each response token
     target_N: Tensor  # the response token
     branch_N: Tensor  # the response that it belongs to, in order of ballots and of responses within them
+    last_B: Tensor  # index into the R·T hidden states of each response's last token
     branches: int
     plan: BranchPlan | None  # how the branch layout attends; None: padded
     padding_RT: Tensor | None  # padded layout: 1 for a token, 0 for padding
@@ -122,7 +123,7 @@ def branch_layout(ballots: Sequence[Branches]) -> BranchBatch:
     """One row without padding: every prompt once, followed by its branches."""
     ids: list[int] = []
     segments: list[int] = []
-    spans, sources = [], []
+    spans, sources, ends = [], [], []
     for ballot in ballots:
         start = len(ids)
         ids += ballot.prompt
@@ -132,6 +133,7 @@ def branch_layout(ballots: Sequence[Branches]) -> BranchBatch:
             first = len(ids)
             sources += [middle - 1, *range(first, first + len(response) - 1)]
             ids += response
+            ends.append(len(ids) - 1)
             segments += [number] * len(response)
         spans.append((start, middle, len(ids)))
     plan = BranchPlan(tuple(spans), torch.tensor(segments), None)
@@ -139,6 +141,7 @@ def branch_layout(ballots: Sequence[Branches]) -> BranchBatch:
         ids_RT=torch.tensor([ids]),
         positions_RT=plan.positions_T[None],
         source_N=torch.tensor(sources),
+        last_B=torch.tensor(ends),
         **_targets(ballots),
         plan=plan,
         padding_RT=None,
@@ -157,6 +160,7 @@ def padded_layout(ballots: Sequence[Branches]) -> BranchBatch:
         source_N=torch.tensor(
             [r * width + t for r, row in enumerate(rows) for t in range(starts[r] - 1, len(row) - 1)]
         ),
+        last_B=torch.tensor([r * width + len(row) - 1 for r, row in enumerate(rows)]),
         **_targets(ballots),
         plan=None,
         padding_RT=padding,

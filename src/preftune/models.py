@@ -84,7 +84,7 @@ def _load_folder_or_hub(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizer
     if folder.exists() and not (folder / "config.json").is_file():
         raise UserError(f"--model {name}: no model there (a model folder has a config.json)")
     hint = "" if folder.exists() else "; it is no local folder, and the hub did not serve it"
-    with _loading(f"--model {name}: not a causal language model that can be loaded{hint}"):
+    with loading(f"--model {name}: not a causal language model that can be loaded{hint}"):
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         no_dropout(config)
         model, report = AutoModelForCausalLM.from_pretrained(
@@ -94,14 +94,14 @@ def _load_folder_or_hub(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizer
         raise UserError(
             f"--model {name}: its weights lack {sorted(report['missing_keys'])[0]}; is the folder complete?"
         )
-    with _loading(f"--model {name}: its tokenizer cannot be loaded"):
+    with loading(f"--model {name}: its tokenizer cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     use_branch_attention(model)
     return model, tokenizer
 
 
 @contextmanager
-def _loading(problem: str) -> Iterator[None]:
+def loading(problem: str) -> Iterator[None]:
     """Turn whatever transformers raises on a bad folder into one line, and keep its own report off the screen."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
@@ -344,6 +344,27 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
         model.activation_checkpointing_enable(options)
     else:  # its name in earlier releases of transformers
         model.gradient_checkpointing_enable(options)
+
+
+@contextmanager
+def active_adapter(model: nn.Module, name: str | None) -> Iterator[None]:
+    """Within it only the adapter of that name acts on the model (None: none does); after it all is as before.
+
+    peft's own switches (`set_adapter`, `disable_adapter`) also change which parameters require a gradient, so that
+    a backward pass through two adapters would leave one of them still, silently. This one touches no parameter. An
+    adapter that a layer does not have does nothing there.
+    """
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    before = [(layer._disable_adapters, layer._active_adapter) for layer in layers]
+    for layer in layers:
+        layer._disable_adapters = name is None
+        if name is not None:
+            layer._active_adapter = [name]
+    try:
+        yield
+    finally:
+        for layer, (disabled, active) in zip(layers, before, strict=True):
+            layer._disable_adapters, layer._active_adapter = disabled, active
 
 
 @contextmanager
