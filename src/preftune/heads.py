@@ -36,7 +36,7 @@ def pooled_states(model: Any, batch: BranchBatch, layer: int, precision: str) ->
 
 @torch.no_grad()
 def pooled_layers(model: Any, batch: BranchBatch, layers: Sequence[int], precision: str) -> Tensor:
-    """`pooled_states` of several layers (counted from 1) in one forward pass that ends at the last of them, `[L, B, D]`.
+    """`pooled_states` of several layers (counted from 1) in one forward pass that ends at the last, `[L, B, D]`.
 
     Raises UserError for a model whose layers cannot be found.
     """

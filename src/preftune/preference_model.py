@@ -266,7 +266,7 @@ def _load_folder(
     as_base = _attends_alike(model.config, base.model.config) and layout.name != "padded"
     if not (as_base and layout.name == "branch" and use_branch_attention(model)):
         use_stock_attention(model)
-    weight_D = model.score.weight.detach()[0]
+    weight_D: Tensor = model.score.weight.detach()[0]
 
     def raw(batch: BranchBatch) -> Tensor:
         mine = (batch if batch.plan is None or as_base else padded(batch)).to(device)
@@ -295,7 +295,7 @@ def _load_classifier(path: Path) -> PreTrainedModel:
     if model.score.bias is not None:
         raise UserError(f"--reward {path}: its score head has a bias; fold it into score_center in config.json")
     model.eval()
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def _attends_alike(config: Any, other: Any) -> bool:
