@@ -120,6 +120,20 @@ def test_both_layouts_predict_the_same_tokens_from_the_same_contexts(ballots: li
 
 @settings(deadline=None)
 @given(batches)
+def test_the_last_place_of_a_response_is_where_its_last_token_stands(ballots: list[TokenBallot]) -> None:
+    lengths = [(len(ballot.prompt), len(response)) for ballot in ballots for response in ballot.responses]
+    finals = [response[-1] for ballot in ballots for response in ballot.responses]
+    for batch in (branch_layout(ballots), padded_layout(ballots)):
+        flat, positions = batch.ids_RT.flatten()[batch.last_B], batch.positions_RT.flatten()[batch.last_B]
+        assert flat.tolist() == finals
+        assert positions.tolist() == [prompt + response - 1 for prompt, response in lengths]
+    row = places(ballots)
+    ends = [i for i, (p, q) in enumerate(pairwise(row)) if p.branch and (p.ballot, p.branch) != (q.ballot, q.branch)]
+    assert [*ends, len(row) - 1] == branch_layout(ballots).last_B.tolist()
+
+
+@settings(deadline=None)
+@given(batches)
 def test_padding_is_told_by_position_and_never_by_the_value_of_a_token(ballots: list[TokenBallot]) -> None:
     padded = padded_layout(ballots)
     assert padded.padding_RT is not None and padded.plan is None

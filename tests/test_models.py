@@ -28,6 +28,7 @@ from preftune.errors import UserError
 from preftune.logprobs import response_logprobs
 from preftune.models import (
     Base,
+    active_adapter,
     as_reference,
     load_base,
     no_dropout,
@@ -252,6 +253,38 @@ def test_an_adapter_starts_at_the_reference_and_switched_off_stays_there_to_the_
     policy.close()
     assert base.model.state_dict().keys() == before.keys()
     assert all(torch.equal(value, before[name]) for name, value in base.model.state_dict().items())
+
+
+def test_switching_between_adapters_touches_no_parameter_and_one_backward_pass_reaches_both() -> None:
+    """peft's own switches would freeze the adapter that is not active, and the policy would get no gradient."""
+    base = base_of("llama")
+    frozen = scores(base.model)
+    policy = start_policy(base, lora=4, seed=0)
+    assert policy.adapter is not None
+    policy.adapter.add_adapter("value", policy.adapter.peft_config["default"])
+    for name, parameter in policy.model.named_parameters():
+        if ".lora_" in name:
+            parameter.data.normal_(0, 0.1)
+            parameter.requires_grad_(True)
+    both = {name: p.requires_grad for name, p in policy.model.named_parameters()}
+    own = scores(policy.model)
+    with active_adapter(policy.model, "value"):
+        value = scores(policy.model)
+        with active_adapter(policy.model, None):
+            assert torch.equal(scores(policy.model), frozen)
+        assert torch.equal(scores(policy.model), value)
+    assert torch.equal(scores(policy.model), own)
+    assert min(float((a - b).abs().max()) for a, b in ((own, value), (own, frozen), (value, frozen))) > 1e-3
+    assert {name: p.requires_grad for name, p in policy.model.named_parameters()} == both
+    loss = response_logprobs(policy.model, branch_layout(BATCH)).sum()
+    with active_adapter(policy.model, "value"):
+        loss = loss + response_logprobs(policy.model, branch_layout(BATCH)).sum()
+    loss.backward()
+    grads = {name: p.grad for name, p in policy.model.named_parameters() if ".lora_" in name}
+    assert all(grad is not None and grad.any() for grad in grads.values())
+    with pytest.raises(ValueError, match="stop"), active_adapter(policy.model, "value"):
+        raise ValueError("stop")
+    assert torch.equal(scores(policy.model), own)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3"])
