@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from preftune.ballots import Ballot, BallotSet, Vote
     from preftune.readers import read_ballots
-    from preftune.run import Run, train
+    from preftune.run import Run
     from preftune.study import Study, compare
+    from preftune.training import train
 
 __version__ = "0.1.0"
 
@@ -22,7 +23,7 @@ _HOMES = {
     "Vote": "preftune.ballots",
     "read_ballots": "preftune.readers",
     "Run": "preftune.run",
-    "train": "preftune.run",
+    "train": "preftune.training",
     "Study": "preftune.study",
     "compare": "preftune.study",
 }

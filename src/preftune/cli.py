@@ -43,7 +43,7 @@ FLAGS: dict[str, tuple[Any, str]] = {
     "reference": (str, "model to stay close to (default: --model)"),
     "data": (str, "preference file (JSONL, JSON, CSV, Parquet, gz too) or hub data set"),
     "eval-data": (str, "preference file to evaluate on (default: part of --data)"),
-    "eval-fraction": (float, "share of the prompts held out for evaluation (default: 0.1; train: none)"),
+    "eval-fraction": (float, "share of the prompts held out for evaluation (default: 0.1; train: none, but reward 0.1)"),
     "prompts": (str, "file of prompts to sample from (default: held-out prompts)"),
     "eval-prompts": (int, "hold out, and sample from, at most so many prompts (default: 64)"),
     "out": (str, "folder to write (lab: file)"),
@@ -65,6 +65,7 @@ FLAGS: dict[str, tuple[Any, str]] = {
     "max-new-tokens": (int, "tokens of a sampled response (default: 64)"),
     "samples": (int, "sampled responses per prompt (default: 1)"),
     "checkpoints": (int, "evaluations per run, evenly spaced (default: 3)"),
+    "kind": (str, "reward: full, lora, or frozen for small machines (default: full; with --lora R lora)"),
     "lora": (int, "rank of a LoRA adapter; 0 trains all weights (default: 0)"),
     "precision": (str, "fp32, or bf16 for matrix products (default: fp32)"),
     "device": (str, "cpu, cuda, ... (default: a GPU where there is one)"),
@@ -123,14 +124,19 @@ def _compare(given: Parsed) -> None:
 
 def _train(given: Parsed) -> None:
     from .readers import read_ballots
-    from .run import train
+    from .training import train
 
     options = dict(given)
     ballots = read_ballots(options.pop("data"))
     if "eval_data" in options:
         options["eval_ballots"] = read_ballots(options.pop("eval_data"))
     run = train(options.pop("method"), ballots, **options)
-    print(f"policy: {run.folder / 'policy'}")
+    if run.record["method"] == "reward":
+        from .rewards import quality_table
+
+        print(f"{quality_table(run.record['reward'])}\n\nreward: {run.folder / 'reward'}")
+    else:
+        print(f"policy: {run.folder / 'policy'}")
 
 
 def _evaluate(given: Parsed) -> None:
@@ -201,11 +207,11 @@ COMMANDS = {
     ),
     "train": Command(
         _train,
-        "train one policy with one method",
+        "train one policy with one method, or a reward model",
         "preftune train ipo --model MODEL --data FILE --beta 0.1 --out DIR",
         ["model", "data", "out"],
-        ["beta", "reference", "eval-data", "eval-fraction", "seed", "resume", *TRAINING],
-        {"method": "dpo, ipo or sft"},
+        ["beta", "reference", "kind", "eval-data", "eval-fraction", "seed", "resume", *TRAINING],
+        {"method": "dpo, ipo, sft or reward"},
     ),
     "evaluate": Command(
         _evaluate,

@@ -1,0 +1,692 @@
+"""Fitting a Bradley–Terry reward model to votes, and saying how good it is beside what costs nothing.
+
+`lora` and `full` train a score head with the trunk below it in THE training loop; `frozen` fits a linear score to the
+mean-pooled response tokens of a middle layer, for which one forward pass over the responses is enough. Whatever is
+chosen by looking at votes is chosen on training votes (`frozen`: layer and penalty, by cross-validation over prompts),
+with one exception that the record names: `lora` and `full` keep the checkpoint of the lowest held-out log-loss.
+
+Shapes: V votes, F features, L layers, D hidden size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import random
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file, save_file
+from scipy.optimize import minimize
+from scipy.sparse import csr_array
+from scipy.special import expit
+from sklearn.feature_extraction.text import TfidfVectorizer
+from torch import Tensor, nn
+
+from .ballots import Ballot, BallotSet, split_by_prompt
+from .branches import pack, vote_offsets
+from .console import say, track
+from .engine import remove_state
+from .errors import UserError
+from .evaluate import VoteTable, accuracy, evaluation_groups, reference_table
+from .heads import decoder_layers, last_states, pooled_layers, score_head
+from .methods import DPO, LossOptions, Scored, Terms
+from .models import Policy, start_policy
+from .objectives import smooth, unbias
+from .preference_model import (
+    KINDS,
+    RewardModel,
+    base_alone,
+    classifier_class,
+    delta_of,
+    load_reward,
+    save_classifier,
+    save_frozen,
+)
+from .reference import cache_folder, response_keys
+from .results import write_json
+from .run import (
+    Run,
+    Training,
+    Workbench,
+    check_out,
+    describe_counts,
+    open_workbench,
+    prepare_training,
+    run_identity,
+    trained_on_chats,
+    versions,
+)
+from .session import Session, run_session
+from .settings import Settings, make_settings, nearest
+from .stats import Estimate, clustered_mean, number
+from .tokens import TextFormat, TokenBallot, TokenSet, tokenize
+
+Floats = npt.NDArray[np.float64]
+REWARD = replace(DPO, name="reward", uses_reference=False)  # on scores: DPO's loss at β = 1 is Bradley–Terry's
+
+DEPTHS = (1 / 3, 1 / 2, 2 / 3)  # of the model: the layers that `frozen` chooses from
+PENALTIES = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4)  # on the squared weight of a standardised feature, beside mean nats
+FOLDS = 5
+EVALUATIONS = 4  # of the held-out log-loss, per epoch
+CENTER_BALLOTS = 512  # the centre of a trained score is a mean over the responses of so many ballots at most
+BINS = 10
+
+
+# --- votes and what a score makes of them ----------------------------------------------------------------------------
+
+
+def vote_pairs(ballots: Sequence[TokenBallot]) -> npt.NDArray[np.intp]:
+    """(a, b) of every vote as indices into all responses of the ballots, `[V, 2]`."""
+    offsets = vote_offsets(ballots)
+    pairs = [(i + v.a, i + v.b) for i, ballot in zip(offsets, ballots, strict=True) for v in ballot.votes]
+    return np.array(pairs, dtype=np.intp).reshape(-1, 2)
+
+
+def score_table(scores: Floats, ballots: Sequence[TokenBallot]) -> VoteTable:
+    """The votes with their score differences; `scores` has one entry per response, in order."""
+    a, b = vote_pairs(ballots).T
+    return replace(reference_table(ballots), difference=scores[a] - scores[b])
+
+
+def score_ballots(
+    score: Callable[[Sequence[TokenBallot]], Tensor],
+    ballots: Sequence[TokenBallot],
+    bench: Workbench,
+    micro_tokens: int,
+) -> Floats:
+    """Scores of all responses of the ballots, in order, computed in micro-batches."""
+    found: dict[int, list[float]] = {}
+    for group in track(evaluation_groups(ballots, bench.layout, micro_tokens), "scores"):
+        values = iter(score([ballots[i] for i in group]).tolist())
+        found |= {i: [next(values) for _ in ballots[i].responses] for i in group}
+    return np.array([value for i in range(len(ballots)) for value in found[i]])
+
+
+def vote_losses(table: VoteTable) -> Floats:
+    """−p·log σ(Δ) − (1 − p)·log σ(−Δ) of every vote, in nats, `[V]`."""
+    return np.asarray(np.logaddexp(0, table.difference) - table.p * table.difference)
+
+
+def log_loss(table: VoteTable) -> Estimate:
+    """Mean of `vote_losses`: of the probabilities as they are, so that a wrong scale costs."""
+    return clustered_mean(vote_losses(table), table.prompt, table.weight)
+
+
+def reliability(table: VoteTable) -> list[dict[str, float]]:
+    """Predicted probability against observed share in ten bins from ½ to 1; empty bins are left out.
+
+    Every vote is told from the side that the score prefers, since which response comes first means nothing. A row has
+    the bin's ends, the mean prediction, the share of vote weight that agrees, and that weight.
+    """
+    prefers_a = table.difference >= 0
+    predicted = expit(np.abs(table.difference))
+    agrees = np.where(prefers_a, table.p, 1 - table.p)
+    edges = np.linspace(0.5, 1, BINS + 1)
+    of_bin = np.clip(np.searchsorted(edges, predicted, side="right") - 1, 0, BINS - 1)
+    rows = []
+    for i in np.unique(of_bin):
+        weight = np.where(of_bin == i, table.weight, 0.0)
+        rows.append(
+            {
+                "from": float(edges[i]),
+                "to": float(edges[i + 1]),
+                "predicted": float(weight @ predicted / weight.sum()),
+                "observed": float(weight @ agrees / weight.sum()),
+                "votes": float(weight.sum()),
+            }
+        )
+    return rows
+
+
+def quality(table: VoteTable) -> dict[str, Any]:
+    """Accuracy and log-loss on votes, each with its standard error clustered by prompt."""
+    estimates = {"accuracy": accuracy(table), "log_loss": log_loss(table)}
+    return {name: {"value": e.value, "se": e.se} for name, e in estimates.items()}
+
+
+# --- linear Bradley–Terry --------------------------------------------------------------------------------------------
+
+
+def fit_linear(features: Any, target: Floats, weight: Floats, *, penalty: float, start: Floats | None = None) -> Floats:
+    """Weights w `[F]` that minimise mean loss + penalty/2·|w|² over differences of features `[V, F]`, dense or sparse.
+
+    The loss of a vote at z = x·w is log(1 + e^z) − t·z, in nats: Bradley–Terry's −t·log σ(z) − (1 − t)·log σ(−z). It
+    is convex for every target t, one outside [0, 1] too (`unbias`).
+    """
+    share = weight / weight.sum()
+
+    def objective(w: Floats) -> tuple[float, Floats]:
+        z = features @ w
+        value = share @ (np.logaddexp(0, z) - target * z) + penalty / 2 * w @ w
+        return float(value), np.asarray(features.T @ (share * (expit(z) - target)) + penalty * w)
+
+    first = np.zeros(features.shape[1]) if start is None else start
+    options = {"maxiter": 2000, "maxfun": 4000, "gtol": 1e-7, "ftol": 1e-12}
+    return np.asarray(minimize(objective, first, jac=True, method="L-BFGS-B", options=options).x)
+
+
+@dataclass(frozen=True)
+class LinearFit:
+    """What `fit_frozen` chose: the number of the candidate layer, the penalty, its cross-validated log-loss (None:
+    fewer than two prompts, nothing to choose by), and weights `[D]` on the features as they are."""
+
+    candidate: int
+    penalty: float
+    log_loss: float | None
+    weight: Floats
+
+
+def fit_frozen(
+    features_LBD: npt.NDArray[np.float32], ballots: Sequence[TokenBallot], target: Floats, *, seed: int
+) -> LinearFit:
+    """Fit a linear score to the features of some layers, the layer and the penalty chosen by cross-validation.
+
+    `target` is the preference of every vote after label noise. Folds are of prompts; within each the features are
+    standardised by the differences that are trained on.
+    """
+    a, b = vote_pairs(ballots).T
+    table = reference_table(ballots)
+    fold = _folds(table.prompt, seed)
+    losses = np.zeros((len(features_LBD), len(PENALTIES)))
+    if len(set(table.prompt)) > 1:
+        for layer, left_out in track([(i, k) for i in range(len(losses)) for k in np.unique(fold)], "cross-validation"):
+            x = features_LBD[layer][a].astype(np.float64) - features_LBD[layer][b]
+            losses[layer] += _path_losses(x, target, table, fold == left_out)
+        losses /= table.weight.sum()
+        layer, choice = map(int, np.unravel_index(losses.argmin(), losses.shape))
+        found: float | None = float(losses[layer, choice])
+    else:
+        layer, choice, found = len(losses) // 2, PENALTIES.index(1e-3), None
+    x = features_LBD[layer][a].astype(np.float64) - features_LBD[layer][b]
+    scale = _spread(x, table.weight)
+    weight = fit_linear(x / scale, target, table.weight, penalty=PENALTIES[choice]) / scale
+    return LinearFit(layer, PENALTIES[choice], found, weight)
+
+
+def _folds(prompts: Sequence[tuple[int, ...]], seed: int) -> npt.NDArray[np.intp]:
+    """The fold of every vote; all votes of a prompt are in one."""
+    distinct = sorted(set(prompts))
+    random.Random(seed).shuffle(distinct)
+    number_of = {prompt: i % FOLDS for i, prompt in enumerate(distinct)}
+    return np.array([number_of[prompt] for prompt in prompts], dtype=np.intp)
+
+
+def _path_losses(x: Floats, target: Floats, table: VoteTable, test: npt.NDArray[np.bool_]) -> Floats:
+    """Summed loss on the votes of `test` of a fit to all others, for every penalty, from the strongest down."""
+    scale = _spread(x[~test], table.weight[~test])
+    x = x / scale
+    found: list[float] = []
+    w: Floats | None = None
+    for penalty in PENALTIES:
+        w = fit_linear(x[~test], target[~test], table.weight[~test], penalty=penalty, start=w)
+        z = x[test] @ w
+        found.append(float(table.weight[test] @ (np.logaddexp(0, z) - table.p[test] * z)))
+    return np.array(found)
+
+
+def _spread(x: Floats, weight: Floats) -> Floats:
+    """Root mean square of every feature difference over the votes, 1 where all are 0."""
+    spread = np.sqrt(weight @ x**2 / weight.sum())
+    return np.where(spread > 0, spread, 1.0)
+
+
+# --- the baselines ---------------------------------------------------------------------------------------------------
+
+
+def baselines(
+    training: Sequence[TokenBallot], held_out: Sequence[TokenBallot], form: TextFormat
+) -> dict[str, dict[str, Any]]:
+    """What costs nothing, fitted to the same training votes and asked the same held-out ones.
+
+    `length`: the number of tokens of a response. `tfidf`: its words and pairs of words (TF-IDF).
+    """
+    lengths = [_column([len(ids) for ballot in part for ids in ballot.responses]) for part in (training, held_out)]
+    texts = [[form.text(ids) for ballot in part for ids in ballot.responses] for part in (training, held_out)]
+    found = {"length": _baseline(lengths, training, held_out)}
+    try:
+        vectorizer = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\b\w+\b", sublinear_tf=True)
+        words = [csr_array(vectorizer.fit_transform(texts[0])), csr_array(vectorizer.transform(texts[1]))]
+    except ValueError:  # no response holds a word
+        return found
+    return found | {"tfidf": _baseline(words, training, held_out)}
+
+
+def _column(values: Sequence[int]) -> Floats:
+    spread = max(float(np.std(values)), 1e-9)
+    return np.array(values, dtype=np.float64)[:, None] / spread
+
+
+def _baseline(
+    features: Sequence[Any], training: Sequence[TokenBallot], held_out: Sequence[TokenBallot]
+) -> dict[str, Any]:
+    a, b = vote_pairs(training).T
+    table = reference_table(training)
+    penalty = 1 / float(table.weight.sum())
+    weight = fit_linear(features[0][a] - features[0][b], table.p, table.weight, penalty=penalty)
+    return quality(score_table(np.asarray(features[1] @ weight), held_out))
+
+
+# --- features --------------------------------------------------------------------------------------------------------
+
+
+class FeatureStore:
+    """Mean-pooled hidden states of responses by content, float32, on disk: studies of one model share them."""
+
+    def __init__(self, bench: Workbench) -> None:
+        identity = "/".join(
+            ("pooled", bench.base.sha256, bench.precision, bench.layout.name, str(bench.base.model.device))
+        )
+        folder = cache_folder() / "features"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.sqlite"
+        with self._open() as database, database:
+            database.execute(
+                "CREATE TABLE IF NOT EXISTS features (key BLOB, layer INTEGER, value BLOB, PRIMARY KEY (key, layer))"
+            )
+
+    def _open(self) -> closing[sqlite3.Connection]:
+        return closing(sqlite3.connect(self.path, timeout=60))
+
+    def read(self, keys: Sequence[bytes], layers: Sequence[int]) -> dict[tuple[bytes, int], bytes]:
+        """The values that are there."""
+        with self._open() as database:
+            query = "SELECT value FROM features WHERE key = ? AND layer = ?"
+            rows = ((key, layer, database.execute(query, (key, layer)).fetchone()) for key in keys for layer in layers)
+            return {(key, layer): row[0] for key, layer, row in rows if row is not None}
+
+    def write(self, keys: Sequence[bytes], layers: Sequence[int], values_LBD: Tensor) -> None:
+        """Add values; one that is there already stays."""
+        rows = [
+            (key, layer, value.tobytes())
+            for layer, value_BD in zip(layers, values_LBD.cpu().numpy(), strict=True)
+            for key, value in zip(keys, value_BD, strict=True)
+        ]
+        with self._open() as database, database:
+            database.executemany("INSERT OR IGNORE INTO features VALUES (?, ?, ?)", rows)
+
+
+def pooled_features(
+    bench: Workbench, ballots: Sequence[TokenBallot], layers: Sequence[int], micro_tokens: int
+) -> npt.NDArray[np.float32]:
+    """Features of all responses of the ballots after some layers of the base model, `[L, B, D]`, from the store where
+    they are there. Raises UserError for one that is not finite."""
+    store = FeatureStore(bench)
+    keys = [response_keys(ballot) for ballot in ballots]
+    flat = [key for group in keys for key in group]
+    known = store.read(flat, layers)
+    missing = [i for i, own in enumerate(keys) if any((key, layer) not in known for key in own for layer in layers)]
+    groups = [[missing[i] for i in g] for g in pack([bench.layout.size(ballots[i]) for i in missing], micro_tokens)]
+    for group in track(groups, "features") if groups else ():
+        batch = bench.layout.lay_out([ballots[i] for i in group]).to(bench.base.model.device)
+        with base_alone(bench.base.model):
+            values_LBD = pooled_layers(bench.base.model, batch, layers, bench.precision)
+        if not bool(values_LBD.isfinite().all()):
+            raise UserError("--model: its hidden states are not finite; use --precision fp32, or check for NaN")
+        store.write([key for i in group for key in keys[i]], layers, values_LBD)
+    known |= store.read([key for i in missing for key in keys[i]], layers)
+    return np.stack([[np.frombuffer(known[key, layer], np.float32) for key in flat] for layer in layers])
+
+
+# --- fitting ---------------------------------------------------------------------------------------------------------
+
+
+def fit_reward(
+    bench: Workbench,
+    tokens: TokenSet,
+    held_out: Sequence[TokenBallot],
+    settings: Settings,
+    *,
+    kind: str,
+    seed: int,
+    folder: Path,
+    resume: bool = False,
+) -> RewardModel:
+    """Fit a reward model of the base model to votes; leave it in `folder/reward`, and return it as it is loaded there.
+
+    Its `info` has what was chosen and, with held-out ballots, accuracy, log-loss and reliability on them beside the
+    baselines. Scores are centred on the responses of the training ballots: samples of the reference, where those are
+    what people compared. Raises UserError for votes or settings that cannot be trained on.
+    """
+    check_kind(kind, settings)
+    training = prepare_training(REWARD, tokens, settings, bench.layout, seed)
+    held = prepare_held_out(held_out)
+    if kind == "frozen":
+        info, scores = _fit_frozen(bench, training, held, settings, seed, folder)
+    else:
+        info, scores = _fit_trained(bench, training, held, settings, kind, seed, folder, resume)
+    if held:
+        info |= judge(score_table(scores, held), training.ballots, held, bench.base.form)
+    path = folder / "reward" / "reward.json"
+    write_json(path, {**json.loads(path.read_text(encoding="utf-8")), "info": info})
+    device = bench.base.model.device
+    return load_reward(folder / "reward", bench.base, layout=bench.layout, precision=bench.precision, device=device)
+
+
+def fit_or_load(
+    bench: Workbench,
+    tokens: TokenSet,
+    held_out: Sequence[TokenBallot],
+    settings: Settings,
+    *,
+    kind: str,
+    seed: int,
+    folder: Path,
+) -> RewardModel:
+    """`fit_reward`, or what it left in the folder before: `done.json` says that it is whole."""
+    done = folder / "done.json"
+    if not done.exists():
+        say(f"reward model, seed {seed} ({kind})")
+        fit_reward(bench, tokens, held_out, settings, kind=kind, seed=seed, folder=folder, resume=True)
+        write_json(done, {"kind": kind, "seed": seed})
+        remove_state(folder / "state")
+    device = bench.base.model.device
+    return load_reward(folder / "reward", bench.base, layout=bench.layout, precision=bench.precision, device=device)
+
+
+def check_kind(kind: str, settings: Settings) -> None:
+    """Raises UserError for an unknown kind, or one that contradicts the settings."""
+    if kind not in KINDS:
+        raise UserError(f"--kind {kind!r}: unknown{nearest(kind, KINDS)}")
+    if kind == "lora" and not settings.lora:
+        raise UserError("--kind lora: add --lora R, the rank of the adapter")
+    if kind != "lora" and settings.lora:
+        raise UserError(f"--lora {settings.lora}: --kind {kind} has no adapter; leave one of them out")
+    if settings.reduction != "sum":
+        raise UserError(
+            f"--reduction {settings.reduction}: a reward model has one score per response, nothing to reduce"
+        )
+
+
+def prepare_held_out(ballots: Sequence[TokenBallot]) -> tuple[TokenBallot, ...]:
+    """The ballots without responses in no vote, as in training."""
+    kept = [REWARD.prepare(ballot, Counter()) for ballot in ballots]
+    return tuple(ballot for ballot in kept if ballot is not None)
+
+
+def judge(
+    table: VoteTable, training: Sequence[TokenBallot], held_out: Sequence[TokenBallot], form: TextFormat
+) -> dict[str, Any]:
+    """How good the scores are on held-out votes, beside the baselines on the same ones."""
+    return {
+        "held_out": {"votes": len(table.p), "prompts": len(set(table.prompt)), **quality(table)},
+        "reliability": reliability(table),
+        "baselines": baselines(training, held_out, form),
+    }
+
+
+def _targets(ballots: Sequence[TokenBallot], settings: Settings) -> Floats:
+    votes = [vote for ballot in ballots for vote in ballot.votes]
+    return np.array([unbias(smooth(v.p, settings.label_smoothing), settings.flip_rate) for v in votes])
+
+
+def _fit_frozen(
+    bench: Workbench,
+    training: Training,
+    held_out: Sequence[TokenBallot],
+    settings: Settings,
+    seed: int,
+    folder: Path,
+) -> tuple[dict[str, Any], Floats]:
+    depth = len(decoder_layers(bench.base.model))
+    layers = sorted({max(1, round(depth * share)) for share in DEPTHS})
+    features = pooled_features(bench, (*training.ballots, *held_out), layers, settings.micro_tokens)
+    count = sum(len(ballot.responses) for ballot in training.ballots)
+    fit = fit_frozen(features[:, :count], training.ballots, _targets(training.ballots, settings), seed=seed)
+    scores = features[fit.candidate].astype(np.float64) @ fit.weight
+    center = float(scores[:count].mean())
+    layer = layers[fit.candidate]
+    info = {"layer": layer, "of_layers": depth, "penalty": fit.penalty, "cross_validated_log_loss": fit.log_loss}
+    weight_D = torch.tensor(fit.weight, dtype=torch.float32)
+    save_frozen(folder / "reward", weight_D, layer=layer, center=center, base=bench.base, info=info)
+    return info, scores[count:]
+
+
+# --- a trained score -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """A score in training: a policy's trunk (all weights, or an adapter in the base) and a head on it."""
+
+    policy: Policy
+    head: nn.Linear
+    bench: Workbench
+
+    def scores(self, ballots: Sequence[TokenBallot]) -> Tensor:
+        """Raw scores, `[B]`, differentiable."""
+        batch = self.bench.layout.lay_out(ballots).to(self.head.weight.device)
+        return last_states(self.policy.model, batch, self.bench.precision) @ self.head.weight[0]
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The parameters that training moves, by name; a language-model head is none of them."""
+        trunk = self.policy.model.get_decoder().named_parameters()
+        return {name: p for name, p in trunk if p.requires_grad} | {"score.weight": self.head.weight}
+
+    def loss(self, ballots: Sequence[TokenBallot], options: LossOptions) -> Terms:
+        """Summed Bradley–Terry loss of all votes of the ballots."""
+        scores_B = self.scores(ballots)
+        lengths_B = scores_B.new_tensor([len(ids) for ballot in ballots for ids in ballot.responses])
+        terms = REWARD.loss(Scored(ballots, scores_B, torch.zeros_like(scores_B), lengths_B), options)
+        return Terms(terms.loss, {name.replace("log_ratio", "score"): value for name, value in terms.sums.items()})
+
+    def save(self, folder: Path, *, kind: str, center: float, info: Mapping[str, Any]) -> None:
+        """Write a folder that transformers loads, and the adapter beside it where there is one."""
+        with self.policy.merged():
+            decoder = {
+                name.replace(".base_layer", ""): value
+                for name, value in self.policy.model.get_decoder().state_dict().items()
+                if ".lora_" not in name
+            }
+            delta = None if self.policy.adapter is None else delta_of(self.policy.model)
+            head_D = self.head.weight.detach()[0].cpu()
+            base = self.bench.base
+            save_classifier(folder, decoder, head_D, base=base, center=center, kind=kind, info=info, delta=delta)
+
+
+@dataclass
+class Best:
+    """The weights of the lowest held-out log-loss so far, in a file; `loss` and `step` go with the saved state."""
+
+    path: Path
+    loss: float = math.inf
+    step: int = 0
+
+    def consider(self, loss: float, step: int, parameters: Mapping[str, nn.Parameter]) -> None:
+        if loss >= self.loss:
+            return
+        partial = self.path.with_suffix(".partial")
+        save_file({name: p.detach().contiguous() for name, p in parameters.items()}, partial)
+        os.replace(partial, self.path)
+        self.loss, self.step = loss, step
+
+    def restore(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Put the best weights back, if any were kept, and remove the file."""
+        if self.step:
+            kept = load_file(self.path)
+            with torch.no_grad():
+                for name, parameter in parameters.items():
+                    parameter.copy_(kept[name])
+        self.path.unlink(missing_ok=True)
+
+
+def _fit_trained(
+    bench: Workbench,
+    training: Training,
+    held_out: Sequence[TokenBallot],
+    settings: Settings,
+    kind: str,
+    seed: int,
+    folder: Path,
+    resume: bool,
+) -> tuple[dict[str, Any], Floats]:
+    classifier_class(bench.base)
+    identity = run_identity(bench, training, settings, None, seed)
+    both = repr((identity["data"], held_out)).encode()
+    session = Session(folder, identity | {"data": hashlib.sha256(both).hexdigest()}, resume=resume)
+    record = session.record()
+    best = Best(folder / "best.safetensors", *(record["kept"]["best"] if record else ()))
+    policy = start_policy(bench.base, lora=settings.lora, seed=seed, grad_checkpointing=settings.grad_checkpointing)
+    try:
+        width = bench.base.model.config.get_text_config().hidden_size
+        trainee = Trainee(policy, score_head(width, seed=seed).to(bench.base.model.device), bench)
+        return _train(trainee, session, best, training, held_out, settings, kind, seed)
+    finally:
+        policy.close()
+
+
+def _train(
+    trainee: Trainee,
+    session: Session,
+    best: Best,
+    training: Training,
+    held_out: Sequence[TokenBallot],
+    settings: Settings,
+    kind: str,
+    seed: int,
+) -> tuple[dict[str, Any], Floats]:
+    bench, parameters = trainee.bench, trainee.trainable()
+    options = LossOptions(1.0, "sum", settings.label_smoothing, settings.flip_rate)
+
+    @torch.no_grad()
+    def scores_of(ballots: Sequence[TokenBallot]) -> Floats:
+        return score_ballots(trainee.scores, ballots, bench, settings.micro_tokens)
+
+    def at_checkpoint(step: int) -> None:
+        if held_out:
+            best.consider(log_loss(score_table(scores_of(held_out), held_out)).value, step, parameters)
+
+    epochs = len(training.plan) / math.ceil(len(training.ballots) / settings.batch_size)
+    checkpoints = min(len(training.plan), math.ceil(EVALUATIONS * epochs))
+    run_session(
+        session,
+        lambda done: training.plan[done:],
+        lambda indices: trainee.loss([training.ballots[i] for i in indices], options),
+        parameters=parameters,
+        settings=settings,
+        total=len(training.plan),
+        tokens_of=lambda indices: sum(bench.layout.size(training.ballots[i]) for i in indices),
+        description="reward",
+        at_checkpoint=at_checkpoint,
+        checkpoints=checkpoints,
+        kept=lambda: {"best": [best.loss, best.step]},
+    )
+    best.restore(parameters)
+    sample = random.Random(seed).sample(training.ballots, min(CENTER_BALLOTS, len(training.ballots)))
+    center = float(scores_of(sample).mean())
+    steps = {"step": best.step or len(training.plan), "of_steps": len(training.plan)}
+    chosen = {"evaluations": checkpoints, "chosen_on": "held-out log-loss"} if held_out else {}
+    trainee.save(session.folder / "reward", kind=kind, center=center, info={})
+    scores = scores_of(held_out) if held_out else np.zeros(0)
+    return {**steps, **chosen}, scores
+
+
+# --- the public function ---------------------------------------------------------------------------------------------
+
+
+def train_reward(
+    ballots: Sequence[Ballot],
+    *,
+    model: str,
+    out: str | Path,
+    kind: str | None = None,
+    eval_ballots: Sequence[Ballot] | None = None,
+    eval_fraction: float = 0.1,
+    seed: int = 0,
+    resume: bool = False,
+    **options: Any,
+) -> Run:
+    """Fit a Bradley–Terry reward model to ballots, and leave it in a folder.
+
+    Writes `out/reward/` (with `full` and `lora` a folder that transformers loads as a sequence classifier) and
+    `out/run.json` (settings, counts of everything skipped, and on held-out votes accuracy, log-loss and reliability
+    beside a TF-IDF and a length baseline); `full` and `lora` also `out/metrics.jsonl`. `policy` of the result is the
+    `RewardModel`.
+
+    Args:
+        ballots: preference data, from `read_ballots` or made by hand.
+        model: a local folder, a GGUF file or a hub name.
+        out: the folder to make; it must be new or empty, unless `resume`.
+        kind: `full`, `lora` (the default with an adapter's rank), or `frozen`, for small machines.
+        eval_ballots: ballots to evaluate on; or `eval_fraction` of the prompts, held out.
+        seed: order of the data, first weights of head and adapter, folds.
+        resume: go on with an interrupted run.
+        options: the fields of `Settings`.
+
+    Raises:
+        UserError: for anything in the input that the user can mend; nothing is written then.
+    """
+    for name in ("beta", "reference"):
+        if options.pop(name, None) is not None:
+            raise UserError(f"--{name}: a reward model has none; leave it out")
+    settings = make_settings(options)
+    kind = kind or ("lora" if settings.lora else "full")
+    check_kind(kind, settings)
+    folder = check_out(Path(out), resume=resume)
+    if not 0 <= eval_fraction < 1:
+        raise UserError(f"--eval-fraction {eval_fraction}: must be at least 0 and below 1")
+    training_ballots: Sequence[Ballot] = tuple(ballots)
+    if eval_ballots is None:
+        training_ballots, eval_ballots = split_by_prompt(ballots, eval_fraction, seed=seed)
+    bench = open_workbench(model, precision=settings.precision, device=settings.device)
+    tokens = tokenize(training_ballots, bench.base.form, max_length=settings.max_length)
+    held_out = tokenize(eval_ballots, bench.base.form, max_length=settings.max_length)
+    say(f"layout: {bench.layout.name} ({bench.layout.reason})")
+    say(f"{len(tokens.ballots)} ballots, {len(held_out.ballots)} held out; skipped: {describe_counts(tokens.skipped)}")
+    say(f"shortened: {describe_counts(tokens.shortened)}")
+    reward = fit_reward(bench, tokens, held_out.ballots, settings, kind=kind, seed=seed, folder=folder, resume=resume)
+    record = {
+        "method": "reward",
+        "kind": kind,
+        "seed": seed,
+        "model": {"name": model, "sha256": bench.base.sha256},
+        "reward": {"sha256": reward.sha256, "center": reward.center, **reward.info},
+        "chat": trained_on_chats(training_ballots),
+        "layout": asdict(bench.layout),
+        "settings": asdict(settings) | {"lr": settings.learning_rate},
+        "data": {
+            "source": ballots.source if isinstance(ballots, BallotSet) else "",
+            "sha256": ballots.sha256 if isinstance(ballots, BallotSet) else "",
+            "ballots": len(tokens.ballots),
+            "votes": sum(len(ballot.votes) for ballot in tokens.ballots),
+            "skipped": dict(getattr(ballots, "skipped", {})) | dict(tokens.skipped),
+            "shortened": dict(tokens.shortened),
+        },
+        "versions": versions(),
+    }
+    write_json(folder / "run.json", record)
+    remove_state(folder / "state")
+    log = folder / "metrics.jsonl"
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    return Run(reward, bench.base.tokenizer, tuple(map(json.loads, lines)), folder, record)
+
+
+def quality_table(info: Mapping[str, Any]) -> str:
+    """Accuracy and log-loss of the reward model and the baselines, and its reliability, as text."""
+    if "held_out" not in info:
+        return "no held-out votes: nothing measured"
+    held = info["held_out"]
+    rows = {"reward model": held, "TF-IDF": info["baselines"].get("tfidf"), "length": info["baselines"]["length"]}
+    lines = [f"{held['votes']} held-out votes on {held['prompts']} prompts (± one standard error)", ""]
+    lines.append(f"{'':14}{'accuracy':>16}{'log-loss, nats':>18}")
+    for name, row in rows.items():
+        if row:
+            lines.append(f"{name:14}{_plus_minus(row['accuracy']):>16}{_plus_minus(row['log_loss']):>18}")
+    lines += ["", f"{'predicted':>12}{'observed':>12}{'votes':>10}"]
+    lines += [f"{r['predicted']:12.3f}{r['observed']:12.3f}{r['votes']:10g}" for r in info["reliability"]]
+    return "\n".join(lines)
+
+
+def _plus_minus(estimate: Mapping[str, float | None]) -> str:
+    value, se = estimate["value"] or 0.0, estimate["se"]
+    return f"{value:.3f}" if se is None else f"{number(value, se)} ± {number(se, se)}"
