@@ -25,8 +25,8 @@ OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast
 COMPARISONS = {ast.Lt: ast.LtE, ast.LtE: ast.Lt}
 
 
-def mutants_of(node: ast.AST, parameters: list[str]) -> Iterator[ast.AST | None]:
-    """Wrong versions of one node; None stands for leaving a statement out."""
+def mutants_of(node: ast.AST, parameters: list[str]) -> Iterator[ast.AST]:
+    """Wrong versions of one node."""
     match node:
         case ast.BinOp(op=op) if type(op) in OPERATORS:
             yield ast.BinOp(node.left, OPERATORS[type(op)](), node.right)
@@ -35,6 +35,8 @@ def mutants_of(node: ast.AST, parameters: list[str]) -> Iterator[ast.AST | None]
         case ast.Compare(ops=ops):
             for i, op in enumerate(ops):
                 yield ast.Compare(node.left, [*ops[:i], COMPARISONS[type(op)](), *ops[i + 1 :]], node.comparators)
+        case ast.Constant(value=bool() as value):
+            yield ast.Constant(not value)
         case ast.Constant(value=float() | int() as value):
             yield ast.Constant(value + 1)
             yield ast.Constant(value / 2 - 1)
@@ -46,7 +48,7 @@ def mutants_of(node: ast.AST, parameters: list[str]) -> Iterator[ast.AST | None]
             for i in range(len(keywords)):
                 yield ast.Call(function, args, keywords[:i] + keywords[i + 1 :])
         case ast.Expr(value=ast.Call()):
-            yield None
+            yield ast.Pass()
         case ast.Return(value=value) if value is not None:
             yield ast.Return(ast.UnaryOp(ast.USub(), value))
 
@@ -65,15 +67,17 @@ def mutants(tree: ast.Module) -> Iterator[tuple[str, ast.Module]]:
                 broken = copy.deepcopy(tree)
                 place = list(ast.walk(broken.body[i]))[j]
                 broken.body[i] = _Replace(place, changed).visit(broken.body[i])
-                after = ast.unparse(changed) if changed else "left out"
-                yield f"line {node.lineno}: {ast.unparse(node)} -> {after}", ast.fix_missing_locations(broken)
+                yield (
+                    f"line {node.lineno}: {ast.unparse(node)} -> {ast.unparse(changed)}",
+                    ast.fix_missing_locations(broken),
+                )
 
 
 class _Replace(ast.NodeTransformer):
-    def __init__(self, old: ast.AST, new: ast.AST | None) -> None:
+    def __init__(self, old: ast.AST, new: ast.AST) -> None:
         self.old, self.new = old, copy.deepcopy(new)
 
-    def visit(self, node: ast.AST) -> ast.AST | None:
+    def visit(self, node: ast.AST) -> ast.AST:
         return self.new if node is self.old else self.generic_visit(node)
 
 

@@ -14,7 +14,24 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from preftune.ballots import Vote, pool
-from preftune.objectives import amortized_ipo, bradley_terry, dpo, ipo, ipo_target, sft, smooth, unbias
+from preftune.objectives import (
+    adapted_beta,
+    amortized_ipo,
+    bradley_terry,
+    dpo,
+    gae,
+    ipo,
+    ipo_target,
+    leave_one_out,
+    ppo_policy,
+    ppo_value,
+    rloo,
+    sft,
+    smooth,
+    token_rewards,
+    unbias,
+    whiten,
+)
 
 B = 3  # votes in a batch
 ratios = st.lists(st.floats(-8, 8), min_size=B, max_size=B)
@@ -312,6 +329,140 @@ def test_pooled_votes_have_the_same_ipo_gradient(ballot: list[Vote], gap: float,
         torch.autograd.grad(_total(ipo, kind, ratio, beta), ratio)[0] for kind in (list(pool(ballot)), ballot)
     )
     close(pooled, single)
+
+
+# --- sampled responses: PPO and RLOO ---------------------------------------------------------------------------------
+
+LENGTHS = (3, 1, 4)
+MASK = tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]])
+
+
+def sampled(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Three arrays `[B, T]` with garbage behind the responses, which must not matter."""
+    rng = np.random.default_rng(seed)
+    first, second, third = (tensor(rng.normal(size=(3, 4))) for _ in range(3))
+    return first, second, third
+
+
+def test_token_rewards_are_a_kl_penalty_at_each_token_and_the_score_at_the_last() -> None:
+    logprob, reference, _ = sampled(0)
+    score = tensor([1.0, -2.0, 0.5])
+    found = token_rewards(logprob, reference, score.float(), MASK, beta=0.3)
+    assert found.dtype == logprob.dtype
+    for b, length in enumerate(LENGTHS):
+        for t in range(4):
+            penalty = -0.3 * float(logprob[b, t] - reference[b, t]) if t < length else 0.0
+            assert float(found[b, t]) == pytest.approx(penalty + (float(score[b]) if t == length - 1 else 0))
+
+
+@for_all(st.integers(0, 1000), st.floats(0, 1), st.floats(0, 1))
+def test_advantages_are_discounted_sums_of_errors(seed: int, gamma: float, lam: float) -> None:
+    reward, value, _ = sampled(seed)
+    found = gae(reward, value, MASK, gamma=gamma, lam=lam)
+    for b, length in enumerate(LENGTHS):
+        r, v = reward[b, :length].numpy(), [*value[b, :length].tolist(), 0.0]
+        errors = [r[t] + gamma * v[t + 1] - v[t] for t in range(length)]
+        wanted = [sum((gamma * lam) ** (u - t) * errors[u] for u in range(t, length)) for t in range(length)]
+        close(found[b], wanted + [0.0] * (4 - length))
+
+
+def test_advantages_at_lambda_1_are_returns_less_values_and_at_0_one_step_errors() -> None:
+    reward, value, _ = sampled(1)
+    returns, following = reward.clone(), torch.zeros_like(value)
+    for b, length in enumerate(LENGTHS):
+        returns[b, :length] = reward[b, :length].flip(0).cumsum(0).flip(0)
+        following[b, : length - 1] = value[b, 1:length]
+    close(gae(reward, value, MASK, lam=1.0), ((returns - value) * MASK).numpy())
+    close(gae(reward, value, MASK, lam=0.0), ((reward + following - value) * MASK).numpy())
+
+
+def test_advantages_take_the_published_gamma_and_lambda_unless_told_otherwise() -> None:
+    reward, value, _ = sampled(2)
+    close(gae(reward, value, MASK), gae(reward, value, MASK, gamma=1.0, lam=0.95).numpy())
+
+
+@for_all(st.integers(0, 1000))
+def test_whitened_values_have_deviation_1_and_mean_0_or_only_another_scale(seed: int) -> None:
+    values = tensor(np.random.default_rng(seed).normal(3, 2, size=20))
+    whitened, scaled = whiten(values), whiten(values, shift=False)
+    assert float(whitened.mean()) == pytest.approx(0, abs=1e-7)
+    assert float(whitened.std()) == pytest.approx(1, abs=1e-6)
+    close(scaled, (values / values.std()).numpy(), 1e-6)
+    close(whiten(values, shift=True), whitened.numpy())
+
+
+def test_whitening_leaves_a_single_value_alone_and_survives_equal_ones() -> None:
+    close(whiten(tensor([3.0])), [3.0])
+    close(whiten(tensor([2.0, 2.0])), [0.0, 0.0])
+    close(whiten(tensor([0.0, 2.0])), [-(0.5**0.5), 0.5**0.5], 1e-6)
+
+
+def test_a_hairs_breadth_of_deviation_is_not_blown_up() -> None:
+    """1e-8 keeps rounding from being whitened into signal."""
+    lower, upper = whiten(tensor([1.0, 1.0 + 1e-9])).tolist()
+    assert -0.1 < lower < 0 < upper < 0.1
+
+
+@for_all(st.lists(st.floats(-1, 1), min_size=4, max_size=4), st.floats(0.05, 0.5))
+def test_the_ppo_loss_is_the_worse_of_the_plain_and_the_clipped_one(gaps: list[float], clip: float) -> None:
+    old, advantage = tensor([-1.0, -2.0, -0.5, -3.0]), tensor([1.0, -1.0, 2.0, -0.5])
+    found = ppo_policy(old + tensor(gaps), old, advantage, clip=clip)
+    ratios = [math.exp(gap) for gap in gaps]
+    wanted = [
+        -min(float(a) * r, float(a) * min(max(r, 1 - clip), 1 + clip)) for a, r in zip(advantage, ratios, strict=True)
+    ]
+    close(found, wanted)
+    close(ppo_policy(old + tensor(gaps), old, advantage), ppo_policy(old + tensor(gaps), old, advantage, clip=0.2))
+
+
+def test_at_ratio_1_ppo_has_the_policy_gradient_and_beyond_the_clip_none() -> None:
+    advantage = tensor([1.0, -1.0, 1.0, -1.0, 1.0])
+    old = tensor([-1.0, -1.0, -1.0, -1.0, -1.0])
+    new = (old + tensor([0.0, 0.0, 0.5, -0.5, -0.5])).requires_grad_(True)
+    slope_of = torch.autograd.grad(ppo_policy(new, old, advantage).sum(), new)[0]
+    close(slope_of, [-1.0, 1.0, 0.0, 0.0, -math.exp(-0.5)])
+
+
+@for_all(st.lists(st.floats(-1, 1), min_size=3, max_size=3), st.floats(0.05, 0.5))
+def test_the_critics_loss_is_the_worse_of_the_plain_and_the_clipped_one(moves: list[float], clip: float) -> None:
+    old, target = tensor([0.3, -0.4, 1.0]), tensor([0.35, -1.0, 0.0])
+    found = ppo_value(old + tensor(moves), old, target, clip=clip)
+    for value, o, move, r in zip(found, old, moves, target, strict=True):
+        near = float(o) + min(max(move, -clip), clip)
+        wanted = max((float(o) + move - float(r)) ** 2, (near - float(r)) ** 2) / 2
+        assert float(value) == pytest.approx(wanted)
+    close(ppo_value(old + tensor(moves), old, target), ppo_value(old + tensor(moves), old, target, clip=0.2).numpy())
+
+
+def test_beta_follows_a_target_kl_by_at_most_a_fifth_of_the_samples_over_the_horizon() -> None:
+    assert adapted_beta(0.1, 6.0, target=6.0, samples=100) == pytest.approx(0.1)
+    assert adapted_beta(0.1, 6.6, target=6.0, samples=100) == pytest.approx(0.1 * (1 + 0.1 * 100 / 10_000))
+    assert adapted_beta(0.1, 60.0, target=6.0, samples=100) == pytest.approx(0.1 * (1 + 0.2 * 100 / 10_000), rel=1e-9)
+    assert adapted_beta(0.2, 0.0, target=6.0, samples=50, horizon=500.0) == pytest.approx(0.2 * (1 - 0.2 * 50 / 500))
+
+
+@for_all(st.integers(0, 1000), st.integers(2, 5))
+def test_leave_one_out_compares_each_response_with_the_mean_of_the_others(seed: int, responses: int) -> None:
+    rewards = np.random.default_rng(seed).normal(size=(3, responses))
+    wanted = [[row[i] - np.delete(row, i).mean() for i in range(responses)] for row in rewards]
+    found = leave_one_out(tensor(rewards))
+    close(found, wanted)
+    close(found.sum(1), [0.0, 0.0, 0.0])
+
+
+def test_leave_one_out_needs_two_responses() -> None:
+    with pytest.raises(ValueError, match="at least two"):
+        leave_one_out(tensor([[1.0], [2.0]]))
+    leave_one_out(tensor([[1.0, 2.0]]))
+
+
+def test_the_rloo_loss_is_the_policy_gradient_of_a_constant_advantage() -> None:
+    logprob, advantage = tensor([-1.0, -2.0]).requires_grad_(True), tensor([0.5, -3.0]).requires_grad_(True)
+    loss = rloo(logprob, advantage)
+    close(loss, [0.5, -6.0])
+    loss.sum().backward()
+    close(logprob.grad, [-0.5, 3.0])  # type: ignore[arg-type]
+    assert advantage.grad is None
 
 
 # --- the tests themselves --------------------------------------------------------------------------------------------

@@ -43,7 +43,10 @@ FLAGS: dict[str, tuple[Any, str]] = {
     "reference": (str, "model to stay close to (default: --model)"),
     "data": (str, "preference file (JSONL, JSON, CSV, Parquet, gz too) or hub data set"),
     "eval-data": (str, "preference file to evaluate on (default: part of --data)"),
-    "eval-fraction": (float, "share of the prompts held out for evaluation (default: 0.1; train: none, but reward 0.1)"),
+    "eval-fraction": (
+        float,
+        "share of the prompts held out for evaluation (default: 0.1; train: none, but reward 0.1)",
+    ),
     "prompts": (str, "file of prompts to sample from (default: held-out prompts)"),
     "eval-prompts": (int, "hold out, and sample from, at most so many prompts (default: 64)"),
     "out": (str, "folder to write (lab: file)"),
@@ -65,12 +68,18 @@ FLAGS: dict[str, tuple[Any, str]] = {
     "max-new-tokens": (int, "tokens of a sampled response (default: 64)"),
     "samples": (int, "sampled responses per prompt (default: 1)"),
     "checkpoints": (int, "evaluations per run, evenly spaced (default: 3)"),
-    "kind": (str, "reward: full, lora, or frozen for small machines (default: full; with --lora R lora)"),
+    "kind": (str, "reward model: full, lora, or frozen for small machines (default: full; with --lora R lora)"),
+    "reward": (str, "ppo, rloo: folder of a reward model (default: fit one on the same votes)"),
     "lora": (int, "rank of a LoRA adapter; 0 trains all weights (default: 0)"),
     "precision": (str, "fp32, or bf16 for matrix products (default: fp32)"),
     "device": (str, "cpu, cuda, ... (default: a GPU where there is one)"),
     "warmup": (float, "share of the steps over which the learning rate rises (default: 0.1)"),
     "clip-norm": (float, "largest norm of the gradient (default: 1)"),
+    "rollouts": (int, "ppo, rloo: responses sampled to each prompt (default: 4)"),
+    "inner-epochs": (int, "ppo: optimiser steps on each batch of samples (default: 4)"),
+    "kl-target": (float, "ppo, rloo: let beta follow this KL, in nats per response"),
+    "end-penalty": (float, "ppo, rloo: taken off the score of a response that does not end (default: 1)"),
+    "whiten": (bool, "ppo: scale rewards, and scale and centre advantages, over each batch (default: true)"),
     "weight-decay": (float, "decoupled weight decay (default: 0)"),
     "prompt": (str, "a prompt, as text"),
     "size": (str, "default, or full for a larger grid"),
@@ -83,6 +92,7 @@ NARGS: dict[str, Any] = {"folders": "+", "what": "?"}  # positional arguments th
 TRAINING = (
     *("reduction", "label-smoothing", "flip-rate", "lr", "epochs", "steps", "batch-size", "micro-tokens"),
     *("grad-checkpointing", "max-length", "lora", "precision", "device", "warmup", "clip-norm", "weight-decay"),
+    *("rollouts", "max-new-tokens", "inner-epochs", "kl-target", "end-penalty", "whiten"),
 )
 
 
@@ -189,7 +199,7 @@ def _lab(given: Parsed) -> None:
         return
 
 
-EVALUATION = ["eval-prompts", "samples", "max-new-tokens"]
+EVALUATION = ["eval-prompts", "samples"]
 COMMANDS = {
     "demo": Command(
         _demo,
@@ -203,15 +213,26 @@ COMMANDS = {
         "train every arm at every beta and seed on the same votes, evaluate them alike, draw the report",
         "preftune compare --model MODEL --data FILE --methods dpo,ipo --betas 0.05,0.1 --seeds 0,1,2 --out DIR",
         ["model", "data", "methods", "out"],
-        ["betas", "seeds", "reference", "eval-data", "eval-fraction", "prompts", *EVALUATION, "checkpoints", *TRAINING],
+        [
+            "betas",
+            "seeds",
+            "reference",
+            "eval-data",
+            "eval-fraction",
+            "prompts",
+            *EVALUATION,
+            "checkpoints",
+            "kind",
+            *TRAINING,
+        ],
     ),
     "train": Command(
         _train,
         "train one policy with one method, or a reward model",
         "preftune train ipo --model MODEL --data FILE --beta 0.1 --out DIR",
         ["model", "data", "out"],
-        ["beta", "reference", "kind", "eval-data", "eval-fraction", "seed", "resume", *TRAINING],
-        {"method": "dpo, ipo, sft or reward"},
+        ["beta", "reference", "reward", "kind", "eval-data", "eval-fraction", "seed", "resume", *TRAINING],
+        {"method": "dpo, ipo, sft, ppo, rloo or reward"},
     ),
     "evaluate": Command(
         _evaluate,
@@ -223,6 +244,7 @@ COMMANDS = {
             "prompts",
             "reference",
             *EVALUATION,
+            "max-new-tokens",
             "seed",
             "max-length",
             "micro-tokens",
@@ -329,7 +351,15 @@ def _add_flag(parser: ArgumentParser, flag: str, *, required: bool) -> None:
 def given(namespace: Namespace) -> dict[str, Any]:
     """What the user set: flags that were left out are not among them, so that the library's defaults hold."""
     values = vars(namespace[namespace.command])
-    return {name: value for name, value in values.items() if name != "config" and value not in (None, False)}
+    left_out = {
+        name for name, value in values.items() if value is None or (value is False and flag_of(name) in SWITCHES)
+    }
+    return {name: value for name, value in values.items() if name != "config" and name not in left_out}
+
+
+def flag_of(name: str) -> str:
+    """A setting's flag, without its dashes."""
+    return name.replace("_", "-")
 
 
 def main() -> None:

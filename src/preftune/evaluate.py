@@ -7,7 +7,7 @@ standard error clustered by prompt.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,15 +18,17 @@ from scipy.optimize import minimize_scalar
 
 from .branches import pack
 from .console import track
-from .judges import Judge
+from .judges import Judge, Reward
 from .logprobs import Layout, response_logprobs
 from .reference import response_keys
 from .results import Result, Sample
-from .rollouts import exact_kl, sample_responses
+from .rollouts import Rollout, exact_kl, sample_responses
 from .stats import Estimate, clustered_mean
 from .tokens import TextFormat, TokenBallot
 
 Floats = npt.NDArray[np.float64]
+PROXY = "proxy"  # what a learned reward thinks of samples, less what it thinks of the reference's
+Proxy = Callable[[Sequence[Rollout]], Sequence[Sequence[float]]]
 
 
 @dataclass(frozen=True)
@@ -157,11 +159,13 @@ def answer(
     precision: str,
     micro_tokens: int,
     merged: Any,
+    proxy: Proxy | None = None,
 ) -> list[Sample]:
     """Sample the policy's responses to all prompts, with their KL and rewards.
 
     `reference` and `merged` make context managers: the one yields the reference model (None: the policy is the
-    reference, and its KL is 0), within the other the policy samples with its adapter folded in.
+    reference, and its KL is 0), within the other the policy samples with its adapter folded in. `proxy` says what a
+    reward model thinks of the samples.
     """
     with merged():
         rollouts = sample_responses(
@@ -177,6 +181,21 @@ def answer(
         kl = [[0.0] * questions.samples for _ in rollouts]
     else:
         kl = exact_kl(model, reference, rollouts, layout=layout, precision=precision, micro_tokens=micro_tokens)
+    scores = proxy(rollouts) if proxy else None
+    return make_samples(rollouts, kl, questions, form, run=run, step=step, proxy=scores)
+
+
+def make_samples(
+    rollouts: Sequence[Rollout],
+    kl: Sequence[Sequence[float]],
+    questions: Questions,
+    form: TextFormat,
+    *,
+    run: str,
+    step: int,
+    proxy: Sequence[Sequence[float]] | None = None,
+) -> list[Sample]:
+    """Rollouts of all prompts as records, with what the judges say of them."""
     samples = [
         Sample(
             run=run,
@@ -188,11 +207,32 @@ def answer(
             tokens=len(ids),
             ended=rollout.ended[k],
             kl=kl[i][k],
+            extra={PROXY: proxy[i][k]} if proxy else {},
         )
         for i, rollout in enumerate(rollouts)
         for k, ids in enumerate(rollout.responses)
     ]
     return _judged(samples, questions)
+
+
+@torch.no_grad()
+def score_rollouts(
+    reward: Reward, rollouts: Sequence[Rollout], *, layout: Layout, micro_tokens: int, device: torch.device
+) -> list[list[float]]:
+    """The reward of every sampled response."""
+    ballots = [TokenBallot(rollout.prompt, rollout.responses, ()) for rollout in rollouts]
+    scores: dict[int, list[float]] = {}
+    for group in track(evaluation_groups(ballots, layout, micro_tokens), "scores"):
+        values = iter(reward.scores(layout.lay_out([ballots[i] for i in group]).to(device)).tolist())
+        scores |= {i: [next(values) for _ in ballots[i].responses] for i in group}
+    return [scores[i] for i in range(len(ballots))]
+
+
+def best_of(rollouts: Sequence[Rollout], scores: Sequence[Sequence[float]], n: int) -> list[Rollout]:
+    """Of the first n responses to each prompt, the one with the highest score (of equals the first)."""
+    chosen = [max(range(n), key=lambda k: row[k]) for row in scores]
+    pairs = zip(rollouts, chosen, strict=True)
+    return [Rollout(r.prompt, (r.responses[k],), (r.ended[k],)) for r, k in pairs]
 
 
 def _judged(samples: list[Sample], questions: Questions) -> list[Sample]:

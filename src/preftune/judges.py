@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+from torch import Tensor
 
+from .branches import BranchBatch
 from .errors import UserError
+
+
+class Reward(Protocol):
+    """What scores sampled token ids: one number in nats for every response of a batch, and a hash of what it is."""
+
+    @property
+    def sha256(self) -> str: ...
+    def scores(self, batch: BranchBatch) -> Tensor: ...
 
 
 @dataclass(frozen=True)

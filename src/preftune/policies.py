@@ -23,10 +23,11 @@ from .readers import read_ballots, read_prompts
 from .report.text import harmless
 from .results import REFERENCE, Result, Sample, write_records
 from .rollouts import sample_responses
-from .run import Workbench, held_out_reference, open_workbench
+from .run import held_out_reference
 from .stats import number
 from .study import held_out_prompts, make_questions
 from .tokens import tokenize
+from .workbench import Workbench, open_workbench
 
 
 @dataclass(frozen=True)

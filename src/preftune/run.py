@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,54 +17,28 @@ import torch
 
 from .ballots import Ballot, BallotSet, split_by_prompt
 from .console import say
-from .engine import pick_device, remove_state
+from .engine import remove_state
 from .errors import UserError
 from .evaluate import accuracy, evaluation_groups, log_loss, vote_table
-from .logprobs import Layout, probe_layout, response_logprobs
+from .judges import Reward
+from .logprobs import Layout, response_logprobs
 from .loop import Step, plan_steps
-from .methods import LossOptions, Method, Scored, Terms
-from .models import Base, Policy, load_base, start_policy
+from .methods import AnyMethod, LossOptions, Method, OnlineMethod, Scored, Selection, Terms
+from .models import Policy, start_policy
 from .objectives import ipo_target, smooth, unbias
-from .reference import ReferenceStore, cache_folder, fill_store, response_keys
+from .online import PromptTraining, prepare_prompts, say_alarms, train_online
+from .preference_model import load_reward
+from .reference import fill_store, response_keys
 from .results import write_json
 from .session import Session, run_session
 from .settings import Settings, find_method, make_settings
 from .tokens import TokenBallot, TokenSet, tokenize
+from .workbench import Workbench, open_workbench
 
 PACKAGES = ("preftune", "torch", "transformers", "peft", "numpy", "scipy")
 
 
-# --- what runs share -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Workbench:
-    """What the runs of a study share: the model they start from, the reference, the layout, the store's place."""
-
-    base: Base
-    reference: Base
-    layout: Layout
-    precision: str
-    store: ReferenceStore
-
-
-def open_workbench(
-    model: str, *, reference: str | None = None, precision: str = "fp32", device: str = "auto"
-) -> Workbench:
-    """Load the model (and the reference, where it is another one) and find out which layout it can take."""
-    place = pick_device(device)
-    base = load_base(model, device=place)
-    other = base if reference in (None, model) else load_base(str(reference), device=place)
-    if other.tokenizer.get_vocab() != base.tokenizer.get_vocab():
-        raise UserError(f"--reference {reference}: its tokenizer differs from the one of {model}; they must share one")
-    layout = probe_layout(base.model)
-    if other is not base and probe_layout(other.model).name != layout.name:
-        layout = Layout("padded", "the reference cannot take the policy's layout")
-    kind = f"{layout.name}/{platform.machine() if place.type == 'cpu' else torch.cuda.get_device_name(place)}"
-    store = ReferenceStore(
-        cache_folder() / "reference", weights=other.sha256, precision=precision, layout=layout.name, device=kind
-    )
-    return Workbench(base, other, layout, precision, store)
+# --- what a method trains on -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -76,6 +49,11 @@ class Training:
     ballots: tuple[TokenBallot, ...]
     plan: tuple[Step, ...]
     left_out: Mapping[str, int]
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps."""
+        return len(self.plan)
 
 
 def prepare_training(method: Method, tokens: TokenSet, settings: Settings, layout: Layout, seed: int) -> Training:
@@ -101,14 +79,29 @@ def prepare_training(method: Method, tokens: TokenSet, settings: Settings, layou
     return Training(method, kept, tuple(plan), dict(left_out))
 
 
+AnyTraining = Training | PromptTraining
+FitReward = Callable[[Workbench, TokenSet, Sequence[TokenBallot], Settings, int, Path], Reward]
+
+
+def prepare(
+    method: AnyMethod, ballots: Sequence[Ballot], tokens: TokenSet, bench: Workbench, settings: Settings, seed: int
+) -> AnyTraining:
+    """What the method trains on: the votes, or the prompts of the same ballots."""
+    if isinstance(method, Selection):
+        raise UserError(f"{method.name}: trains nothing; compare shows it beside policies that were trained")
+    if isinstance(method, OnlineMethod):
+        return prepare_prompts(method, [ballot.prompt for ballot in ballots], bench.base.form, settings, seed)
+    return prepare_training(method, tokens, settings, bench.layout, seed)
+
+
 def describe_counts(counts: Mapping[str, int]) -> str:
     """`12 × reason; 3 × reason`, or `nothing`."""
     return "; ".join(f"{count} × {reason}" for reason, count in counts.items()) or "nothing"
 
 
-def describe_target(training: Training, options: LossOptions) -> str | None:
+def describe_target(training: AnyTraining, options: LossOptions) -> str | None:
     """What IPO's target means for these votes, in nats per sequence and per token; None for other methods."""
-    if training.method.name != "ipo":
+    if isinstance(training, PromptTraining) or training.method.name != "ipo":
         return None
     votes = [vote for ballot in training.ballots for vote in ballot.votes]
     weight = sum(vote.weight for vote in votes)
@@ -169,6 +162,23 @@ def train_policy(
         checkpoints=checkpoints,
     )
     return policy
+
+
+def train_any(
+    bench: Workbench,
+    training: AnyTraining,
+    settings: Settings,
+    reward: Reward | None,
+    *,
+    beta: float | None,
+    **given: Any,
+) -> Policy:
+    """`train_policy` on votes, or `train_online` on the policy's own samples; UserError if that has no reward."""
+    if not isinstance(training, PromptTraining):
+        return train_policy(bench, training, settings, beta=beta, **given)
+    if reward is None:
+        raise UserError(f"--reward: {training.method.name} needs a reward model; preftune train reward makes one")
+    return train_online(bench, training, reward, settings, beta=float(beta or 0), **given)
 
 
 def _score(
@@ -238,6 +248,7 @@ def train(
     reference: str | None = None,
     eval_ballots: Sequence[Ballot] | None = None,
     eval_fraction: float = 0.0,
+    reward: str | Reward | FitReward | None = None,
     seed: int = 0,
     resume: bool = False,
     **options: Any,
@@ -249,13 +260,15 @@ def train(
     accuracy and log-loss on them).
 
     Args:
-        method: `dpo`, `ipo` or `sft`.
+        method: `dpo`, `ipo`, `sft`, `ppo` or `rloo`.
         ballots: preference data, from `read_ballots` or made by hand.
         model: a local folder, a GGUF file or a hub name.
         beta: strength of the KL term; `sft` has none.
         out: the folder to make; it must be new or empty, unless `resume`.
         reference: another model to take as the reference; by default the start.
         eval_ballots: ballots to evaluate on; or `eval_fraction` of the prompts, held out.
+        reward: what scores the samples of `ppo` and `rloo`: the folder of a reward model, anything with `scores` and
+            `sha256`, or a function that fits one (`preftune.train` fits one on the same votes by default).
         seed: order of the data and initial adapter.
         resume: go on with an interrupted run.
         options: the fields of `Settings`.
@@ -275,18 +288,21 @@ def train(
     bench = open_workbench(model, reference=reference, precision=settings.precision, device=settings.device)
     tokens = tokenize(training_ballots, bench.base.form, max_length=settings.max_length)
     held_out = tokenize(eval_ballots, bench.base.form, max_length=settings.max_length)
-    training = prepare_training(chosen, tokens, settings, bench.layout, seed)
+    training = prepare(chosen, training_ballots, tokens, bench, settings, seed)
     target = describe_target(training, settings.loss_options(beta))
     say(f"layout: {bench.layout.name} ({bench.layout.reason})")
-    say(f"{len(training.ballots)} ballots, {len(training.plan)} steps; skipped: {describe_counts(tokens.skipped)}")
+    say(f"{len(tokens.ballots)} ballots, {training.steps} steps; skipped: {describe_counts(tokens.skipped)}")
     say(f"shortened: {describe_counts(tokens.shortened)}; left out: {describe_counts(training.left_out)}")
     if target:
         say(target)
     known = held_out_reference(bench, held_out.ballots, settings.micro_tokens)  # before an adapter is in the model
-    policy = train_policy(
-        bench, training, settings, beta=beta, seed=seed, folder=folder, resume=resume, description=method
+    if callable(reward):
+        reward = reward(bench, tokens, held_out.ballots, settings, seed, folder)
+    judge = None if reward is None else open_reward(reward, bench)
+    policy = train_any(
+        bench, training, settings, judge, beta=beta, seed=seed, folder=folder, resume=resume, description=method
     )
-    record = {
+    record: dict[str, Any] = {
         "method": method,
         "beta": beta,
         "seed": seed,
@@ -298,8 +314,8 @@ def train(
         "data": {
             "source": ballots.source if isinstance(ballots, BallotSet) else "",
             "sha256": ballots.sha256 if isinstance(ballots, BallotSet) else "",
-            "ballots": len(training.ballots),
-            "votes": sum(len(ballot.votes) for ballot in training.ballots),
+            "ballots": len(tokens.ballots),
+            "votes": sum(len(ballot.votes) for ballot in tokens.ballots),
             "skipped": dict(getattr(ballots, "skipped", {})) | dict(tokens.skipped),
             "shortened": dict(tokens.shortened),
             "left_out": dict(training.left_out),
@@ -310,10 +326,21 @@ def train(
     if held_out.ballots:
         record["held_out"] = _held_out(policy, bench, held_out.ballots, known, settings)
     policy.save(folder)
+    metrics = read_metrics(folder)
+    if isinstance(training, PromptTraining):
+        record["alarms"] = say_alarms(metrics)
+    record["budget"] = budget(training, metrics, settings)
     write_json(folder / "run.json", record)
     remove_state(folder / "state")
-    metrics = tuple(json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     return Run(policy.model, policy.form.tokenizer, metrics, folder, record)
+
+
+def open_reward(reward: str | Reward, bench: Workbench) -> Reward:
+    """The reward that scores samples: a folder's, or the object itself."""
+    if not isinstance(reward, str | Path):
+        return reward
+    device = next(bench.base.model.parameters()).device
+    return load_reward(reward, bench.base, layout=bench.layout, precision=bench.precision, device=device)
 
 
 def _held_out(
@@ -352,6 +379,30 @@ def check_out(folder: Path, *, resume: bool) -> Path:
     if folder.is_dir() and any(folder.iterdir()) and not resume:
         raise UserError(f"--out {folder}: is not empty; add --resume to go on with it, or name another folder")
     return folder
+
+
+def read_metrics(folder: Path) -> tuple[dict[str, float], ...]:
+    """What a run logged, a mapping per optimiser step."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return tuple(json.loads(line) for line in lines)
+
+
+def budget(training: AnyTraining, metrics: Sequence[Mapping[str, float]], settings: Settings) -> dict[str, float]:
+    """What a run cost, in three currencies: votes seen, tokens through the policy in training, tokens sampled.
+
+    An online method sees no vote itself; its reward model does.
+    """
+    tokens = sum(row["tokens"] for row in metrics)
+    if not isinstance(training, PromptTraining):
+        seen = (len(training.ballots[i].votes) for step in training.plan for group in step.micro_batches for i in group)
+        return {"votes_seen": sum(seen), "tokens_trained": tokens, "tokens_sampled": 0}
+    prompts = [sum(map(len, step.micro_batches)) for step in training.plan]
+    sampled = [
+        row["length"] * count * settings.rollouts
+        for row, count in zip(metrics[:: training.passes], prompts, strict=True)
+    ]
+    return {"votes_seen": 0, "tokens_trained": tokens, "tokens_sampled": round(sum(sampled))}
 
 
 def trained_on_chats(ballots: Sequence[Ballot]) -> bool:

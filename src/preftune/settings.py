@@ -10,8 +10,12 @@ from typing import Any
 
 from .engine import PRECISIONS
 from .errors import UserError
-from .methods import METHODS, LossOptions, Method
+from .methods import METHODS, AnyMethod, LossOptions
 
+POSITIVE = (
+    *("lr", "epochs", "steps", "batch_size", "micro_tokens", "max_length", "clip_norm"),
+    *("rollouts", "max_new_tokens", "inner_epochs", "kl_target"),
+)
 ARM_OPTIONS = {"flip_rate": float, "label_smoothing": float, "lora": int, "lr": float, "reduction": str}
 
 
@@ -36,6 +40,14 @@ class Settings:
         warmup: share of the steps over which the learning rate rises.
         clip_norm: largest norm of the gradient.
         weight_decay: decoupled weight decay.
+
+    Of methods that train on the policy's own samples (ppo, rloo), where `batch_size` counts prompts:
+        rollouts: responses sampled to each prompt.
+        max_new_tokens: tokens of a sampled response.
+        inner_epochs: optimiser steps of ppo on each batch of samples.
+        kl_target: let β follow this KL, in nats per response; left out, β stays as it is.
+        end_penalty: taken off the score of a response that does not end by itself.
+        whiten: scale ppo's rewards, and scale and centre its advantages, over each batch.
     """
 
     lr: float | None = None
@@ -54,9 +66,15 @@ class Settings:
     warmup: float = 0.1
     clip_norm: float = 1.0
     weight_decay: float = 0.0
+    rollouts: int = 4
+    max_new_tokens: int = 64
+    inner_epochs: int = 4
+    kl_target: float | None = None
+    end_penalty: float = 1.0
+    whiten: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("lr", "epochs", "steps", "batch_size", "micro_tokens", "max_length", "clip_norm"):
+        for name in POSITIVE:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"--{flag(name)} {value}: must be greater than 0")
@@ -99,7 +117,7 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
 
 
-def find_method(name: str, beta: float | None) -> Method:
+def find_method(name: str, beta: float | None) -> AnyMethod:
     """The method of that name. Raises UserError for an unknown one, or for a β that is missing or not positive."""
     if name not in METHODS:
         raise UserError(f"unknown method {name!r}{nearest(name, list(METHODS))}")
@@ -114,7 +132,7 @@ class Arm:
     """A method with its options, under the name that a study shows: `ipo`, `ipo[reduction=mean]`."""
 
     name: str
-    method: Method
+    method: AnyMethod
     options: Mapping[str, Any]
 
     def settings(self, shared: Settings) -> Settings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 import time
@@ -14,14 +15,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from .ballots import Ballot, BallotSet, Prompt, split_by_prompt
 from .console import say
 from .errors import UserError
-from .evaluate import Questions, VoteTable, answer, reference_table, summarise, vote_table
+from .evaluate import (
+    PROXY,
+    Proxy,
+    Questions,
+    VoteTable,
+    answer,
+    best_of,
+    make_samples,
+    reference_table,
+    score_rollouts,
+    summarise,
+    vote_table,
+)
 from .judges import Judge
+from .methods import Method, Selection, best_of_n_kl
 from .models import Policy, as_reference
+from .online import PromptTraining, say_alarms
+from .preference_model import RewardModel
 from .report import write_report
 from .results import (
     REFERENCE,
@@ -34,16 +51,18 @@ from .results import (
     read_study,
     write_json,
 )
+from .rewards import check_kind, fit_or_load, settings_of
+from .rollouts import Rollout, sample_responses
 from .run import (
-    Training,
-    Workbench,
+    AnyTraining,
+    budget,
     check_out,
     describe_counts,
     describe_target,
     held_out_reference,
-    open_workbench,
-    prepare_training,
-    train_policy,
+    prepare,
+    read_metrics,
+    train_any,
     trained_on_chats,
     versions,
 )
@@ -51,6 +70,12 @@ from .settings import Arm, Settings, make_settings, parse_arm, split_arms
 from .stats import Estimate
 from .tokens import TextFormat, TokenSet, fit_prompt, tokenize, transcript
 from .verdict import Verdict, verdict
+from .workbench import Workbench, open_workbench
+
+PROXY_WORDS = (
+    "the reward model that ppo, rloo and best-of-n learn from or select by, fitted on the training votes; its mean "
+    "over the reference's samples of the same prompt is taken off"
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +87,12 @@ class Plan:
     seeds: tuple[int, ...]
     settings: Settings
     checkpoints: int
+    kind: str
+
+    @property
+    def needs_reward(self) -> bool:
+        """Whether some arm learns from, or selects by, a reward model."""
+        return any(not isinstance(arm.method, Method) for arm in self.arms)
 
     def runs(self) -> list[tuple[Arm, float | None, int]]:
         """(arm, β, seed) of every run; an arm whose method has no β runs once per seed."""
@@ -112,6 +143,7 @@ def compare(
     samples: int = 1,
     max_new_tokens: int = 64,
     checkpoints: int = 3,
+    kind: str | None = None,
     judge: Judge | None = None,
     others: Mapping[str, Judge] | None = None,
     title: str = "",
@@ -136,6 +168,8 @@ def compare(
         prompts: prompts to sample from; by default those of the held-out ballots, at most `eval_prompts` of them.
         samples: responses per prompt, at most `max_new_tokens` long; 0 samples leave KL and rewards out.
         checkpoints: evaluations per run, evenly spaced.
+        kind: of the reward model that ppo, rloo and best-of-n use, one per seed, fitted on the same votes: `full`,
+            `lora` (the default with an adapter's rank) or `frozen`, for small machines.
         judge: the reward of a response, where one is known (`gold`); `others` are second opinions.
         title, command, notes: shown in the report.
         options: the fields of `Settings`.
@@ -144,7 +178,7 @@ def compare(
         UserError: for anything in the input that the user can mend; nothing is written then.
     """
     started = time.monotonic()
-    plan = make_plan(arms, betas, seeds, options, checkpoints)
+    plan = make_plan(arms, betas, seeds, {**options, "max_new_tokens": max_new_tokens}, checkpoints, kind)
     folder = Path(out)
     bench = open_workbench(model, reference=reference, precision=plan.settings.precision, device=plan.settings.device)
     if eval_ballots is None:
@@ -159,10 +193,13 @@ def compare(
     asked = tuple(prompts) if prompts is not None else held_out_prompts(eval_ballots, eval_prompts)
     questions, cuts = make_questions(asked, eval_set, form, length, samples, max_new_tokens, judge, others or {})
     trainings = {
-        (arm.name, seed): prepare_training(arm.method, train_set, arm.settings(plan.settings), bench.layout, seed)
+        (arm.name, seed): prepare(arm.method, train_ballots, train_set, bench, arm.settings(plan.settings), seed)
         for arm in plan.arms
         for seed in plan.seeds
+        if not isinstance(arm.method, Selection)
     }
+    if not trainings:
+        raise UserError("--methods: best-of-n trains nothing; name a method beside it that does")
     info = describe_study(plan, bench, ballots, train_set, eval_set, questions, trainings, cuts)
     info |= {"title": title or f"{', '.join(info['arms'])} on {Path(str(model)).name}", "command": command}
     info |= {"notes": list(notes), "seconds": {}}
@@ -172,10 +209,16 @@ def compare(
     say(f"skipped: {describe_counts(info['data']['skipped'])}")
     for line in info["targets"].values():
         say(line)
-    runner = Runner(folder, bench, plan, questions, trainings, trained_on_chats(train_ballots))
+    rewards = fit_rewards(folder, bench, plan, train_set, eval_set, questions) if plan.needs_reward else {}
+    runner = Runner(folder, bench, plan, questions, trainings, trained_on_chats(train_ballots), rewards)
+    if rewards:
+        info["opinions"] = {**info["opinions"], PROXY: PROXY_WORDS}
+        info["reward"] = {"kind": plan.kind, **{str(seed): dict(r.model.info) for seed, r in rewards.items()}}
+        write_json(folder / "study.json", info)
     runner.evaluate_reference()
     for arm, beta, seed in plan.runs():
         runner.run(arm, beta, seed)
+    info["budgets"] = runner.budgets()
     seconds = info["seconds"].get("study", 0.0) + time.monotonic() - started
     write_json(folder / "study.json", info | {"seconds": {"study": round(seconds, 1)}})
     comparison = Study(folder)
@@ -190,6 +233,7 @@ def make_plan(
     seeds: Sequence[int],
     options: Mapping[str, Any],
     checkpoints: int,
+    kind: str | None = None,
 ) -> Plan:
     """Check and settle what is compared. Raises UserError for an empty or doubtful list."""
     names = split_arms(arms) if isinstance(arms, str) else list(arms)
@@ -204,7 +248,14 @@ def make_plan(
             raise UserError(f"--betas {beta}: must be greater than 0")
     if checkpoints < 1:
         raise UserError(f"--checkpoints {checkpoints}: must be at least 1")
-    return Plan(parsed, tuple(betas), tuple(seeds), make_settings(options), checkpoints)
+    settings = make_settings(options)
+    if settings.kl_target:
+        raise UserError("--kl-target: it moves β, by which a study compares; leave it out")
+    kind = kind or ("lora" if settings.lora else "full")
+    plan = Plan(parsed, tuple(betas), tuple(seeds), settings, checkpoints, kind)
+    if plan.needs_reward:
+        check_kind(kind, settings_of(kind, settings))
+    return plan
 
 
 def held_out_prompts(ballots: Sequence[Ballot], limit: int) -> tuple[Prompt, ...]:
@@ -249,7 +300,7 @@ def describe_study(
     train_set: TokenSet,
     eval_set: TokenSet,
     questions: Questions,
-    trainings: Mapping[tuple[str, int], Training],
+    trainings: Mapping[tuple[str, int], AnyTraining],
     cuts: Mapping[str, int],
 ) -> dict[str, Any]:
     """What `study.json` says of the comparison, its data and its machine."""
@@ -258,7 +309,7 @@ def describe_study(
         "checkpoints": plan.checkpoints,
         "samples": questions.samples,
         "max_new_tokens": questions.max_new_tokens,
-        "optimiser_steps": len(next(iter(trainings.values())).plan),
+        "optimiser_steps": next(iter(trainings.values())).steps,
     }
     device = next(bench.base.model.parameters()).device
     return {
@@ -279,7 +330,7 @@ def describe_study(
         "seeds": list(plan.seeds),
         "gold": questions.judge and {"name": questions.judge.name, "description": questions.judge.description},
         "opinions": {name: judge.description for name, judge in questions.others.items()},
-        "steps": {arm: len(training.plan) for (arm, _), training in trainings.items()},
+        "steps": {arm: training.steps for (arm, _), training in trainings.items()},
         "targets": describe_targets(plan, trainings),
     }
 
@@ -289,7 +340,7 @@ def describe_data(
     train_set: TokenSet,
     eval_set: TokenSet,
     questions: Questions,
-    trainings: Mapping[tuple[str, int], Training],
+    trainings: Mapping[tuple[str, int], AnyTraining],
     cuts: Mapping[str, int],
 ) -> dict[str, Any]:
     """Counts: what was read, what is used, and why everything else is not."""
@@ -323,11 +374,11 @@ def describe_data(
     }
 
 
-def describe_targets(plan: Plan, trainings: Mapping[tuple[str, int], Training]) -> dict[str, str]:
+def describe_targets(plan: Plan, trainings: Mapping[tuple[str, int], AnyTraining]) -> dict[str, str]:
     """What IPO's target means at each β, by `arm @ beta=...`."""
     targets = {}
     for arm in plan.arms:
-        for beta in plan.betas:
+        for beta in plan.betas if (arm.name, plan.seeds[0]) in trainings else ():
             options = arm.settings(plan.settings).loss_options(beta)
             target = describe_target(trainings[arm.name, plan.seeds[0]], options)
             if target:
@@ -371,6 +422,51 @@ def open_study(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
     return continued
 
 
+# --- the reward models ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StudyReward:
+    """A seed's reward model, and its score of the reference's own samples, by prompt."""
+
+    model: RewardModel
+    reference: tuple[float, ...]
+
+
+def fit_rewards(
+    folder: Path, bench: Workbench, plan: Plan, train_set: TokenSet, eval_set: TokenSet, questions: Questions
+) -> dict[int, StudyReward]:
+    """One reward model per seed on the study's votes, in `folder/rewards`; what is there already is used again."""
+    found = {}
+    rollouts: list[Rollout] = []
+    for seed in plan.seeds:
+        place = folder / "rewards" / f"seed{seed}"
+        model = fit_or_load(bench, train_set, eval_set.ballots, plan.settings, kind=plan.kind, seed=seed, folder=place)
+        if questions.prompts and not rollouts:
+            rollouts = reference_rollouts(bench, questions, questions.samples, questions.seed)
+        scores = score_rollouts(model, rollouts, **_where(bench, plan)) if rollouts else []
+        found[seed] = StudyReward(model, tuple(float(np.mean(row)) for row in scores))
+    return found
+
+
+def reference_rollouts(bench: Workbench, questions: Questions, samples: int, seed: int | str) -> list[Rollout]:
+    """Samples of the reference to the study's prompts."""
+    return sample_responses(
+        bench.reference.model,
+        questions.prompts,
+        stops=bench.base.form.stops,
+        samples=samples,
+        max_new_tokens=questions.max_new_tokens,
+        seed=seed,
+        precision=bench.precision,
+    )
+
+
+def _where(bench: Workbench, plan: Plan) -> dict[str, Any]:
+    device = next(bench.base.model.parameters()).device
+    return {"layout": bench.layout, "micro_tokens": plan.settings.micro_tokens, "device": device}
+
+
 # --- running it ------------------------------------------------------------------------------------------------------
 
 
@@ -382,8 +478,25 @@ class Runner:
     bench: Workbench
     plan: Plan
     questions: Questions
-    trainings: Mapping[tuple[str, int], Training]
+    trainings: Mapping[tuple[str, int], AnyTraining]
     chat: bool
+    rewards: Mapping[int, StudyReward]
+
+    def reward_of(self, seed: int) -> RewardModel | None:
+        """The seed's reward model, where the study has one."""
+        return self.rewards[seed].model if seed in self.rewards else None
+
+    def proxy_of(self, seed: int) -> Proxy | None:
+        """What the seed's reward model thinks of samples, less what it thinks of the reference's to the same prompt."""
+        if seed not in self.rewards:
+            return None
+        own = self.rewards[seed]
+
+        def proxy(rollouts: Sequence[Rollout]) -> list[list[float]]:
+            scores = score_rollouts(own.model, rollouts, **_where(self.bench, self.plan))
+            return [[s - start for s in row] for row, start in zip(scores, own.reference, strict=True)]
+
+        return proxy
 
     def evaluate_reference(self) -> None:
         """The reference's own row: its samples are what every policy is paired with."""
@@ -401,16 +514,20 @@ class Runner:
             return
         settings = arm.settings(self.plan.settings)
         identity = {"run": name, "arm": arm.name, "method": arm.method.name, "beta": beta, "seed": seed}
+        if isinstance(arm.method, Selection):
+            self._select(arm.method, identity, seed)
+            return
 
         def at_checkpoint(step: int, policy: Policy) -> None:
             if not self._is_recorded(name, step):
                 self._evaluate(policy, settings, identity, step)
 
         started = time.monotonic()
-        policy = train_policy(
+        policy = train_any(
             self.bench,
             self.trainings[arm.name, seed],
             settings,
+            self.reward_of(seed),
             beta=beta,
             seed=seed,
             folder=folder,
@@ -421,14 +538,55 @@ class Runner:
         )
         policy.save(folder)
         policy.close()
+        training, metrics = self.trainings[arm.name, seed], read_metrics(folder)
+        spent = budget(training, metrics, settings)
+        found = say_alarms(metrics) if isinstance(training, PromptTraining) else []
         model, reference = self.bench.base, self.bench.reference
         record = identity | {"chat": self.chat, "settings": asdict(settings) | {"lr": settings.learning_rate}}
         record |= {"model": {"name": model.name, "sha256": model.sha256}}
         record |= {"reference": {"name": reference.name, "sha256": reference.sha256}}
-        write_json(folder / "run.json", record | {"seconds": round(time.monotonic() - started, 1)})
+        record |= {"budget": spent, "alarms": found, "seconds": round(time.monotonic() - started, 1)}
+        write_json(folder / "run.json", record)
+
+    def budgets(self) -> dict[str, dict[str, float]]:
+        """What each finished run cost, by run, in votes seen, tokens trained on and tokens sampled."""
+        names = [run_name(*run) for run in self.plan.runs()]
+        paths = {name: self.folder / "runs" / name / "run.json" for name in names}
+        records = {n: json.loads(path.read_text(encoding="utf-8")) for n, path in paths.items() if path.exists()}
+        return {name: record["budget"] for name, record in records.items() if "budget" in record}
+
+    def _select(self, method: Selection, identity: Mapping[str, Any], seed: int) -> None:
+        """A row for every n: the best of n samples of the reference, by the seed's reward model."""
+        left = [n for n in method.sizes if not self._is_recorded(identity["run"], n)]
+        if not left or not self.questions.prompts:
+            return
+        drawn = reference_rollouts(self.bench, self.questions, max(method.sizes), f"{method.name}/{seed}")
+        scores = score_rollouts(self.rewards[seed].model, drawn, **_where(self.bench, self.plan))
+        start = self.rewards[seed].reference
+        for n in left:
+            chosen = best_of(drawn, scores, n)
+            proxy = [[max(row[:n]) - at] for row, at in zip(scores, start, strict=True)]
+            kl = [[best_of_n_kl(n)] for _ in chosen]
+            form = self.bench.base.form
+            samples = make_samples(chosen, kl, self.questions, form, run=identity["run"], step=n, proxy=proxy)
+            self._record(samples, self._reference_samples(), None, identity, n)
+
+    def _record(
+        self,
+        samples: Sequence[Sample],
+        reference: Sequence[Sample],
+        table: VoteTable | None,
+        identity: Mapping[str, Any],
+        step: int,
+    ) -> None:
+        """Append samples and their row of results; the row comes last and says that both are whole."""
+        result = summarise(samples, reference, table, **identity, step=step)
+        append_records(self.folder / "samples.jsonl", samples)
+        append_records(self.folder / "results.jsonl", [result])
+        say(f"{identity['run']}, step {step}: {describe_result(result)}")
 
     def _evaluate(self, policy: Policy, settings: Settings, identity: Mapping[str, Any], step: int) -> None:
-        """Append one policy's samples and row of results; the row comes last and says that both are whole."""
+        """Sample from one policy at a step of its training, and append what came of it."""
         layout, precision, micro_tokens = self.bench.layout, self.bench.precision, settings.micro_tokens
         is_reference = identity["run"] == REFERENCE
         ballots = self.questions.ballots
@@ -459,12 +617,9 @@ class Runner:
                 precision=precision,
                 micro_tokens=micro_tokens,
                 merged=policy.merged,
+                proxy=None if is_reference else self.proxy_of(identity["seed"]),
             )
-        reference = samples if is_reference else self._reference_samples()
-        result = summarise(samples, reference, table, **identity, step=step)
-        append_records(self.folder / "samples.jsonl", samples)
-        append_records(self.folder / "results.jsonl", [result])
-        say(f"{identity['run']}, step {step}: {describe_result(result)}")
+        self._record(samples, samples if is_reference else self._reference_samples(), table, identity, step)
 
     def _reference_samples(self) -> list[Sample]:
         path = self.folder / "samples.jsonl"

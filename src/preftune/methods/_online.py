@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -154,8 +154,8 @@ def _rloo_loss(logprob_N: Tensor, batch: Sequence[Experience]) -> Terms:
 # --- what both report -------------------------------------------------------------------------------------------------
 
 
-def _cat(values: object) -> Tensor:
-    return torch.cat(list(values))  # type: ignore[call-overload,no-any-return]
+def _cat(values: Iterable[Tensor | None]) -> Tensor:
+    return torch.cat([value for value in values if value is not None])
 
 
 def _mean_by_response(values_N: Tensor, batch: Sequence[Experience]) -> float:

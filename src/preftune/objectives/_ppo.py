@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 def token_rewards(logprob_BT: Tensor, reference_BT: Tensor, score_B: Tensor, mask_BT: Tensor, *, beta: float) -> Tensor:
@@ -45,12 +46,12 @@ def gae(reward_BT: Tensor, value_BT: Tensor, mask_BT: Tensor, *, gamma: float = 
     Source: Schulman et al., arXiv 1506.02438, eqs. 11–16.
     """
     value_BT, reward_BT = value_BT * mask_BT, reward_BT * mask_BT
-    following_BT = torch.cat([value_BT[:, 1:], torch.zeros_like(value_BT[:, :1])], 1)
-    delta_BT = reward_BT + gamma * following_BT - value_BT
-    advantages = [torch.zeros_like(delta_BT[:, 0])]
+    delta_BT = reward_BT + gamma * pad(value_BT[:, 1:], (0, 1)) - value_BT
+    advantages, advantage_B = [], torch.tensor(0.0)
     for delta_B in reversed(delta_BT.unbind(1)):
-        advantages.append(delta_B + gamma * lam * advantages[-1])
-    return torch.stack(advantages[:0:-1], 1) * mask_BT
+        advantage_B = delta_B + gamma * lam * advantage_B
+        advantages.append(advantage_B)
+    return torch.stack(advantages[::-1], 1)
 
 
 def whiten(values: Tensor, *, shift: bool = True) -> Tensor:
@@ -89,6 +90,9 @@ def ppo_value(value: Tensor, old_value: Tensor, target: Tensor, *, clip: float =
     """Clipped squared error of the critic.
 
         loss = ½·max((V − R)², (V_old + clamp(V − V_old, −clip, clip) − R)²)
+             = ½·max((V − R)², max(|R − V_old| − clip, 0)²)
+
+    A value that has come nearer to its return by more than `clip` has no gradient.
 
     Args:
         value, old_value: the critic's values now and when the tokens were sampled, `[N]`.
@@ -99,8 +103,8 @@ def ppo_value(value: Tensor, old_value: Tensor, target: Tensor, *, clip: float =
 
     Source: the PPO implementation of OpenAI baselines; Huang et al., "The N implementation details of RLHF with PPO".
     """
-    near = old_value + (value - old_value).clamp(-clip, clip)
-    return torch.maximum((value - target) ** 2, (near - target) ** 2) / 2
+    left_over = ((target - old_value).abs() - clip).clamp(min=0)
+    return torch.maximum((value - target) ** 2, left_over**2) / 2
 
 
 def adapted_beta(beta: float, kl: float, *, target: float, samples: int, horizon: float = 10_000.0) -> float:

@@ -1,0 +1,26 @@
+"""Best of n: no training at all. Of n samples of the reference, take the one that the reward model likes best."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A method that selects among samples of the reference; `sizes` are the n that a study looks at."""
+
+    name: str
+    sizes: tuple[int, ...]
+    uses_reference: bool = False
+
+
+def best_of_n_kl(n: int) -> float:
+    """KL(best of n ‖ π_ref) ≤ log n − (n − 1)/n, in nats: an equality while no two samples have the same score.
+
+    Source: Gao et al., arXiv 2210.10760, section 2; Beirami et al., arXiv 2401.01879, theorem 1 (it is a bound).
+    """
+    return math.log(n) - (n - 1) / n
+
+
+BEST_OF_N = Selection("best-of-n", (2, 4, 8, 16))
