@@ -216,9 +216,12 @@ def toy_ballots(prompts: Sequence[str] = ("x", "y", "z", "x y", "y z", "z z")) -
     return [Ballot(prompt, ("a", "c d", "h"), votes) for prompt in prompts]
 
 
-def test_a_lora_reward_shares_the_base_with_a_policy_whatever_its_adapter_does(model: str, out: Path) -> None:
-    lora_reward(model, out)
-    base = load_base(model, device=CPU)
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3"])
+def test_a_lora_reward_shares_the_base_with_a_policy_whatever_its_adapter_does(
+    architecture: str, out: Path, tmp_path: Path
+) -> None:
+    base, _ = base_of(architecture, tmp_path / "model")
+    lora_reward(base.name, out)
     reward, batch = load(out, base), branch_layout(BALLOTS)
     assert reward.kind == "lora"
     before = reward.scores(batch)

@@ -58,10 +58,8 @@ from .results import write_json
 from .run import (
     Run,
     Training,
-    Workbench,
     check_out,
     describe_counts,
-    open_workbench,
     prepare_training,
     run_identity,
     trained_on_chats,
@@ -71,6 +69,7 @@ from .session import Session, run_session
 from .settings import Settings, make_settings, nearest
 from .stats import Estimate, clustered_mean, number
 from .tokens import TextFormat, TokenBallot, TokenSet, tokenize
+from .workbench import Workbench, open_workbench
 
 Floats = npt.NDArray[np.float64]
 REWARD = replace(DPO, name="reward", uses_reference=False)  # on scores: DPO's loss at β = 1 is Bradley–Terry's
@@ -383,8 +382,11 @@ def fit_or_load(
     seed: int,
     folder: Path,
 ) -> RewardModel:
-    """`fit_reward`, or what it left in the folder before: `done.json` says that it is whole."""
-    done = folder / "done.json"
+    """`fit_reward` for policies that learn from it, or what it left in the folder before: `done.json` says it is whole.
+
+    `settings` are the policies'; the reward model takes one pass over the votes, with an adapter only if it is `lora`.
+    """
+    done, settings = folder / "done.json", settings_of(kind, settings)
     if not done.exists():
         say(f"reward model, seed {seed} ({kind})")
         fit_reward(bench, tokens, held_out, settings, kind=kind, seed=seed, folder=folder, resume=True)
@@ -392,6 +394,11 @@ def fit_or_load(
         remove_state(folder / "state")
     device = bench.base.model.device
     return load_reward(folder / "reward", bench.base, layout=bench.layout, precision=bench.precision, device=device)
+
+
+def settings_of(kind: str, settings: Settings) -> Settings:
+    """The policies' settings as a reward model of that kind is trained with them."""
+    return replace(settings, steps=None, epochs=1.0, reduction="sum", lora=settings.lora if kind == "lora" else 0)
 
 
 def check_kind(kind: str, settings: Settings) -> None:
@@ -503,7 +510,7 @@ class Best:
     step: int = 0
 
     def consider(self, loss: float, step: int, parameters: Mapping[str, nn.Parameter]) -> None:
-        if loss >= self.loss:
+        if not loss < self.loss:
             return
         partial = self.path.with_suffix(".partial")
         save_file({name: p.detach().contiguous() for name, p in parameters.items()}, partial)
