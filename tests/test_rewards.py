@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy.special import expit, logit
 from tiny import ARCHITECTURES, tiny_config, tiny_llama, tiny_model, tiny_tokenizer
+from tokenizers import Tokenizer, models
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -24,7 +25,9 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertForSequenceClassification,
+    GPT2ForSequenceClassification,
     LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
 )
 
 import preftune
@@ -32,16 +35,19 @@ import preftune.rewards
 import preftune.session
 from preftune.ballots import Ballot, Vote
 from preftune.branches import BranchBatch, branch_layout, padded_layout
+from preftune.cli import main
 from preftune.engine import state_record
 from preftune.errors import UserError
 from preftune.evaluate import VoteTable
 from preftune.heads import last_states, pooled_layers, pooled_states, score_head
 from preftune.lab import optima, worlds
 from preftune.logprobs import Layout, probe_layout
-from preftune.models import Base, load_base, start_policy
+from preftune.models import Base, load_base, start_policy, weights_hash
 from preftune.preference_model import RewardModel, load_reward, pad_token, save_classifier, save_frozen
-from preftune.rewards import fit_linear, log_loss, quality_table, reliability, train_reward
-from preftune.tokens import TokenBallot
+from preftune.rewards import fit_linear, fit_reward, log_loss, quality_table, reliability, train_reward
+from preftune.settings import make_settings
+from preftune.tokens import TokenBallot, text_format, tokenize
+from preftune.workbench import open_workbench
 
 CPU = torch.device("cpu")
 WORDS = ["x", "y", "z", "a", "b", "c", "d", "e", "f", "g", "h"]
@@ -177,11 +183,6 @@ def test_a_saved_reward_gives_transformers_the_same_scores_also_where_pad_is_end
 
 @pytest.mark.parametrize(("words", "wanted"), [(["ÿ", "z"], "ÿ"), (["<0xFF>", "ÿ"], "<0xFF>"), (["y", "z"], "z")])
 def test_a_tokenizer_with_one_special_token_pads_with_what_ends_no_text(words: list[str], wanted: str) -> None:
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
-    from preftune.tokens import text_format
-
     vocabulary = {word: i for i, word in enumerate(("<eos>", *words))}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<eos>"))
     form = text_format(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", unk_token="<eos>"))
@@ -189,8 +190,6 @@ def test_a_tokenizer_with_one_special_token_pads_with_what_ends_no_text(words: l
 
 
 def test_somebody_elses_classifier_scores_both_layouts_also_of_another_architecture(base: Base, tmp_path: Path) -> None:
-    from transformers import GPT2ForSequenceClassification
-
     config = tiny_config("gpt2", len(WORDS) + 3)
     config.num_labels = 1
     torch.manual_seed(0)
@@ -252,15 +251,21 @@ def test_a_lora_reward_beside_another_model_is_its_merged_weights(model: str, ou
     )
 
 
-def test_fitting_leaves_the_base_model_as_it_was(model: str, out: Path) -> None:
-    base = load_base(model, device=CPU)
-    names = {name: p.clone() for name, p in base.model.named_parameters()}
-    reward = train_reward(toy_ballots(), model=model, out=out, lora=4, **FAST, steps=2).policy
-    again = load(out, base)
-    assert again.sha256 == reward.sha256
-    assert {name: True for name in names} == {
-        name: torch.equal(p, names[name]) for name, p in base.model.named_parameters()
-    }
+@pytest.mark.parametrize("kind", KINDS)
+def test_fitting_leaves_the_base_model_as_it_was_and_returns_what_is_in_the_folder(
+    kind: str, model: str, out: Path
+) -> None:
+    bench, settings = open_workbench(model, device="cpu"), make_settings({"lr": 1e-2, "lora": 4 * (kind == "lora")})
+    before = copy.deepcopy(bench.base.model.state_dict())
+    tokens = tokenize(toy_ballots(), bench.base.form, max_length=64)
+    reward = fit_reward(bench, tokens, tokens.ballots[:2], settings, kind=kind, seed=0, folder=out)
+    after = bench.base.model.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], value) for name, value in before.items())
+    assert weights_hash(bench.base.model) == bench.base.sha256
+    again = load(out, load_base(model, device=CPU))
+    assert (again.sha256, again.info, again.kind) == (reward.sha256, reward.info, kind)
+    assert torch.equal(again.scores(branch_layout(BALLOTS)), reward.scores(branch_layout(BALLOTS)))
+    assert reward.info["held_out"]["votes"] == 6
 
 
 # --- what a fit must recover -----------------------------------------------------------------------------------------
@@ -686,15 +691,11 @@ def test_the_public_function_trains_a_reward_and_knows_its_name(model: str, out:
     assert json.loads((out / "run.json").read_text()) == json.loads(json.dumps(run.record))
     with pytest.raises(UserError, match="finished"):
         preftune.train("reward", toy_ballots(), model=model, out=out, **KINDS["frozen"])
-    copied = copy.deepcopy(run.record["settings"])
-    assert copied["lora"] == 0
 
 
 def test_the_command_prints_the_table_and_where_the_reward_is(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from preftune.cli import main
-
     data = tmp_path / "data.jsonl"
     rows = [{"prompt": f"x {y}", "chosen": "a b", "rejected": "c d"} for y in ("x", "y", "z", "a", "b")]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
