@@ -607,6 +607,20 @@ def features_of_another_model(folder: Path) -> Path:
     return folder
 
 
+def half_a_record(folder: Path) -> Path:
+    base = load_base(tiny_llama(folder / "base", WORDS), device=CPU)
+    save_frozen(folder / "reward", torch.ones(32), layer=1, center=0.0, base=base, info={})
+    record = json.loads((folder / "reward" / "reward.json").read_text())
+    (folder / "reward" / "reward.json").write_text(json.dumps({k: record[k] for k in ("kind", "model")}))
+    return folder
+
+
+def cut_weights(folder: Path) -> Path:
+    path = half_a_record(folder) / "reward" / "reward.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    return folder
+
+
 def a_broken_record(folder: Path) -> Path:
     classifier(folder)
     (folder / "reward.json").write_text("{")
@@ -625,6 +639,8 @@ def a_broken_record(folder: Path) -> Path:
         (no_tokenizer, "tokenizer"),
         (features_of_another_model, "another model"),
         (a_broken_record, "not JSON"),
+        (half_a_record, "not whole"),
+        (cut_weights, "not whole"),
     ],
 )
 def test_a_folder_that_is_no_reward_of_this_model_is_refused_in_one_line(

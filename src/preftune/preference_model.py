@@ -84,12 +84,11 @@ def load_reward(folder: str | Path, base: Base, *, layout: Layout, precision: st
         raise UserError(f"--reward {folder}: no reward model there (train reward makes one, or name a local folder)")
     record = _read_record(path)
     beside = record.get("model") == base.sha256
-    if record.get("kind") == "frozen":
-        if not beside:
-            raise UserError(f"--reward {folder}: it reads the features of another model ({record.get('name')})")
-        return _load_frozen(path, record, base, precision)
-    if record.get("kind") == "lora" and beside:
-        return _load_lora(path, record, base, precision)
+    if record.get("kind") == "frozen" and not beside:
+        raise UserError(f"--reward {folder}: it reads the features of another model ({record.get('name')})")
+    if record.get("kind") == "frozen" or (record.get("kind") == "lora" and beside):
+        with loading(f"--reward {folder}: {RECORD} or {TENSORS} is not whole"):
+            return (_load_frozen if record["kind"] == "frozen" else _load_lora)(path, record, base, precision)
     return _load_folder(path, record, base, layout, precision, device)
 
 
@@ -122,8 +121,7 @@ def save_frozen(
 
 
 def _load_frozen(path: Path, record: Mapping[str, Any], base: Base, precision: str) -> RewardModel:
-    with loading(f"--reward {path}: its weights cannot be read"):
-        weight_D = load_file(path / TENSORS)[SCORE][0].to(base.model.device)
+    weight_D = load_file(path / TENSORS)[SCORE][0].to(base.model.device)
     layer = int(record["layer"])
 
     def raw(batch: BranchBatch) -> Tensor:
@@ -181,8 +179,7 @@ def delta_of(model: nn.Module, name: str = "default") -> Delta:
 
 
 def _load_lora(path: Path, record: Mapping[str, Any], base: Base, precision: str) -> RewardModel:
-    with loading(f"--reward {path}: its weights cannot be read"):
-        tensors = {name: value.to(base.model.device) for name, value in load_file(path / TENSORS).items()}
+    tensors = {name: value.to(base.model.device) for name, value in load_file(path / TENSORS).items()}
     weight_D = tensors.pop(SCORE)[0]
     names = sorted({name.rpartition(".")[0] for name in tensors})
     delta = Delta({name: (tensors[f"{name}.lora_A"], tensors[f"{name}.lora_B"]) for name in names}, record["scale"])
