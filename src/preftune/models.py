@@ -290,7 +290,7 @@ class Policy:
         if self.adapter is None:
             save_policy(self.model, self.form.tokenizer, folder / "policy")
             return
-        self.adapter.save_pretrained(str(folder / "adapter"), safe_serialization=True)
+        self.adapter.save_pretrained(str(folder / "adapter"), safe_serialization=True, selected_adapters=["default"])
         with self.merged():
             plain = {
                 name.replace(".base_layer", ""): value
@@ -371,7 +371,7 @@ def active_adapter(model: nn.Module, name: str | None) -> Iterator[None]:
 def as_reference(policy: Policy, reference: Base) -> Iterator[PreTrainedModel]:
     """The reference model of a policy: the base itself, or the policy's own model with its adapter switched off."""
     if policy.model is reference.model and policy.adapter is not None:
-        with policy.adapter.disable_adapter():
+        with active_adapter(policy.model, None):
             yield reference.model
     else:
         yield reference.model

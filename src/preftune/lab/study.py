@@ -279,9 +279,9 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     ),
 }
 
-# The published table: regret × 1000 of an earlier run of this study, whose worlds were not recorded in full. Those
+# The earlier table: regret × 1000 of a run of this study, whose worlds were not recorded in full. Those
 # above were chosen, among worlds described by a few round numbers, for coming close to it. In the order of `columns`.
-PUBLISHED: dict[str, tuple[float, ...]] = {
+EARLIER: dict[str, tuple[float, ...]] = {
     "3-cycle, n=30": (16.3, 11.2, 10.8, 10.8, 11.6),
     "3-cycle, n=1000": (0.88, 0.83, 0.82, 0.83, 0.62),
     "K=10, strong BT, n=200": (6.49, 6.24, 6.39, 5.15, 5.17),
@@ -292,7 +292,7 @@ PUBLISHED: dict[str, tuple[float, ...]] = {
     "strong, misspecified, ε=.2": (141, 34.8, 60.4, 34.4, 30.3, 35.6),
     "weak, ε=0": (68.9, 6.24, 22.2, 5.80, 6.26),
 }
-PUBLISHED_REPETITIONS = 250  # it says 200–300
+EARLIER_REPETITIONS = 250  # it says 200–300
 
 
 def regrets(case: Case, column: Column, sample: Sample) -> Floats:
@@ -319,7 +319,7 @@ class Cell:
     """One number of a table.
 
     `regret` is β·KL(π ‖ π*) × 1000 with its standard error over `repetitions`; `ridge` and `scale` are those chosen;
-    `published` is the earlier run's number, and `z` how far apart the two are in standard errors of their difference,
+    `earlier` is the earlier run's number, and `z` how far apart the two are in standard errors of their difference,
     taking a repetition to vary as much there as here.
     """
 
@@ -331,12 +331,12 @@ class Cell:
     repetitions: int
     ridge: Ridge
     scale: float
-    published: float
+    earlier: float
 
     @property
     def z(self) -> float:
-        spread = self.error * math.sqrt(1 + self.repetitions / PUBLISHED_REPETITIONS)
-        return (self.regret - self.published) / spread
+        spread = self.error * math.sqrt(1 + self.repetitions / EARLIER_REPETITIONS)
+        return (self.regret - self.earlier) / spread
 
 
 def run_study(
@@ -385,9 +385,9 @@ def choose(case: Case, column: Column, table: Floats) -> Cell:
     mean = table.mean(0)
     i, j = np.unravel_index(mean.argmin(), mean.shape)
     error = float(table[:, i, j].std(ddof=1)) / len(table) ** 0.5
-    published = dict(zip((known.name for known in columns(case)), PUBLISHED[case.name], strict=True))[column.name]
+    earlier = dict(zip((known.name for known in columns(case)), EARLIER[case.name], strict=True))[column.name]
     ridge, scale = column.ridges[i], column.scales[j]
-    return Cell(case.table, case.name, column.name, float(mean[i, j]), error, len(table), ridge, scale, published)
+    return Cell(case.table, case.name, column.name, float(mean[i, j]), error, len(table), ridge, scale, earlier)
 
 
 # --- what it looks like -----------------------------------------------------------------------------------------------
@@ -399,14 +399,14 @@ def as_rows(cells: Iterable[Cell]) -> list[dict[str, Any]]:
 
 
 def as_text(cells: Sequence[Cell]) -> str:
-    """Both tables, a line per cell, the published number and its z beside ours; the best of a row is marked *."""
+    """Both tables, a line per cell, the earlier number and its z beside ours; the best of a row is marked *."""
     lines = []
     for table in dict.fromkeys(cell.table for cell in cells):
         lines += [f"{table}: regret × 1000", ""]
         for row in dict.fromkeys(cell.row for cell in cells if cell.table == table):
             here = [cell for cell in cells if (cell.table, cell.row) == (table, row)]
             best = min(here, key=lambda cell: cell.regret)
-            lines.append(f"{row:<34}  ours  ±      published      z   ridge (scale)")
+            lines.append(f"{row:<34}  ours  ±      earlier        z   ridge (scale)")
             lines += [_line(cell, "*" if cell is best else " ") for cell in here] + [""]
     return "\n".join(lines)
 
@@ -414,7 +414,7 @@ def as_text(cells: Sequence[Cell]) -> str:
 def _line(cell: Cell, mark: str) -> str:
     ours = f"{_digits(cell.regret):>6}{mark} {_digits(cell.error):<7}"
     chosen = ", ".join(f"{value:g}" for value in cell.ridge) + (f" ({cell.scale:g})" if cell.scale != 1 else "")
-    return f"  {cell.column:<32}{ours}{cell.published:>8g}{cell.z:>+7.1f}   {chosen}"
+    return f"  {cell.column:<32}{ours}{cell.earlier:>8g}{cell.z:>+7.1f}   {chosen}"
 
 
 def _digits(value: float) -> str:
