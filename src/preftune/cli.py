@@ -213,7 +213,7 @@ COMMANDS = {
         "the embedded experiment: a real model, real human ratings, DPO against IPO, and the report",
         "preftune demo --out demo-study",
         ["out"],
-        ["size", "seed"],
+        ["size", "methods"],
     ),
     "compare": Command(
         _compare,

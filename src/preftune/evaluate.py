@@ -25,9 +25,9 @@ from .results import Result, Sample
 from .rollouts import Rollout, exact_kl, sample_responses
 from .stats import Estimate, clustered_mean
 from .tokens import TextFormat, TokenBallot
+from .verdict import PROXY
 
 Floats = npt.NDArray[np.float64]
-PROXY = "proxy"  # what a learned reward thinks of samples, less what it thinks of the reference's
 Proxy = Callable[[Sequence[Rollout]], Sequence[Sequence[float]]]
 
 

@@ -44,7 +44,7 @@ _EMPTY_INFO: dict[str, Any] = {
     "seconds": {},
 }
 _KINDS: dict[type, str] = {str: "text", list: "list", dict: "object"}
-WITHOUT_BETA = frozenset({"sft"})  # methods that have no β: one run per seed
+WITHOUT_BETA = ("sft", "best-of-n")
 
 Record = TypeVar("Record")
 

@@ -22,7 +22,6 @@ from .ballots import Ballot, BallotSet, Prompt, split_by_prompt
 from .console import say
 from .errors import UserError
 from .evaluate import (
-    PROXY,
     Proxy,
     Questions,
     VoteTable,
@@ -69,7 +68,7 @@ from .run import (
 from .settings import Arm, Settings, make_settings, parse_arm, split_arms
 from .stats import Estimate
 from .tokens import TextFormat, TokenSet, fit_prompt, tokenize, transcript
-from .verdict import Verdict, verdict
+from .verdict import PROXY, Verdict, verdict
 from .workbench import Workbench, open_workbench
 
 PROXY_WORDS = (
@@ -330,7 +329,8 @@ def describe_study(
         "seeds": list(plan.seeds),
         "gold": questions.judge and {"name": questions.judge.name, "description": questions.judge.description},
         "opinions": {name: judge.description for name, judge in questions.others.items()},
-        "steps": {arm: training.steps for (arm, _), training in trainings.items()},
+        "steps": {arm: training.steps for (arm, _), training in trainings.items()}
+        | {arm.name: max(arm.method.sizes) for arm in plan.arms if isinstance(arm.method, Selection)},
         "targets": describe_targets(plan, trainings),
     }
 

@@ -28,6 +28,7 @@ from .stats import (
 )
 
 REWARD = "reward"
+PROXY = "proxy"  # what a learned reward thinks of samples, over what it thinks of the reference's
 ACCURACY = "accuracy"
 CHANCE = 0.5  # held-out accuracy of the reference itself: every margin is 0, and ties count half
 LEVEL = 0.05  # how small a corrected p-value must be before a difference is called one
@@ -171,6 +172,27 @@ def verdict(study: StudyRecord) -> Verdict:
         best=best,
         alarms=alarms(study),
         caveats=(*study.notes, *notes, *_caveats(study, axis, table)),
+    )
+
+
+def proxy_view(study: StudyRecord, answer: Verdict) -> Verdict | None:
+    """The same runs by the learned reward instead of the gold one: points and frontiers. None if there is none."""
+    points = tuple(
+        replace(point, gain=row.extra[PROXY], gain_se=row.extra.get(f"{PROXY}_se"))
+        for row in study.trained()
+        if PROXY in row.extra and (point := _point(row, answer.axis))
+    )
+    if not points:
+        return None
+    fits = (fit_frontier([p for p in points if p.arm == arm]) for arm in dict.fromkeys(p.arm for p in points))
+    label = "gain in the learned reward, nats"
+    return replace(
+        answer,
+        points=points,
+        frontiers=tuple(fit for fit in fits if fit),
+        comparisons=(),
+        axis=REWARD,
+        axis_label=label,
     )
 
 
@@ -377,6 +399,8 @@ def alarms(study: StudyRecord) -> tuple[str, ...]:
         "responses that nobody compared (log-ratios in nats over the last quarter of training)": _both_fell(study),
         "Samples grew more than a quarter longer than the reference's, so part of a gain may be length": _longer(study),
         "The reward rose while a second opinion fell, so the reward may be gamed": _second_opinion_fell(study),
+        "The learned reward went on rising while gold fell from its best, which is over-optimisation (gold at its "
+        "best and at the end)": _over_optimised(study),
     }
     return tuple(f"{trouble}: {_listed(cases)}." for trouble, cases in kinds.items() if cases)
 
@@ -435,6 +459,20 @@ def _second_opinion_fell(study: StudyRecord) -> list[str]:
         if name in before and f"{name}_se" in row.extra and f"{name}_se" in before and (row.gain or 0) > 0
         if value - before[name] < -2 * math.hypot(row.extra[f"{name}_se"], before[f"{name}_se"])
     ]
+
+
+def _over_optimised(study: StudyRecord) -> list[str]:
+    """Runs whose gold has fallen from an earlier checkpoint by two errors, the learned reward not having fallen."""
+    names, cases = run_names(study), []
+    for last in study.finals():
+        rows = [row for row in study.trained() if row.run == last.run and row.gain is not None and PROXY in row.extra]
+        best = max(rows, key=lambda row: row.gain or 0.0, default=last)
+        if best is last or last.gain is None or best.gain is None or PROXY not in last.extra:
+            continue
+        error = math.hypot(best.gain_se or 0.0, last.gain_se or 0.0)
+        if best.gain - last.gain > 2 * error and last.extra[PROXY] >= best.extra[PROXY]:
+            cases.append(f"{names[last.run]}: {best.gain:.2f} and {last.gain:.2f}".replace("-", "−"))
+    return cases
 
 
 def _late(steps: Sequence[Mapping[str, float]], name: str) -> Estimate | None:

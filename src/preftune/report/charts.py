@@ -14,7 +14,7 @@ import vl_convert
 from ..errors import UserError
 from ..results import Result, StudyRecord, read_study
 from ..stats import Estimate
-from ..verdict import ACCURACY, CHANCE, Frontier, Point, Verdict, run_names, verdict
+from ..verdict import ACCURACY, CHANCE, Frontier, Point, Verdict, proxy_view, run_names, verdict
 from .text import harmless
 
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
@@ -75,6 +75,14 @@ def frontier_image(folder: Path, out: Path) -> Path:
 def frontier_panel(study: StudyRecord, answer: Verdict) -> Panel:
     """Gain against KL: a point per checkpoint, a path per run, a fitted curve per arm."""
     return Panel("frontier", answer.axis_label, "", _frontier(study, answer, legend=False))
+
+
+def proxy_panel(study: StudyRecord, answer: Verdict) -> Panel | None:
+    """The same runs by the learned reward, where a study has one."""
+    view = proxy_view(study, answer)
+    if view is None:
+        return None
+    return Panel("proxy", "The learned reward of the same samples", "nats", _frontier(study, view, legend=False))
 
 
 # --- the frontier -----------------------------------------------------------------------------------------------------
@@ -162,6 +170,12 @@ CURVES = {  # column of metrics.jsonl: title, note
     "log_ratio_other": ("Log-ratio of the other responses", "nats; 0 is the reference"),
     "margin": ("Margin", "β × the difference of the two log-ratios"),
     "accuracy": ("Accuracy on training votes", "with a positive margin, ties half"),
+    "score": ("Learned reward of the policy's own samples", "nats, mean of a batch"),
+    "kl": ("KL of the policy's own samples", "nats per response, exact along each"),
+    "entropy": ("Entropy", "nats per sampled token"),
+    "ended": ("Share that ended by itself", "of the policy's own samples"),
+    "clip_fraction": ("Clip fraction", "tokens whose ratio left the interval"),
+    "explained_variance": ("Explained variance", "of returns, by the critic"),
     "loss": ("Loss", "its scale differs between methods"),
     "grad_norm": ("Gradient norm", "before clipping"),
 }

@@ -20,8 +20,8 @@ from markupsafe import Markup
 
 from ..results import REFERENCE, Result, Sample, StudyRecord, read_study
 from ..stats import Estimate, clustered_mean, number, over_seeds
-from ..verdict import Comparison, Verdict, run_name, run_names, verdict
-from .charts import VEGA_LITE, dashes, frontier_panel, length_panel, looks, training_panels
+from ..verdict import PROXY, Comparison, Verdict, run_name, run_names, verdict
+from .charts import VEGA_LITE, dashes, frontier_panel, length_panel, looks, proxy_panel, training_panels
 from .text import Folded, fold, harmless
 
 REPORT_FILE = "report.html"
@@ -37,6 +37,9 @@ for (const [name, spec] of Object.entries(specs))
     document.getElementById(name).textContent = "This chart could not be drawn: " + error.message;
   });
 }"""
+
+
+BASELINES = {"tfidf": "TF-IDF, logistic", "length": "length alone"}
 
 
 class Column(NamedTuple):
@@ -89,7 +92,8 @@ def _page(study: StudyRecord, answer: Verdict) -> str:
     )
     training, length = training_panels(study), length_panel(study)
     frontier = frontier_panel(study, answer) if answer.points else None
-    specs = {panel.name: panel.spec for panel in (frontier, *training, length) if panel}
+    proxy = proxy_panel(study, answer) if answer.points else None
+    specs = {panel.name: panel.spec for panel in (frontier, proxy, *training, length) if panel}
     scripts = [_inline(_library()), _inline(DRAW)]
     columns = _columns(study)
     lines = _lines(study, columns)
@@ -101,6 +105,10 @@ def _page(study: StudyRecord, answer: Verdict) -> str:
         dashes=dashes(study),
         training=training,
         length=length,
+        proxy=proxy,
+        rewards=_reward_rows(study.info.get("reward", {})),
+        reward_kind=study.info.get("reward", {}).get("kind", ""),
+        budgets=_budget_rows(study),
         columns=columns,
         lines=list(zip(lines, _cells(lines), strict=True)),
         several_seeds=len(study.info["seeds"]) > 1,
@@ -194,6 +202,27 @@ def _comparison(pair: Comparison) -> Mapping[str, str]:
     }
 
 
+def _reward_rows(reward: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(what, accuracy, log-loss) on held-out votes: of each seed's reward model, then of the baselines."""
+    seeds = {seed: info for seed, info in reward.items() if isinstance(info, Mapping) and "held_out" in info}
+    several = len(seeds) > 1
+    rows = [(f"reward model, seed {n}" if several else "reward model", info["held_out"]) for n, info in seeds.items()]
+    first = next(iter(seeds.values()), {})
+    rows += [(BASELINES.get(name, name), info) for name, info in first.get("baselines", {}).items()]
+    return [(name, _told(info["accuracy"], 100), _told(info["log_loss"], 1)) for name, info in rows]
+
+
+def _told(estimate: Mapping[str, float | None], times: float) -> str:
+    value, se = estimate["value"], estimate["se"]
+    return str(Estimate(times * (value or 0.0), None if se is None else times * se))
+
+
+def _budget_rows(study: StudyRecord) -> list[tuple[str, str, Mapping[str, float]]]:
+    """(arm, run, what it cost in three currencies) of every run that says so."""
+    names, budgets = run_names(study), study.info.get("budgets", {})
+    return [(row.arm, names[row.run], budgets[row.run]) for row in study.finals() if row.run in budgets]
+
+
 # --- the table of results ---------------------------------------------------------------------------------------------
 
 
@@ -206,7 +235,7 @@ def _columns(study: StudyRecord) -> list[Column]:
         Column("reward", "", _mean("reward")),
         Column("KL", "nats", _mean("kl")),
         Column("win rate", "% against the reference", _mean("win_rate", 100)),
-        *(Column(name, "second opinion", _opinion(name)) for name in extras),
+        *(Column(name, "learned reward" if name == PROXY else "second opinion", _opinion(name)) for name in extras),
         Column("accuracy", "% of held-out votes", _mean("accuracy", 100)),
         Column("log-loss", "nats per vote", _mean("log_loss")),
         Column("length", "tokens", _mean("length")),
