@@ -246,3 +246,29 @@ def test_sampling_works_in_bf16_too() -> None:
     (drawn,) = sample(model, samples=2, precision="bf16")
     with torch.no_grad():
         assert torch.isfinite(response_logprobs(model, branch_layout([drawn]), precision="bf16")).all()
+
+
+# --- one prefill for all samples of a prompt --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_samples_that_share_a_prefill_are_those_of_separate_prefills(architecture: str) -> None:
+    """Prompts of different lengths, longer than a sliding window; and the prompts run through the model once."""
+    model = tiny_model(architecture, 20, std=0.4)
+    use_branch_attention(model)
+    prompts = [(3, 4, 5, 6, 7, 8, 9, 10, 11), (5, 6, 7), (9,)]
+    shared = sample(model, prompts, samples=3, max_new_tokens=6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rollouts, "_shared_prefill", lambda *args: {})
+        assert sample(model, prompts, samples=3, max_new_tokens=6) == shared
+
+
+def test_the_prompts_run_through_the_model_once_for_all_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, sizes = world(0), []
+    real = model.get_decoder().forward
+    monkeypatch.setattr(
+        model.get_decoder(), "forward", lambda *a, **k: sizes.append(k["input_ids"].numel()) or real(*a, **k)
+    )
+    sample(model, [PROMPT, (2, 1, 3)], samples=8, max_new_tokens=3)
+    assert sizes[0] == 2 * (len(PROMPT) - 1)
+    assert set(sizes[1:]) <= {16}
