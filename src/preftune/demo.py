@@ -130,8 +130,8 @@ def run_demo(out: Path, *, size: str = "default", methods: str = "dpo,ipo") -> S
         title="Which method makes a small model write what people liked?",
         command=f"preftune demo --size {size} --methods {methods} --out {out.name}",
         notes=(
-            f"{agreed:.1%} of the training votes and {ceiling:.1%} of the held-out ones agree with gold: the labels are "
-            "noisy, as people are. Nothing that is learned from votes can be expected to predict more of them.",
+            f"{agreed:.1%} of the training votes and {ceiling:.1%} of the held-out ones agree with gold: the labels "
+            "are noisy, as people are. Nothing that is learned from votes can be expected to predict more of them.",
             *NOTES,
         ),
         kind="frozen",
