@@ -29,13 +29,6 @@ D2 = (Vote(0, 1, 1), Vote(1, 2, 1), Vote(2, 0, 1))
 D3 = (Vote(0, 1, 1), Vote(1, 0, 1), Vote(0, 2, 1))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_store(tmp_path_factory: pytest.TempPathFactory) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return tiny_llama(tmp_path_factory.mktemp("model"), WORDS)

@@ -30,13 +30,6 @@ EOS = 0
 PROMPTS = ("a b", "b a", "a a b")  # not one token repeated: a model without absolute positions cannot count it
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_store(tmp_path_factory: pytest.TempPathFactory) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @dataclass(frozen=True)
 class KnownReward:
     """r(x, y), a number drawn for every prompt and response: what a reward model that knows the truth would say."""

@@ -52,13 +52,6 @@ def make_ballots(count: int = 40, seed: int = 0) -> list[Ballot]:
     return ballots
 
 
-@pytest.fixture(scope="module", autouse=True)
-def own_store(tmp_path_factory: pytest.TempPathFactory) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return tiny_llama(tmp_path_factory.mktemp("model"), WORDS)
@@ -110,7 +103,7 @@ def test_pairwise_arms_see_the_same_votes_in_the_same_order(whole: Study) -> Non
 
 def test_doing_it_again_trains_nothing_and_changes_no_row(whole: Study, model: str, monkeypatch) -> None:
     before = (whole.folder / "results.jsonl").read_bytes()
-    monkeypatch.setattr(study_module, "train_policy", lambda *args, **kwargs: pytest.fail("trained again"))
+    monkeypatch.setattr(study_module, "train_any", lambda *args, **kwargs: pytest.fail("trained again"))
     compare("dpo,ipo,sft", make_ballots(), model=model, out=whole.folder, **QUICK)
     assert (whole.folder / "results.jsonl").read_bytes() == before
 

@@ -135,9 +135,8 @@ def test_the_report_has_the_reward_model_and_the_costs(made: Study) -> None:
     ],
 )
 def test_a_study_that_cannot_work_says_so(
-    arms: str, options: dict[str, object], message: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arms: str, options: dict[str, object], message: str, model: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("PREFTUNE_CACHE", str(tmp_path / "cache"))
     with pytest.raises(UserError, match=message):
         compare(arms, some_ballots(), model=model, out=tmp_path / "s", judge=JUDGE, **{**SETTINGS, **options})
 
