@@ -93,7 +93,7 @@ EXACT = {"whiten": False, "end_penalty": 0.0, "clip_norm": 1e9, "warmup": 0.02, 
 )
 def test_one_token_responses_reach_the_optimum(method: str, beta: float, lora: int, tmp_path: Path) -> None:
     model = tiny_llama(tmp_path / "model", ["a", "b", "c", "d", "e"])
-    options = EXACT | {"rollouts": 48, "max_new_tokens": 1, "lr": 1e-2, "steps": 30 if method == "ppo" else 70}
+    options = EXACT | {"rollouts": 48, "max_new_tokens": 1, "lr": 1e-2, "steps": 30 if method == "ppo" else 100}
     out = tmp_path / "run"
     train(method, ballots(), model=model, beta=beta, out=out, reward=KnownReward(), lora=lora, **options)
     assert regrets(out, model, beta, vocabulary=8, length=1).max() <= 0.01

@@ -65,7 +65,7 @@ SIZES = {
     "full": Size(512, 256, (0.05, 0.1, 0.2, 0.5, 1.0), (0, 1, 2), checkpoints=6, samples=4, tokens=24),
 }
 LEARNING_RATE = 1.5e-4
-ONLINE_RATES = {"ppo": 5e-5, "rloo": 5e-5}  # they take their steps in the direction of their own noise
+ONLINE_RATES = {"ppo": 1e-4, "rloo": 1e-4}  # their gradients carry the noise of sampling
 NOTES = (
     "Gold was fitted on human ratings, but it is a regression: a policy can learn to please it and not people. VADER, "
     "a lexicon that no policy was trained on, is the second opinion.",
