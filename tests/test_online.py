@@ -20,11 +20,13 @@ import preftune.online
 import preftune.session
 from preftune.ballots import Ballot, Vote
 from preftune.branches import BranchBatch
+from preftune.demo import ONLINE
 from preftune.errors import Interrupted, UserError
 from preftune.lab import optima
 from preftune.lab.worlds import Floats
 from preftune.online import alarms
 from preftune.run import train
+from preftune.settings import Settings, parse_arm
 
 EOS = 0
 PROMPTS = ("a b", "b a", "a a b")  # not one token repeated: a model without absolute positions cannot count it
@@ -273,6 +275,12 @@ def test_what_cannot_work_is_said_in_one_line_before_anything_is_sampled(
 def test_best_of_n_is_nothing_to_train(model: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="trains nothing"):
         train("best-of-n", ballots(), model=model, out=tmp_path / "run")
+
+
+def test_an_arm_may_say_how_much_it_samples() -> None:
+    settings = parse_arm("ppo[rollouts=8,inner-epochs=2]").settings(Settings())
+    assert (settings.rollouts, settings.inner_epochs) == (8, 2)
+    assert [parse_arm(arm).method.name for arm in ONLINE.values()] == list(ONLINE)
 
 
 # --- alarms -----------------------------------------------------------------------------------------------------------

@@ -65,7 +65,10 @@ SIZES = {
     "full": Size(512, 256, (0.05, 0.1, 0.2, 0.5, 1.0), (0, 1, 2), checkpoints=6, samples=4, tokens=24),
 }
 LEARNING_RATE = 1.5e-4
-ONLINE_RATES = {"ppo": 1e-4, "rloo": 1e-4}  # their gradients carry the noise of sampling
+ONLINE = {  # methods that learn from samples need smaller steps and more samples than votes: their gradients are noisy
+    "ppo": "ppo[lr=5e-05,rollouts=8]",
+    "rloo": "rloo[lr=5e-05,rollouts=8]",
+}
 NOTES = (
     "Gold was fitted on human ratings, but it is a regression: a policy can learn to please it and not people. VADER, "
     "a lexicon that no policy was trained on, is the second opinion.",
@@ -103,7 +106,7 @@ def run_demo(out: Path, *, size: str = "default", methods: str = "dpo,ipo") -> S
     say(f"{agreed:.1%} of the training votes agree with gold; ready after {time.monotonic() - started:.0f} s")
     vader = load_vader(assets.vader)
     return compare(
-        [with_rate(arm) for arm in split_arms(methods)],
+        [ONLINE.get(arm, arm) for arm in split_arms(methods)],
         read_ballots(train_file),
         eval_ballots=read_ballots(eval_file),
         model=str(model),
@@ -141,12 +144,6 @@ def run_demo(out: Path, *, size: str = "default", methods: str = "dpo,ipo") -> S
         inner_epochs=2,
         end_penalty=0.0,
     )
-
-
-def with_rate(arm: str) -> str:
-    """The arm with the learning rate of its method, where that is not the common one and none is given."""
-    rate = ONLINE_RATES.get(arm)
-    return f"{arm}[lr={rate:g}]" if rate else arm
 
 
 def describe_quality(gold: Gold) -> str:

@@ -16,7 +16,10 @@ POSITIVE = (
     *("lr", "epochs", "steps", "batch_size", "micro_tokens", "max_length", "clip_norm"),
     *("rollouts", "max_new_tokens", "inner_epochs", "kl_target"),
 )
-ARM_OPTIONS = {"flip_rate": float, "label_smoothing": float, "lora": int, "lr": float, "reduction": str}
+ARM_OPTIONS = {
+    **{"flip_rate": float, "label_smoothing": float, "lora": int, "lr": float, "reduction": str},
+    **{"rollouts": int, "inner_epochs": int},  # of methods that learn from samples, whose cost every report tells
+}
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,8 @@ def parse_arm(text: str) -> Arm:
     """An arm from `method` or `method[option=value,...]`.
 
     Raises UserError for an unknown method or option, or a value that it cannot have. Options that would change the
-    budget are not among them: all arms of a study train on the same votes for as long.
+    budget are not among them: all arms of a study train on the same votes for as long. Only how many responses ppo and
+    rloo sample, and how often ppo uses them, has no counterpart in votes; reports tell what it cost.
     """
     match = re.fullmatch(r"\s*([\w-]+)\s*(?:\[(.*)\])?\s*", text)
     if not match:
