@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from .branches import BranchBatch
-from .engine import autocast
 from .errors import UserError
-from .logprobs import attention_inputs
+from .logprobs import decoder_states
 
 
 def last_states(model: Any, batch: BranchBatch, precision: str) -> Tensor:
@@ -24,8 +23,7 @@ def last_states(model: Any, batch: BranchBatch, precision: str) -> Tensor:
     The place comes from the layout and not from the value of a token, so a pad token that is also the end-of-text
     token does no harm. Differentiable.
     """
-    hidden_RTD = _run(model, batch, precision)[0]
-    return hidden_RTD.flatten(0, 1)[batch.last_B].float()  # type: ignore[no-any-return]
+    return decoder_states(model, batch, precision).flatten(0, 1)[batch.last_B].float()
 
 
 @torch.no_grad()
@@ -53,7 +51,7 @@ def pooled_layers(model: Any, batch: BranchBatch, layers: Sequence[int], precisi
         for layer in set(layers)
     ]
     try:
-        _run(model, batch, precision)
+        decoder_states(model, batch, precision)
     except _Enough:
         pass
     finally:
@@ -86,13 +84,6 @@ def score_head(width: int, *, seed: int) -> nn.Linear:
 
 class _Enough(Exception):
     """All that was asked for is there: the rest of the forward pass is not needed."""
-
-
-def _run(model: Any, batch: BranchBatch, precision: str) -> Any:
-    with autocast(precision, batch.ids_RT.device):
-        return model.get_decoder()(
-            input_ids=batch.ids_RT, position_ids=batch.positions_RT, use_cache=False, **attention_inputs(model, batch)
-        )
 
 
 def _mean_of_responses(hidden_RTD: Tensor, batch: BranchBatch) -> Tensor:

@@ -144,16 +144,19 @@ def chunked_comparison(
 
 def predicting_states(model: Any, batch: BranchBatch, precision: str) -> Tensor:
     """Hidden states that predict the response tokens, `[N, D]`, in the type of the head's product."""
-    device = batch.ids_RT.device
-    with autocast(precision, device):
-        hidden_RTD = model.get_decoder()(
-            input_ids=batch.ids_RT, position_ids=batch.positions_RT, use_cache=False, **attention_inputs(model, batch)
+    return decoder_states(model, batch, precision).flatten(0, 1)[batch.source_N].to(compute_dtype(precision))
+
+
+def decoder_states(model: Any, batch: BranchBatch, precision: str) -> Tensor:
+    """Final hidden states (after the last norm) of the whole batch, `[R, T, D]`."""
+    with autocast(precision, batch.ids_RT.device):
+        hidden_RTD: Tensor = model.get_decoder()(
+            input_ids=batch.ids_RT, position_ids=batch.positions_RT, use_cache=False, **_attention_inputs(model, batch)
         )[0]
-    hidden_ND: Tensor = hidden_RTD.flatten(0, 1)[batch.source_N].to(compute_dtype(precision))
-    return hidden_ND
+    return hidden_RTD
 
 
-def attention_inputs(model: Any, batch: BranchBatch) -> dict[str, Any]:
+def _attention_inputs(model: Any, batch: BranchBatch) -> dict[str, Any]:
     """What a model is called with so that it attends as the layout of the batch asks."""
     if batch.plan is None:
         return {"attention_mask": batch.padding_RT}

@@ -33,7 +33,7 @@ from scipy.special import expit
 from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor, nn
 
-from .ballots import Ballot, BallotSet, split_by_prompt
+from .ballots import Ballot, split_by_prompt
 from .branches import pack, vote_offsets
 from .console import say, track
 from .engine import remove_state
@@ -49,17 +49,18 @@ from .preference_model import (
     base_alone,
     classifier_class,
     delta_of,
-    load_reward,
     save_classifier,
     save_frozen,
 )
 from .reference import cache_folder, response_keys
-from .results import write_json
+from .results import read_metrics, write_json
 from .run import (
     Run,
     Training,
     check_out,
     describe_counts,
+    describe_training_data,
+    open_reward,
     prepare_training,
     run_identity,
     trained_on_chats,
@@ -368,8 +369,7 @@ def fit_reward(
         info |= judge(score_table(scores, held), training.ballots, held, bench.base.form)
     path = folder / "reward" / "reward.json"
     write_json(path, {**json.loads(path.read_text(encoding="utf-8")), "info": info})
-    device = bench.base.model.device
-    return load_reward(folder / "reward", bench.base, layout=bench.layout, precision=bench.precision, device=device)
+    return open_reward(folder / "reward", bench)
 
 
 def fit_or_load(
@@ -387,13 +387,13 @@ def fit_or_load(
     `settings` are the policies'; the reward model takes one pass over the votes, with an adapter only if it is `lora`.
     """
     done, settings = folder / "done.json", settings_of(kind, settings)
-    if not done.exists():
-        say(f"reward model, seed {seed} ({kind})")
-        fit_reward(bench, tokens, held_out, settings, kind=kind, seed=seed, folder=folder, resume=True)
-        write_json(done, {"kind": kind, "seed": seed})
-        remove_state(folder / "state")
-    device = bench.base.model.device
-    return load_reward(folder / "reward", bench.base, layout=bench.layout, precision=bench.precision, device=device)
+    if done.exists():
+        return open_reward(folder / "reward", bench)
+    say(f"reward model, seed {seed} ({kind})")
+    reward = fit_reward(bench, tokens, held_out, settings, kind=kind, seed=seed, folder=folder, resume=True)
+    write_json(done, {"kind": kind, "seed": seed})
+    remove_state(folder / "state")
+    return reward
 
 
 def settings_of(kind: str, settings: Settings) -> Settings:
@@ -661,21 +661,14 @@ def train_reward(
         "chat": trained_on_chats(training_ballots),
         "layout": asdict(bench.layout),
         "settings": asdict(settings) | {"lr": settings.learning_rate},
-        "data": {
-            "source": ballots.source if isinstance(ballots, BallotSet) else "",
-            "sha256": ballots.sha256 if isinstance(ballots, BallotSet) else "",
-            "ballots": len(tokens.ballots),
-            "votes": sum(len(ballot.votes) for ballot in tokens.ballots),
-            "skipped": dict(getattr(ballots, "skipped", {})) | dict(tokens.skipped),
-            "shortened": dict(tokens.shortened),
-        },
+        "data": describe_training_data(ballots, tokens),
         "versions": versions(),
     }
     write_json(folder / "run.json", record)
     remove_state(folder / "state")
     log = folder / "metrics.jsonl"
-    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    return Run(reward, bench.base.tokenizer, tuple(map(json.loads, lines)), folder, record)
+    metrics = read_metrics(log) if log.exists() else ()  # frozen features take no steps
+    return Run(reward, bench.base.tokenizer, metrics, folder, record)
 
 
 def quality_table(info: Mapping[str, Any]) -> str:

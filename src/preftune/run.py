@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -27,9 +26,9 @@ from .methods import AnyMethod, LossOptions, Method, OnlineMethod, Scored, Selec
 from .models import Policy, start_policy
 from .objectives import ipo_target, smooth, unbias
 from .online import PromptTraining, prepare_prompts, say_alarms, train_online
-from .preference_model import load_reward
+from .preference_model import RewardModel, load_reward
 from .reference import fill_store, response_keys
-from .results import write_json
+from .results import read_metrics, write_json
 from .session import Session, run_session
 from .settings import Settings, find_method, make_settings
 from .tokens import TokenBallot, TokenSet, tokenize
@@ -298,7 +297,7 @@ def train(
     known = held_out_reference(bench, held_out.ballots, settings.micro_tokens)  # before an adapter is in the model
     if callable(reward):
         reward = reward(bench, tokens, held_out.ballots, settings, seed, folder)
-    judge = None if reward is None else open_reward(reward, bench)
+    judge = open_reward(reward, bench) if isinstance(reward, str | Path) else reward
     policy = train_any(
         bench, training, settings, judge, beta=beta, seed=seed, folder=folder, resume=resume, description=method
     )
@@ -311,22 +310,14 @@ def train(
         "chat": trained_on_chats(training_ballots),
         "layout": asdict(bench.layout),
         "settings": asdict(settings) | {"lr": settings.learning_rate},
-        "data": {
-            "source": ballots.source if isinstance(ballots, BallotSet) else "",
-            "sha256": ballots.sha256 if isinstance(ballots, BallotSet) else "",
-            "ballots": len(tokens.ballots),
-            "votes": sum(len(ballot.votes) for ballot in tokens.ballots),
-            "skipped": dict(getattr(ballots, "skipped", {})) | dict(tokens.skipped),
-            "shortened": dict(tokens.shortened),
-            "left_out": dict(training.left_out),
-        },
+        "data": describe_training_data(ballots, tokens) | {"left_out": dict(training.left_out)},
         "target": target,
         "versions": versions(),
     }
     if held_out.ballots:
         record["held_out"] = _held_out(policy, bench, held_out.ballots, known, settings)
     policy.save(folder)
-    metrics = read_metrics(folder)
+    metrics = read_metrics(folder / "metrics.jsonl")
     if isinstance(training, PromptTraining):
         record["alarms"] = say_alarms(metrics)
     record["budget"] = budget(training, metrics, settings)
@@ -335,12 +326,23 @@ def train(
     return Run(policy.model, policy.form.tokenizer, metrics, folder, record)
 
 
-def open_reward(reward: str | Reward, bench: Workbench) -> Reward:
-    """The reward that scores samples: a folder's, or the object itself."""
-    if not isinstance(reward, str | Path):
-        return reward
+def open_reward(folder: str | Path, bench: Workbench) -> RewardModel:
+    """The reward model of a folder, as it scores what the workbench lays out."""
     device = next(bench.base.model.parameters()).device
-    return load_reward(reward, bench.base, layout=bench.layout, precision=bench.precision, device=device)
+    return load_reward(folder, bench.base, layout=bench.layout, precision=bench.precision, device=device)
+
+
+def describe_training_data(ballots: Sequence[Ballot], tokens: TokenSet) -> dict[str, Any]:
+    """Where the votes of a run came from, and what was skipped or shortened, by reason."""
+    known = ballots if isinstance(ballots, BallotSet) else BallotSet(tuple(ballots), len(ballots), source="")
+    return {
+        "source": known.source,
+        "sha256": known.sha256,
+        "ballots": len(tokens.ballots),
+        "votes": sum(len(ballot.votes) for ballot in tokens.ballots),
+        "skipped": dict(known.skipped) | dict(tokens.skipped),
+        "shortened": dict(tokens.shortened),
+    }
 
 
 def _held_out(
@@ -379,13 +381,6 @@ def check_out(folder: Path, *, resume: bool) -> Path:
     if folder.is_dir() and any(folder.iterdir()) and not resume:
         raise UserError(f"--out {folder}: is not empty; add --resume to go on with it, or name another folder")
     return folder
-
-
-def read_metrics(folder: Path) -> tuple[dict[str, float], ...]:
-    """What a run logged, a mapping per optimiser step."""
-    path = folder / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return tuple(json.loads(line) for line in lines)
 
 
 def budget(training: AnyTraining, metrics: Sequence[Mapping[str, float]], settings: Settings) -> dict[str, float]:

@@ -45,6 +45,7 @@ from .results import (
     Sample,
     StudyRecord,
     append_records,
+    read_metrics,
     read_results,
     read_samples,
     read_study,
@@ -60,7 +61,6 @@ from .run import (
     describe_target,
     held_out_reference,
     prepare,
-    read_metrics,
     train_any,
     trained_on_chats,
     versions,
@@ -538,7 +538,7 @@ class Runner:
         )
         policy.save(folder)
         policy.close()
-        training, metrics = self.trainings[arm.name, seed], read_metrics(folder)
+        training, metrics = self.trainings[arm.name, seed], read_metrics(folder / "metrics.jsonl")
         spent = budget(training, metrics, settings)
         found = say_alarms(metrics) if isinstance(training, PromptTraining) else []
         model, reference = self.bench.base, self.bench.reference
