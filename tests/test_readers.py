@@ -849,6 +849,17 @@ def test_every_prompt_on_the_page_reads(tmp_path: Path, line: str) -> None:
     assert read_prompts(path) in (("Name a river.",), (user("Name a river."),))
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads in /proc")
+def test_a_parquet_file_is_read_without_threads_which_abort_a_process_that_ends_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    path.write_bytes(as_parquet([GOOD]))
+    code = (
+        "import os, sys, pyarrow.parquet, preftune.readers as r; threads = lambda: len(os.listdir('/proc/self/task'));"
+        "before = threads(); r.read_ballots(sys.argv[1]); sys.exit(threads() - before)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == 0
+
+
 def test_reading_leaves_torch_unloaded(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     path.write_bytes(as_parquet([GOOD]))
