@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 from .branches import BranchBatch, Branches, branch_layout, padded_layout
@@ -56,7 +57,11 @@ def head_of(model: Any) -> Head:
 
 
 class _ChunkedLogprobs(torch.autograd.Function):
-    """log softmax(logits)[target] row by row, the logits of a chunk computed again in the backward pass."""
+    """log softmax(logits)[target] row by row. The backward pass computes the logits of a chunk again.
+
+    It begins where the forward pass ended, when there is the most in memory either way: the logits of the last chunk
+    wait for it. The last chunk is a whole one; the first takes what is left over.
+    """
 
     @staticmethod
     def forward(
@@ -65,15 +70,19 @@ class _ChunkedLogprobs(torch.autograd.Function):
         weight = weight_VD.to(hidden_ND.dtype)
         logprobs_N = hidden_ND.new_empty(len(target_N), dtype=torch.float32)
         normaliser_N = torch.empty_like(logprobs_N)
+        logits = None
         for rows in _chunks(len(target_N), head.rows()):
+            logits = None  # the chunk before goes first
             logits = head.logits(hidden_ND[rows], weight)
             normaliser_N[rows] = logits.logsumexp(-1)
             logprobs_N[rows] = logits.gather(1, target_N[rows, None])[:, 0] - normaliser_N[rows]
         ctx.save_for_backward(hidden_ND, weight, target_N, normaliser_N)
         ctx.head, ctx.weight_dtype = head, weight_VD.dtype
+        ctx.last_logits = logits if any(ctx.needs_input_grad) else None
         return logprobs_N
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:
         hidden_ND, weight, target_N, normaliser_N = ctx.saved_tensors
         head: Head = ctx.head
@@ -81,26 +90,44 @@ class _ChunkedLogprobs(torch.autograd.Function):
         needs_weight, needs_bias = ctx.needs_input_grad[1:3]
         grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if needs_weight else None
         grad_bias = torch.zeros(len(weight), dtype=torch.float32, device=weight.device) if needs_bias else None
-        for rows in _chunks(len(target_N), head.rows()):
-            logits = head.logits(hidden_ND[rows], weight)
-            grad = (logits - normaliser_N[rows, None]).exp_().mul_(-grad_N[rows, None])
-            grad.scatter_add_(1, target_N[rows, None], grad_N[rows, None].float())
-            if head.softcap is not None:
-                grad.mul_(1 - (logits / head.softcap) ** 2)
-            if head.scale != 1.0:
-                grad.mul_(head.scale)
+        kept, ctx.last_logits = ctx.last_logits, None  # used up below: a second backward pass computes it again
+        for rows in reversed(_chunks(len(target_N), head.rows())):
+            logits = head.logits(hidden_ND[rows], weight) if kept is None else kept
+            kept = None
+            grad = _logit_grads(head, logits, normaliser_N[rows], target_N[rows], grad_N[rows])
             if grad_bias is not None:
                 grad_bias += grad.sum(0)
             grad = grad.to(hidden_ND.dtype)
-            grad_hidden[rows] = grad @ weight
+            torch.mm(grad, weight, out=grad_hidden[rows])
             if grad_weight is not None:
-                grad_weight += grad.T @ hidden_ND[rows]
+                _add_product(grad_weight, grad.T, hidden_ND[rows])
+            del logits, grad
         weight_grad = None if grad_weight is None else grad_weight.to(ctx.weight_dtype)
         return grad_hidden, weight_grad, grad_bias, None, None
 
 
+def _logit_grads(head: Head, logits_CV: Tensor, normaliser_C: Tensor, target_C: Tensor, grad_C: Tensor) -> Tensor:
+    """Gradient of Σ grad·log softmax(logits)[target] in h Wᵀ + bias, in the memory of the logits."""
+    slope = None if head.softcap is None else 1 - (logits_CV / head.softcap) ** 2
+    grad_CV = logits_CV.sub_(normaliser_C[:, None]).exp_().mul_(-grad_C[:, None])
+    grad_CV.scatter_add_(1, target_C[:, None], grad_C[:, None].float())
+    if slope is not None:
+        grad_CV.mul_(slope)
+    return grad_CV.mul_(head.scale) if head.scale != 1.0 else grad_CV
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a b, in one pass where the types allow."""
+    if a.dtype == total.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b
+
+
 def _chunks(length: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
+    """Whole chunks from the end; the first takes what is left over."""
+    starts = range(length % size - size if length % size else 0, length, size)
+    return [slice(max(start, 0), start + size) for start in starts]
 
 
 def chunked_logprobs(hidden_ND: Tensor, head: Head, target_N: Tensor) -> Tensor:

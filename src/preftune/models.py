@@ -10,7 +10,7 @@ import copy
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,33 +187,55 @@ def branch_attention(
     if unknown or dropout:
         raise NotImplementedError(f"branch attention does not handle {unknown or 'dropout'}")
     groups = query.shape[1] // key.shape[1]
-    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    # split, not sliced: the gradient of a slice is as long as the row, and there would be three of them a ballot
+    sizes = [stop - start for start, _, stop in branch_plan.spans]
+    ballots = zip(*(states.split(sizes, dim=2) for states in (query, key, value)), strict=True)
     pieces = []
-    for start, middle, stop in branch_plan.spans:
-        for first, last in _query_ranges(start, middle, stop):
-            mask = branch_plan.visible(start, last, first, sliding_window)
-            rows, keys = slice(first, last), slice(start, last)
-            pieces.append(_attend(query[:, :, rows], key[:, :, keys], value[:, :, keys], mask, scale, softcap, s_aux))
-    return torch.cat(pieces, dim=2).transpose(1, 2), None
+    for span, (queries, keys, values) in zip(branch_plan.spans, ballots, strict=True):
+        keys, values = repeat_kv(keys, groups), repeat_kv(values, groups)
+        pieces += _attend_ballot(branch_plan, span, queries, keys, values, sliding_window, scale, softcap, s_aux)
+    return torch.cat([piece.transpose(1, 2) for piece in pieces], dim=1), None
 
 
-def _query_ranges(start: int, middle: int, stop: int) -> Sequence[tuple[int, int]]:
-    """Queries that share one call: prompt and branches apart, so that the prompt never looks at the branches."""
-    return [(start, stop)] if middle - start <= SHORT_PROMPT else [(start, middle), (middle, stop)]
+def _attend_ballot(
+    plan: BranchPlan,
+    span: tuple[int, int, int],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    window: int | None,
+    scale: float,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> list[Tensor]:
+    """Attention within one ballot: its prompt and its branches apart, so that the prompt never looks at branches."""
+    start, middle, stop = span
+    prompt = middle - start
+    if prompt <= SHORT_PROMPT:
+        return [_attend(query, key, value, plan.visible(start, stop, start, window), scale, softcap, sinks)]
+    causal = None if window is None or window >= prompt else plan.visible(start, middle, start, window)
+    ahead, branches = query.split([prompt, stop - middle], dim=2)
+    return [
+        _attend(ahead, key[:, :, :prompt], value[:, :, :prompt], causal, scale, softcap, sinks),
+        _attend(branches, key, value, plan.visible(start, stop, middle, window), scale, softcap, sinks),
+    ]
 
 
 def _attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    mask: Tensor,
+    mask: Tensor | None,
     scale: float,
     softcap: float | None,
     sinks: Tensor | None,
 ) -> Tensor:
+    """Attention under a mask; None: each sees itself and what came before, which SDPA computes in half the time."""
     if softcap is None and sinks is None:
-        return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+        return scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale)
+    if mask is None:
+        mask = _causal(query.shape[2], key.shape[2], query.device)
     scores = (query @ key.transpose(-1, -2)).float() * scale
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
@@ -224,6 +246,11 @@ def _attend(
     else:
         weights = scores.softmax(-1)
     return weights.to(value.dtype) @ value
+
+
+def _causal(queries: int, keys: int, device: torch.device) -> Tensor:
+    """What the last `queries` of `keys` tokens see: themselves and what came before."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
 
 
 def _masked_attention(
@@ -240,10 +267,8 @@ def _masked_attention(
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     queries, keys = query.shape[2], key.shape[2]
-    if attention_mask is None:
-        mask = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)[None, None]
-    else:
-        mask = attention_mask[..., :keys]  # boolean: our attention is registered with SDPA's masks
+    # ours is registered with SDPA's masks, which are boolean
+    mask = _causal(queries, keys, query.device) if attention_mask is None else attention_mask[..., :keys]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return _attend(query, key, value, mask, scale, softcap, sinks).transpose(1, 2), None
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .engine import pick_device
+from .engine import keep_freed_memory, pick_device
 from .errors import UserError
 from .logprobs import Layout, probe_layout
 from .models import Base, load_base
@@ -30,6 +30,7 @@ def open_workbench(
 ) -> Workbench:
     """Load the model (and the reference, where it is another one) and find out which layout it can take."""
     place = pick_device(device)
+    keep_freed_memory()
     base = load_base(model, device=place)
     other = base if reference in (None, model) else load_base(str(reference), device=place)
     if other.tokenizer.get_vocab() != base.tokenizer.get_vocab():
