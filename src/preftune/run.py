@@ -146,12 +146,12 @@ def train_policy(
     """
     options = settings.loss_options(beta)
     session = Session(folder, run_identity(bench, training, settings, beta, seed), resume=resume)
-    reference = _reference_values(bench, training)
+    reference = reference_values(bench, training)
     policy = start_policy(bench.base, lora=settings.lora, seed=seed, grad_checkpointing=settings.grad_checkpointing)
     run_session(
         session,
         lambda done: training.plan[done:],
-        partial(_score, policy, bench, training, reference, options),
+        partial(loss_of_votes, policy, bench, training, reference, options),
         parameters=policy.trainable(),
         settings=settings,
         total=len(training.plan),
@@ -180,7 +180,7 @@ def train_any(
     return train_online(bench, training, reward, settings, beta=float(beta or 0), **given)
 
 
-def _score(
+def loss_of_votes(
     policy: Policy,
     bench: Workbench,
     training: Training,
@@ -188,7 +188,7 @@ def _score(
     options: LossOptions,
     indices: Sequence[int],
 ) -> Terms:
-    """Forward pass and loss of one micro-batch."""
+    """Forward pass and loss of one micro-batch of ballots, whose reference log-probs are given by content."""
     ballots = [training.ballots[i] for i in indices]
     batch = bench.layout.lay_out(ballots).to(next(policy.model.parameters()).device)
     logprob_B = response_logprobs(policy.model, batch, precision=bench.precision)
@@ -199,7 +199,7 @@ def _score(
     return training.method.loss(scored, options)
 
 
-def _reference_values(bench: Workbench, training: Training) -> dict[bytes, float]:
+def reference_values(bench: Workbench, training: Training) -> dict[bytes, float]:
     """Reference log-probs of the ballots that the plan reaches, computed in the plan's own micro-batches."""
     if not training.method.uses_reference:
         return {}
