@@ -3,10 +3,10 @@
     python -m bench.throughput
 
 Ours and TRL are processes that take turns, a step of 8 pairs each on the same token ids; ratios are medians over the
-turns. TRL's best forward batch is looked for first (`--peer-batches`). Losses of the first step, at the same weights
-away from the reference, must agree. The arithmetic limit of a step is 6·(trunk parameters·unique tokens + head
-parameters·predicted tokens) floating-point operations, 4 instead of 6 where the weights are frozen under LoRA, at the
-rate of a large matrix product measured between the turns.
+turns. TRL's best forward batch is looked for first, with the first method and rank (`--peer-batches`). Losses of the
+first step, at the same weights away from the reference, must agree. The arithmetic limit of a step is 6·(trunk
+parameters·unique tokens + head parameters·predicted tokens) floating-point operations, 4 instead of 6 where the weights
+are frozen under LoRA, at the rate of a large matrix product measured between the turns.
 """
 
 import argparse
@@ -125,9 +125,9 @@ def main() -> None:
     need("trl")
     given.model = given.model or default_model()
     records: list[dict[str, Any]] = []
-    result = {"machine": describe_machine(given.device), "peer_search": {}, "comparisons": records}
+    result: dict[str, Any] = {"machine": describe_machine(given.device), "comparisons": records}
+    peer_batch, result["peer_search"] = best_peer(given, given.methods[0], given.lora[0])
     for lora in given.lora:
-        peer_batch, result["peer_search"][lora] = best_peer(given, given.methods[0], lora)
         for method in given.methods:
             if method != "reward" or not lora:
                 records.append(compare(given, method, lora, peer_batch))
