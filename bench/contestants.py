@@ -111,7 +111,7 @@ class Ours:
         reference = self._reference() if given.method != "reward" else {}
         self.reference_seconds = clock(self.device) - start
         policy = start_policy(self.bench.base, lora=given.lora, seed=0)
-        options = self.settings.loss_options(None if given.method == "reward" else BETA)
+        options = self.settings.loss_options(1.0 if given.method == "reward" else BETA)
         if given.method == "reward":
             trainee = Trainee(policy, _head(self.bench.base.model).to(given.device), self.bench)
             parameters = trainee.trainable()
