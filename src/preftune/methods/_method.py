@@ -16,13 +16,14 @@ class LossOptions:
     """What the user chooses of a loss. `reduction`: log-ratios summed over tokens, or their mean per token.
 
     `label_smoothing` ε trains on the preference smoothed by ε (cDPO), `flip_rate` ε on the one from which flips at
-    rate ε are taken out (rDPO).
+    rate ε are taken out (rDPO). `centre` is taken off a fitted preference to make the target of amortized IPO.
     """
 
     beta: float = 0.1
     reduction: str = "sum"
     label_smoothing: float = 0.0
     flip_rate: float = 0.0
+    centre: float = 0.5
 
 
 @dataclass(frozen=True)
