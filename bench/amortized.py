@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from scipy.special import expit
 
 from preftune.ballots import Ballot, Vote
 from preftune.demo import TEMPERATURE, Experiment, prepare_demo, whole
+from preftune.errors import Interrupted
 from preftune.linear_preference import Floats
 from preftune.preferences import of_reward
 from preftune.results import Result, StudyRecord, read_study, write_json
@@ -181,4 +183,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Interrupted as stop:
+        sys.exit(f"{stop}; the same command goes on from here")

@@ -22,6 +22,7 @@ from tiny import tiny_llama
 from torch import Tensor
 
 import preftune
+import preftune.rewards
 from preftune.ballots import Ballot, Vote
 from preftune.branches import BranchBatch
 from preftune.errors import UserError
@@ -203,6 +204,35 @@ def test_responses_sampled_from_the_reference_get_targets_too(model: str, out: P
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        *({}, {"pairs": "votes"}, {"head": "general"}, {"kind": "full"}),
+        *({"extra_responses": 1, "max_new_tokens": 3}, {"gamma": 1.0, "pairs": "votes"}),
+    ],
+)
+def test_before_the_first_step_every_log_ratio_is_exactly_0(
+    options: dict[str, Any], model: str, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reference log-probs are computed in the very micro-batches of training, also where they come with features."""
+    monkeypatch.setenv("PREFTUNE_CACHE", str(tmp_path / "cache"))
+    ballots = [Ballot(f"x {w}", ("a b", "c", "d d e"), (Vote(0, 1, 0.9), Vote(1, 0, 0.4, 2.0))) for w in WORDS]
+    run = preftune.train("amortized-ipo", ballots, model=model, beta=0.3, out=out, **FAST, micro_tokens=20, **options)
+    first = run.metrics[0]
+    assert (first["margin"], first["log_ratio_preferred"], first["log_ratio_other"]) == (0, 0, 0)
+
+
+def test_frozen_features_cost_no_pass_of_their_own(
+    model: str, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come with the reference log-probs. The store is a new one, so that neither is there before."""
+    monkeypatch.setenv("PREFTUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(preftune.rewards, "pooled_layers", lambda *args: pytest.fail("a pass for features alone"))
+    ballots = [Ballot(f"x {w}", ("a b", "c", "d d e"), (Vote(0, 1, 0.9), Vote(1, 2, 0.4))) for w in WORDS]
+    run = preftune.train("amortized-ipo", ballots, model=model, beta=0.3, out=out, **FAST, micro_tokens=20)
+    assert run.record["preference"]["pairs"] == 3 * len(ballots)
+
+
+@pytest.mark.parametrize(
     ("options", "reason"),
     [
         ({"head": "generl"}, "--head generl: must be one of score, general, unconstrained"),
@@ -211,11 +241,20 @@ def test_responses_sampled_from_the_reference_get_targets_too(model: str, out: P
         ({"target": "winner-loser"}, "--target winner-loser: add --pairs votes"),
         ({"head": "unconstrained"}, "--head unconstrained: add --pairs votes"),
         ({"head": "general", "kind": "full"}, "--head general: needs --kind frozen"),
-        ({"head": "general", "reward": "somewhere"}, "--reward: is a score, not a --head general"),
+        (
+            {"head": "general", "reward": "somewhere"},
+            "--reward: is a score that is there already, which --head general",
+        ),
         ({"kind": "frozn"}, "did you mean 'frozen'"),
         ({"kind": "lora"}, "--lora R"),
         ({"estimate_flips": True, "kind": "full"}, "--estimate-flips: needs --kind frozen"),
         ({"estimate_flips": True, "flip_rate": 0.1}, "--estimate-flips: --flip-rate 0.1 is known already"),
+        ({"gamma": 1.0}, "--gamma 1.0: joint training has a score on the voted pairs"),
+        ({"gamma": 1.0, "pairs": "votes", "kind": "full"}, "--gamma 1.0: joint training reads --kind frozen"),
+        ({"gamma": 1.0, "pairs": "votes", "reward": "r"}, "--reward: is a score that is there already, which --gamma"),
+        ({"gamma": 0.0, "pairs": "votes"}, "--gamma 0.0: must be greater than 0"),
+        ({"stop_gradient": False}, "--stop-gradient false: only joint training"),
+        ({"extra_responses": 2, "pairs": "votes"}, "--extra-responses 2: nobody voted on them"),
         ({"extra_responses": -1}, "--extra-responses -1: must be at least 0"),
         ({"extra_responses": 1, "max_new_tokens": 500}, "--max-new-tokens 500: the longest prompt has 1 tokens"),
         ({"beta": None}, "--beta None: amortized-ipo needs"),
@@ -231,6 +270,32 @@ def test_a_mistake_in_the_settings_is_one_line_and_nothing_is_written(
     with pytest.raises(UserError, match=reason) as caught:
         preftune.train(given.pop("method"), [FOUR.ballot(*VOTES)], model=model, out=out, **given)
     assert "\n" not in str(caught.value) and not out.exists()
+
+
+# --- joint training ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop", [True, False])
+def test_trained_together_for_long_enough_both_arrive_where_the_two_steps_do(stop: bool, model: str, out: Path) -> None:
+    """Two responses: the policy can follow any target, so in the end nothing pulls v but its likelihood."""
+    world = World(responses=("a", "b"))
+    options = {**FAST, "steps": 400, "pairs": "votes", "gamma": 1.0, "stop_gradient": stop}
+    preftune.train("amortized-ipo", [world.ballot(Vote(0, 1, 0.8, 2.0))], model=model, beta=0.5, out=out, **options)
+    check(out, model, world, (0.3, 0), 0.5)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.1, 0.01])
+def test_without_stop_gradient_a_policy_that_has_not_moved_drags_its_target_to_one_half(gamma: float) -> None:
+    """The real loss, at the preference that the lab says is dragged: nothing pulls it any further."""
+    votes = (Vote(0, 1, 0.8, 3.0),)
+    dragged = optima.dragged_target(0.8, gamma)
+    assert abs(dragged - 0.5) < abs(0.8 - 0.5) - 0.05
+    for target, stop, rests in ((dragged, False, True), (0.8, False, False), (0.8, True, True), (dragged, True, False)):
+        score = torch.tensor([float(logit(target)), 0.0], dtype=torch.float64, requires_grad=True)
+        still = torch.zeros(2, dtype=torch.float64)
+        scored = Scored([ballot_of(2, votes)], still, still, torch.full((2,), 2.0), score)
+        AMORTIZED_IPO.loss(scored, LossOptions(beta=0.5, gamma=gamma, stop_gradient=stop)).loss.backward()
+        assert bool(score.grad.abs().max() < 1e-6) is rests
 
 
 # --- what it is told by ----------------------------------------------------------------------------------------------

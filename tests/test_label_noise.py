@@ -263,6 +263,8 @@ def test_the_page_has_a_frontier_for_every_noise(made: Study) -> None:
     noisy = {row["run"] for row in specs["frontier-1"]["datasets"]["points"]}
     assert noisy == {row.run for row in made.results if row.noise == 0.3}
     assert "With 30% of the training votes flipped" in page and "noise 0.3" in page
+    assert "The preferences that amortized-ipo was told by" in page
+    assert "amortized-ipo[head=general] noise 0.3 seed 1" in page
 
 
 @pytest.mark.parametrize(

@@ -265,6 +265,17 @@ def test_amortized_ipo_moves_the_policy_and_not_the_preference() -> None:
     close(a.grad, -b.grad)
 
 
+@for_all(ratios, ratios, betas, st.lists(st.floats(-6, 6), min_size=B, max_size=B))
+def test_without_stop_gradient_the_preference_is_pulled_towards_the_margin(
+    a: list, b: list, beta: float, logit: list
+) -> None:
+    z = tensor(logit).requires_grad_(True)
+    amortized_ipo(tensor(a), tensor(b), z, beta=beta, stop_gradient=False).sum().backward()
+    t = 1 / (1 + np.exp(-np.array(logit)))
+    gap = beta * (np.array(a) - np.array(b)) - (t - 1 / 2)
+    close(z.grad, -2 * gap * t * (1 - t), 1e-8)
+
+
 # --- label noise -----------------------------------------------------------------------------------------------------
 
 

@@ -109,6 +109,7 @@ def run_until(monkeypatch: pytest.MonkeyPatch, step: int, *, saved: int, **how: 
         ("sft", {"warmup": 0.9}),
         ("dpo", {"precision": "bf16"}),
         ("amortized-ipo", {"extra_responses": 2, "max_new_tokens": 3}),
+        ("amortized-ipo", {"gamma": 0.5, "pairs": "votes", "stop_gradient": False}),
         ("amortized-ipo", {"head": "general", "estimate_flips": True, "lora": 3}),
     ],
 )

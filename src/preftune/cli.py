@@ -81,6 +81,8 @@ FLAGS: dict[str, tuple[Any, str]] = {
     "head": (str, "amortized-ipo: preference by a score, general, or unconstrained, an ablation (default: score)"),
     "pairs": (str, "amortized-ipo: targets on all pairs, or on those of votes, an ablation (default: all)"),
     "target": (str, "amortized-ipo: centred, or winner-loser, an ablation without the -1/2 (default: centred)"),
+    "gamma": (float, "amortized-ipo: train the preference with the policy, its likelihood so weighted, an ablation"),
+    "stop-gradient": (bool, "amortized-ipo with --gamma: false lets it follow the policy, an ablation (default: true)"),
     "extra-responses": (int, "amortized-ipo: sample so many more responses to each prompt (default: 0)"),
     "lora": (int, "rank of a LoRA adapter; 0 trains all weights (default: 0)"),
     "precision": (str, "fp32, or bf16 for matrix products (default: fp32)"),
@@ -105,7 +107,7 @@ TRAINING = (
     *("reduction", "label-smoothing", "flip-rate", "lr", "epochs", "steps", "batch-size", "micro-tokens"),
     *("grad-checkpointing", "max-length", "lora", "precision", "device", "warmup", "clip-norm", "weight-decay"),
     *("rollouts", "max-new-tokens", "inner-epochs", "kl-target", "end-penalty", "whiten"),
-    *("estimate-flips", "head", "pairs", "target", "extra-responses"),
+    *("estimate-flips", "head", "pairs", "target", "gamma", "stop-gradient", "extra-responses"),
 )
 
 

@@ -6,8 +6,9 @@ decoder: a causal language model, a sequence classifier, or the decoder itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -95,6 +96,24 @@ def score_head(width: int, *, seed: int) -> nn.Linear:
     with torch.no_grad():
         head.weight.normal_(0, (width + 1) ** -0.5, generator=generator)
     return head
+
+
+@dataclass(frozen=True)
+class Companion:
+    """What a score that is trained beside a policy reads: frozen features of every response by its key, `[D]`."""
+
+    features: Mapping[bytes, Tensor]
+
+    def start(self, device: torch.device) -> nn.Linear:
+        """The score before anything is learned: 0 of every response."""
+        head = nn.Linear(len(next(iter(self.features.values()))), 1, bias=False)
+        nn.init.zeros_(head.weight)
+        return head.to(device)
+
+    def scores(self, head: nn.Linear, keys: Iterable[bytes]) -> Tensor:
+        """Scores of the responses of those keys, `[B]`, differentiable."""
+        features_BD = torch.stack([self.features[key] for key in keys]).to(head.weight.device)
+        return features_BD @ head.weight[0]
 
 
 class _Enough(Exception):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors.numpy import load_file, save_file
 from scipy.special import expit
 
@@ -24,10 +25,12 @@ from .ballots import Vote
 from .console import say
 from .errors import UserError
 from .evaluate import reference_table
+from .heads import Companion
 from .judges import Reward
 from .linear_preference import Floats, Head, fit_frozen, vote_pairs, winner_first
 from .methods import AMORTIZED_IPO
 from .preference_model import RewardModel
+from .reference import response_keys
 from .results import write_json
 from .rewards import (
     candidate_layers,
@@ -61,7 +64,9 @@ class Preference:
 
 
 def check_preference(kind: str, settings: Settings) -> None:
-    """Raises UserError for a kind that has no such head, or that contradicts the settings."""
+    """Raises UserError for a kind that has no such head or cannot be trained jointly, or contradicts the settings."""
+    if settings.gamma is not None and kind != "frozen":
+        raise UserError(f"--gamma {settings.gamma}: joint training reads --kind frozen features, not --kind {kind}")
     check_kind(kind, settings_of(kind, settings))
     if settings.head != "score" and kind != "frozen":
         raise UserError(f"--head {settings.head}: needs --kind frozen; --kind {kind} has a score")
@@ -205,19 +210,30 @@ def set_targets(
     """The ballots with v's word on every pair in the place of the votes; v is `open_preference`'s."""
     check_extra_responses(bench, tokens, settings)
     use = all_pairs if settings.pairs == "all" else voted_pairs
-    if settings.target == "winner-loser" or settings.head == "unconstrained":
+    if settings.target == "winner-loser" or settings.head == "unconstrained" or settings.gamma is not None:
         use = winners
     wide = add_responses(bench, tokens.ballots, settings, seed)
+    blank = tuple(use(ballot, np.zeros((len(ballot.responses),) * 2)) for ballot in wide)
     if kind == "frozen":
         # what is computed of a ballot does not depend on its targets, so one pass gives log-probs and features
-        blank = tuple(use(ballot, np.zeros((len(ballot.responses),) * 2)) for ballot in wide)
         plan = prepare_training(AMORTIZED_IPO, replace(tokens, ballots=blank), settings, bench.layout, seed)
         reference_values(bench, plan, watch_features(bench))
+    if settings.gamma is not None:
+        return Targets(replace(tokens, ballots=blank), {"head": "score"}, 0, companion_of(bench, wide, settings))
     preference = open_preference(bench, tokens, held_out, settings, kind=kind, seed=seed, folder=folder, reward=reward)
     ballots = tuple(map(use, wide, preference.logits(wide)))
     sampled = _response_tokens(wide) - _response_tokens(tokens.ballots)
     counts = {"pairs": sum(len(ballot.votes) for ballot in ballots), "sampled_tokens": sampled}
     return Targets(replace(tokens, ballots=ballots), {**preference.info, **counts}, sampled)
+
+
+def companion_of(bench: Workbench, ballots: Sequence[TokenBallot], settings: Settings) -> Companion:
+    """Standardised features of the middle layer, for a score that is trained beside the policy (an ablation)."""
+    _, layers = candidate_layers(bench)
+    features_BD = pooled_features(bench, ballots, [layers[len(layers) // 2]], settings.micro_tokens)[0]
+    scaled_BD = torch.tensor((features_BD - features_BD.mean(0)) / np.maximum(features_BD.std(0), 1e-6))
+    keys = [key for ballot in ballots for key in response_keys(ballot)]
+    return Companion(dict(zip(keys, scaled_BD, strict=True)))
 
 
 def _response_tokens(ballots: Sequence[TokenBallot]) -> int:

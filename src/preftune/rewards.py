@@ -68,7 +68,7 @@ from .run import (
     versions,
 )
 from .session import Session, run_session
-from .settings import Settings, make_settings, nearest
+from .settings import AMORTIZED, Settings, make_settings, nearest
 from .stats import Estimate, clustered_mean, number
 from .tokens import TextFormat, TokenBallot, TokenSet, tokenize
 from .workbench import Workbench, open_workbench
@@ -352,8 +352,9 @@ def take_out(tokens: TokenSet, *, seed: int) -> tuple[TokenSet, tuple[TokenBallo
 
 def settings_of(kind: str, settings: Settings) -> Settings:
     """The policies' settings as a reward model of that kind is trained with them."""
-    plain = replace(settings, head="score", pairs="all", target="centred", extra_responses=0)
-    return replace(plain, steps=None, epochs=1.0, reduction="sum", lora=settings.lora if kind == "lora" else 0)
+    own = {name: getattr(Settings(), name) for name in AMORTIZED}
+    lora = settings.lora if kind == "lora" else 0
+    return replace(settings, steps=None, epochs=1.0, reduction="sum", lora=lora, **own)
 
 
 def default_kind(methods: Iterable[AnyMethod], settings: Settings) -> str:

@@ -14,12 +14,14 @@ from typing import Any
 
 import torch
 from scipy.special import expit
+from torch import nn
 
 from .ballots import Ballot, BallotSet, split_by_prompt
 from .console import say
 from .engine import remove_state
 from .errors import UserError
 from .evaluate import accuracy, evaluation_groups, log_loss, vote_table
+from .heads import Companion
 from .judges import Reward
 from .logprobs import Layout, response_logprobs
 from .loop import Step, plan_steps
@@ -43,14 +45,15 @@ PACKAGES = ("preftune", "torch", "transformers", "peft", "numpy", "scipy")
 
 @dataclass(frozen=True)
 class Training:
-    """What one method trains on: its prepared ballots, the plan of its steps, what it left out, by reason, and the
-    tokens that were sampled for it."""
+    """What one method trains on: its prepared ballots, the plan of its steps, what it left out, by reason, the
+    tokens that were sampled for it, and what a preference that is trained beside the policy reads."""
 
     method: Method
     ballots: tuple[TokenBallot, ...]
     plan: tuple[Step, ...]
     left_out: Mapping[str, int]
     sampled: int = 0
+    companion: Companion | None = None
 
     @property
     def steps(self) -> int:
@@ -58,9 +61,7 @@ class Training:
         return len(self.plan)
 
 
-def prepare_training(
-    method: Method, tokens: TokenSet, settings: Settings, layout: Layout, seed: int, sampled: int = 0
-) -> Training:
+def prepare_training(method: Method, tokens: TokenSet, settings: Settings, layout: Layout, seed: int) -> Training:
     """Keep what the method trains on and plan every step. Raises UserError, with the reasons, when nothing is left."""
     left_out: Counter[str] = Counter()
     prepared = [method.prepare(ballot, left_out) for ballot in tokens.ballots]
@@ -80,17 +81,24 @@ def prepare_training(
         epochs=settings.epochs,
         steps=settings.steps,
     )
-    return Training(method, kept, tuple(plan), dict(left_out), sampled)
+    return Training(method, kept, tuple(plan), dict(left_out))
+
+
+def prepare_targets(method: Method, targets: Targets, settings: Settings, layout: Layout, seed: int) -> Training:
+    """`prepare_training` on ballots that have targets."""
+    training = prepare_training(method, targets.tokens, settings, layout, seed)
+    return replace(training, sampled=targets.sampled, companion=targets.companion)
 
 
 @dataclass(frozen=True)
 class Targets:
-    """Ballots with a fitted preference's word in the place of their votes, how it was fitted, and the tokens that were
-    sampled to have more pairs."""
+    """Ballots with a fitted preference's word in the place of their votes, how it was fitted, the tokens that were
+    sampled to have more pairs, and a companion if it is not fitted before but while the policy is trained."""
 
     tokens: TokenSet
     info: Mapping[str, Any]
     sampled: int
+    companion: Companion | None = None
 
 
 AnyTraining = Training | PromptTraining
@@ -117,7 +125,7 @@ def describe_counts(counts: Mapping[str, int]) -> str:
 def describe_target(training: AnyTraining, options: LossOptions) -> str | None:
     """What the target of IPO or amortized IPO means for these votes, in nats per sequence and per token.
 
-    None for other methods, and for amortized IPO before it has targets.
+    None for other methods, and for amortized IPO as long as it has no targets.
     """
     targets = _targets(training, options)
     if isinstance(training, PromptTraining) or not targets:
@@ -142,7 +150,7 @@ def describe_target(training: AnyTraining, options: LossOptions) -> str | None:
 
 def _targets(training: AnyTraining, options: LossOptions) -> list[float]:
     """What stands in the place of p in IPO's loss, for every vote."""
-    if isinstance(training, PromptTraining):
+    if isinstance(training, PromptTraining) or training.companion:
         return []
     if training.method.name == "ipo":
         votes = [vote for ballot in training.ballots for vote in ballot.votes]
@@ -182,11 +190,15 @@ def train_policy(
     session = Session(folder, run_identity(bench, training, settings, beta, seed), resume=resume)
     reference = reference_values(bench, training)
     policy = start_policy(bench.base, lora=settings.lora, seed=seed, grad_checkpointing=settings.grad_checkpointing)
+    beside = training.companion.start(bench.base.model.device) if training.companion else None
+    parameters = policy.trainable()
+    if beside:
+        parameters |= dict(beside.named_parameters(prefix="preference"))
     run_session(
         session,
         lambda done: training.plan[done:],
-        partial(_score, policy, bench, training, reference, options),
-        parameters=policy.trainable(),
+        partial(loss_of_votes, policy, bench, training, reference, options, beside=beside),
+        parameters=parameters,
         settings=settings,
         total=len(training.plan),
         tokens_of=lambda indices: sum(bench.layout.size(training.ballots[i]) for i in indices),
@@ -214,22 +226,28 @@ def train_any(
     return train_online(bench, training, reward, settings, beta=float(beta or 0), **given)
 
 
-def _score(
+def loss_of_votes(
     policy: Policy,
     bench: Workbench,
     training: Training,
     reference: Mapping[bytes, float],
     options: LossOptions,
     indices: Sequence[int],
+    beside: nn.Linear | None = None,
 ) -> Terms:
-    """Forward pass and loss of one micro-batch."""
+    """Forward pass and loss of one micro-batch of ballots, whose reference log-probs are given by content.
+
+    `beside` is the score that the training's companion is read by.
+    """
     ballots = [training.ballots[i] for i in indices]
     batch = bench.layout.lay_out(ballots).to(next(policy.model.parameters()).device)
     logprob_B = response_logprobs(policy.model, batch, precision=bench.precision)
     reference_B = torch.zeros_like(logprob_B)
+    keys = [key for ballot in ballots for key in response_keys(ballot)]
     if training.method.uses_reference:
-        reference_B = logprob_B.new_tensor([reference[key] for ballot in ballots for key in response_keys(ballot)])
-    scored = Scored(ballots, logprob_B, reference_B, batch.lengths_B())
+        reference_B = logprob_B.new_tensor([reference[key] for key in keys])
+    score_B = training.companion.scores(beside, keys) if training.companion and beside else None
+    scored = Scored(ballots, logprob_B, reference_B, batch.lengths_B(), score_B)
     return training.method.loss(scored, options)
 
 
@@ -336,7 +354,7 @@ def train(
     told: Mapping[str, Any] = {}
     if set_targets and isinstance(training, Training):
         targets = set_targets(bench, tokens, held_out.ballots, settings, seed, folder)
-        training = prepare_training(training.method, targets.tokens, settings, bench.layout, seed, targets.sampled)
+        training = prepare_targets(training.method, targets, settings, bench.layout, seed)
         told = {"preference": dict(targets.info)}
     target = describe_target(training, settings.loss_options(beta))
     if target:

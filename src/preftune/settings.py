@@ -15,7 +15,7 @@ from .methods import METHODS, AnyMethod, LossOptions
 
 POSITIVE = (
     *("lr", "epochs", "steps", "batch_size", "micro_tokens", "max_length", "clip_norm"),
-    *("rollouts", "max_new_tokens", "inner_epochs", "kl_target"),
+    *("rollouts", "max_new_tokens", "inner_epochs", "kl_target", "gamma"),
 )
 
 
@@ -30,8 +30,9 @@ ARM_OPTIONS: dict[str, Callable[[str], Any]] = {
     **{"flip_rate": float, "label_smoothing": float, "lora": int, "lr": float, "reduction": str},
     **{"rollouts": int, "inner_epochs": int},  # of methods that learn from samples, whose cost every report tells
     **{"head": str, "pairs": str, "target": str, "estimate_flips": truth, "extra_responses": int},
+    **{"gamma": float, "stop_gradient": truth},
 }
-AMORTIZED = ("head", "pairs", "target", "extra_responses")  # settings that mean nothing to another method
+AMORTIZED = ("head", "pairs", "target", "extra_responses", "gamma", "stop_gradient")  # nothing to another method
 CHOICES = {
     "reduction": ("sum", "mean"),
     "precision": PRECISIONS,
@@ -77,6 +78,8 @@ class Settings:
         head: `score` (a reward model), `general` (cycles too), or `unconstrained` (an ablation, not antisymmetric).
         pairs: v's word on `all` pairs of a ballot, or only on those of its `votes` (an ablation).
         target: `centred`, or `winner-loser` (an ablation: without the −½).
+        gamma: train v together with the policy, its likelihood weighted by this, instead of before it (an ablation).
+        stop_gradient: left out (an ablation of joint training), v follows the policy's margin too.
         extra_responses: sampled from the reference to each prompt, at most `max_new_tokens` long.
     """
 
@@ -107,6 +110,8 @@ class Settings:
     pairs: str = "all"
     target: str = "centred"
     extra_responses: int = 0
+    gamma: float | None = None
+    stop_gradient: bool = True
 
     def __post_init__(self) -> None:
         for name in POSITIVE:
@@ -123,8 +128,17 @@ class Settings:
             raise UserError("--lora and --weight-decay must be at least 0, and --warmup between 0 and 1")
         if self.extra_responses < 0:
             raise UserError(f"--extra-responses {self.extra_responses}: must be at least 0")
+        if self.extra_responses and self.pairs == "votes":
+            raise UserError(f"--extra-responses {self.extra_responses}: nobody voted on them; leave out --pairs votes")
         if self.estimate_flips and self.flip_rate:
             raise UserError(f"--estimate-flips: --flip-rate {self.flip_rate} is known already; leave one of them out")
+        if self.gamma is not None and (self.pairs == "all" or self.head != "score" or self.estimate_flips):
+            raise UserError(
+                f"--gamma {self.gamma}: joint training has a score on the voted pairs; add --pairs votes, leave out "
+                "--head and --estimate-flips"
+            )
+        if not self.stop_gradient and self.gamma is None:
+            raise UserError("--stop-gradient false: only joint training has that gradient; add --gamma")
         for name, value in (("target", "winner-loser"), ("head", "unconstrained")):
             if getattr(self, name) == value and self.pairs == "all":
                 raise UserError(f"--{name} {value}: add --pairs votes, since an unlabelled pair has no winner")
@@ -137,7 +151,8 @@ class Settings:
     def loss_options(self, beta: float | None) -> LossOptions:
         """What the loss reads of the settings."""
         centre = 0.5 if self.target == "centred" else 0.0
-        return LossOptions(beta or 0.0, self.reduction, self.label_smoothing, self.flip_rate, centre)
+        joint = (self.gamma, self.stop_gradient)
+        return LossOptions(beta or 0.0, self.reduction, self.label_smoothing, self.flip_rate, centre, *joint)
 
 
 def flag(name: str) -> str:

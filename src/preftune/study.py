@@ -63,7 +63,7 @@ from .run import (
     describe_target,
     held_out_reference,
     prepare,
-    prepare_training,
+    prepare_targets,
     train_any,
     trained_on_chats,
     versions,
@@ -259,7 +259,7 @@ def compare(
     records = runner.records()
     info["budgets"] = {name: record["budget"] for name, record in records.items() if "budget" in record}
     info["preferences"] = {name: record["preference"] for name, record in records.items() if "preference" in record}
-    info["targets"] |= {name: record["target"] for name, record in records.items() if "preference" in record}
+    info["targets"] |= {name: record["target"] for name, record in records.items() if "target" in record}
     seconds = info["seconds"].get("study", 0.0) + time.monotonic() - started
     write_json(folder / "study.json", info | {"seconds": {"study": round(seconds, 1)}})
     comparison = Study(folder)
@@ -598,8 +598,7 @@ class Runner:
                 self._place(arm, seed, noise),
             )
             targets = set_targets(self.bench, tokens, held_out, settings, seed, place, kind=self.plan.kind)
-            layout, sampled = self.bench.layout, targets.sampled
-            self.trainings[key] = prepare_training(arm.method, targets.tokens, settings, layout, seed, sampled)
+            self.trainings[key] = prepare_targets(arm.method, targets, settings, self.bench.layout, seed)
             self.preferences[key] = targets.info
         return self.trainings[key]
 
@@ -676,7 +675,8 @@ class Runner:
         record |= {"reference": {"name": reference.name, "sha256": reference.sha256}}
         if (arm.name, seed, noise) in self.preferences:
             record |= {"preference": dict(self.preferences[arm.name, seed, noise])}
-            record |= {"target": describe_target(training, settings.loss_options(beta))}
+            target = describe_target(training, settings.loss_options(beta))
+            record |= {"target": target} if target else {}
         record |= {"budget": spent, "alarms": found, "seconds": round(time.monotonic() - started, 1)}
         write_json(folder / "run.json", record)
 

@@ -41,8 +41,9 @@ def train(method: str, ballots: Sequence[Ballot], *, model: str, out: str | Path
         settings = make_settings({name: value for name, value in options.items() if name not in TAKEN})
         kind = kind or default_kind([AMORTIZED_IPO], settings)
         check_preference(kind, settings)
-        if reward is not None and settings.head != "score":
-            raise UserError(f"--reward: is a score, not a --head {settings.head}; leave one of them out")
+        if reward is not None and (settings.head != "score" or settings.gamma is not None):
+            other = f"--gamma {settings.gamma}" if settings.gamma is not None else f"--head {settings.head}"
+            raise UserError(f"--reward: is a score that is there already, which {other} has no use for; leave one out")
         options["set_targets"] = partial(_set_targets, kind, reward)
     elif isinstance(METHODS[method], OnlineMethod):
         options["reward"] = partial(_fit_first, kind) if reward is None else reward

@@ -74,6 +74,11 @@ def _votes(scored: Scored) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     )
 
 
+def vote_indices(scored: Scored) -> tuple[Tensor, Tensor]:
+    """(a, b) of all votes, among the responses of the whole micro-batch."""
+    return _votes(scored)[:2]
+
+
 def _report(log_ratio_B: Tensor, length_B: Tensor, a: Tensor, b: Tensor, p: Tensor, beta: float) -> dict[str, Tensor]:
     """Per vote: margin and log-ratios from the preferred side (a tie: the mean of both), agreement (ties one half)."""
     prefers_a = torch.where(p > 0.5, 1.0, torch.where(p < 0.5, 0.0, 0.5))

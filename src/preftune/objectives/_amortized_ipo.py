@@ -4,7 +4,13 @@ from torch import Tensor
 
 
 def amortized_ipo(
-    log_ratio_a: Tensor, log_ratio_b: Tensor, preference_logit: Tensor, *, beta: float, centre: float = 0.5
+    log_ratio_a: Tensor,
+    log_ratio_b: Tensor,
+    preference_logit: Tensor,
+    *,
+    beta: float,
+    centre: float = 0.5,
+    stop_gradient: bool = True,
 ) -> Tensor:
     """Squared distance of the margin from a centred, predicted preference.
 
@@ -19,6 +25,7 @@ def amortized_ipo(
         beta: strength of the KL term, positive.
         centre: c. With 0, and a the winner of every pair, this is the form without −½ (an ablation): it rests at
             h = 2p − 1 for a true preference p, which is the optimum of β/2.
+        stop_gradient: without it (an ablation) the preference is trained by this loss too, and follows the policy.
 
     Returns:
         The loss, `[B]`.
@@ -26,4 +33,5 @@ def amortized_ipo(
     Source: this project; with exact logits it equals `ipo` with the soft preference.
     """
     margin = beta * (log_ratio_a - log_ratio_b)
-    return (margin - (preference_logit.detach().sigmoid() - centre)) ** 2
+    predicted = preference_logit.detach() if stop_gradient else preference_logit
+    return (margin - (predicted.sigmoid() - centre)) ** 2

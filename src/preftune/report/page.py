@@ -110,6 +110,7 @@ def _page(study: StudyRecord, answer: Verdict) -> str:
         several_noises=len(study.noises()) > 1,
         rewards=_reward_rows(study.info.get("reward", {})),
         reward_kind=study.info.get("reward", {}).get("kind", ""),
+        preferences=_preference_rows(study),
         budgets=_budget_rows(study),
         columns=columns,
         lines=list(zip(lines, _cells(lines), strict=True)),
@@ -214,6 +215,17 @@ def _reward_rows(reward: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     first = next(iter(seeds.values()), {})
     rows += [(BASELINES.get(name, name), info) for name, info in first.get("baselines", {}).items()]
     return [(name, _told(info["accuracy"], 100), _told(info["log_loss"], 1)) for name, info in rows]
+
+
+def _preference_rows(study: StudyRecord) -> list[tuple[str, str, str, str]]:
+    """(arm, whose preference, accuracy, log-loss) on held-out votes of what amortized-ipo was told by, told once."""
+    found: dict[tuple[str, str], tuple[str, str]] = {}
+    for row in study.finals():
+        held = study.info.get("preferences", {}).get(row.run, {}).get("held_out")
+        if held:
+            name = told_name(study, row.arm, None, row.seed, row.noise)
+            found[row.arm, name] = (_told(held["accuracy"], 100), _told(held["log_loss"], 1))
+    return [(*who, *values) for who, values in found.items()]
 
 
 def _told(estimate: Mapping[str, float | None], times: float) -> str:
