@@ -28,8 +28,18 @@ PACKAGES = ("preftune", "torch", "transformers", "peft", "trl", "accelerate")
 GIB = 2**30
 
 
-def gemm_rate(dtype: str = "float32", device: str = "cpu", size: int = 2048, repeats: int = 5) -> float:
-    """FLOP/s of the best of several square matrix products: what the arithmetic limit is computed with."""
+def gemm_rate(dtype: str = "float32", device: str = "cpu", repeats: int = 5) -> float:
+    """FLOP/s of the best of several square matrix products: what the arithmetic limit is computed with.
+
+    The matrices are the smallest, from 256 up, whose product takes a twentieth of a second, or of size 8192.
+    """
+    size = 256
+    while (seconds := _gemm_seconds(dtype, device, size, 2)) < 0.05 and size < 8192:
+        size *= 2
+    return float(2 * size**3 / min(seconds, _gemm_seconds(dtype, device, size, repeats)))
+
+
+def _gemm_seconds(dtype: str, device: str, size: int, repeats: int) -> float:
     import torch
 
     a, b = (torch.randn(size, size, device=device).to(getattr(torch, dtype)) for _ in range(2))
@@ -38,7 +48,7 @@ def gemm_rate(dtype: str = "float32", device: str = "cpu", size: int = 2048, rep
         start = clock(device)
         a @ b
         best = min(best, clock(device) - start)
-    return 2 * size**3 / best
+    return best
 
 
 def clock(device: str = "cpu") -> float:
@@ -124,12 +134,30 @@ def _environment() -> dict[str, str]:
     return {**os.environ, **quiet, "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
 
 
+class Turns:
+    """The worker's side of `Worker`. What libraries print goes to standard error."""
+
+    def __init__(self) -> None:
+        self.replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        os.dup2(2, 1)
+
+    def wait(self) -> dict[str, Any]:
+        """The next question; the process ends when there are no more."""
+        line = sys.stdin.readline()
+        if not line:
+            sys.exit()
+        question: dict[str, Any] = json.loads(line)
+        return question
+
+    def answer(self, **values: Any) -> None:
+        print(json.dumps(values), file=self.replies, flush=True)
+
+
 def serve(answer: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
-    """The worker's side: answer until there are no more questions. What libraries print goes to standard error."""
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    for line in sys.stdin:
-        print(json.dumps(answer(json.loads(line))), file=replies, flush=True)
+    """Answer questions until there are no more."""
+    turns = Turns()
+    while True:
+        turns.answer(**answer(turns.wait()))
 
 
 @contextmanager

@@ -82,7 +82,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
         return logprobs_N
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:
         hidden_ND, weight, target_N, normaliser_N = ctx.saved_tensors
         head: Head = ctx.head

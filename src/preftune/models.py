@@ -36,6 +36,7 @@ from transformers.masking_utils import sdpa_mask
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
+from .adapters import LAYERS
 from .branches import BranchPlan
 from .errors import UserError
 from .gguf import load_gguf
@@ -356,6 +357,7 @@ def _add_adapter(model: PreTrainedModel, rank: int) -> PeftModel:
     config = LoraConfig(
         r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM", fan_in_fan_out=transposed
     )
+    config._register_custom_module(LAYERS)
     with warnings.catch_warnings():  # peft asks by a name that transformers has since changed
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
         adapter: PeftModel = get_peft_model(model, config)

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers.cache_utils import DynamicLayer
 
 from .branches import pack
 from .console import track
@@ -38,10 +41,10 @@ class Rollout:
 
 
 class KeyedNoise(LogitsProcessor):  # type: ignore[misc]
-    """Gumbel noise on the logits: the largest noisy logit is an exact sample of softmax(logits).
+    """Samples of softmax(logits), as the tokens with the largest score: the logit of each is set to infinity.
 
-    argmax(logit − log E) with E standard exponential has the probabilities of the softmax. In float64: float32
-    exponentials are exactly 0 too often for a vocabulary of this size.
+    argmax(p / E) with E standard exponential has the probabilities p; it is Gumbel noise on the logits. E is in float64:
+    float32 exponentials are exactly 0 too often for a vocabulary of this size.
     """
 
     def __init__(self, keys: Sequence[int], prompt_width: int) -> None:
@@ -49,11 +52,47 @@ class KeyedNoise(LogitsProcessor):  # type: ignore[misc]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         position = input_ids.shape[1] - self.prompt_width
-        draws = np.empty(tuple(scores.shape))
-        for row, key in enumerate(self.keys):
+        weights = scores.softmax(-1).cpu().numpy()
+
+        def draw(key: int, weights_V: npt.NDArray[np.float32]) -> int:
             stream = np.random.Philox(key=key, counter=[0, 0, 0, position])
-            np.random.Generator(stream).standard_exponential(out=draws[row])
-        return scores.double() - torch.from_numpy(draws).log_().to(scores.device)
+            return int(np.argmax(weights_V / np.random.Generator(stream).standard_exponential(len(weights_V))))
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # numpy draws without the interpreter's lock
+            chosen = torch.tensor(list(pool.map(draw, self.keys, weights)), device=scores.device)
+        return scores.scatter(1, chosen[:, None], torch.inf)
+
+
+class RoomyLayer(DynamicLayer):  # type: ignore[misc]
+    """A cache layer with room for all tokens to come: a step writes its own, and copies none of those before it.
+
+    It begins with the keys and values of `layer`, those of its row r in every row where `rows_R` has r.
+    """
+
+    def __init__(self, layer: DynamicLayer, rows_R: Tensor, tokens: int) -> None:
+        super().__init__()
+        self.lazy_initialization(layer.keys, layer.values)
+        self.rooms = [_with_room(states, rows_R, tokens) for states in (layer.keys, layer.values)]
+        self._fill(layer.get_seq_length())
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        start = self.get_seq_length()
+        stop = start + key_states.shape[2]
+        for room, states in zip(self.rooms, (key_states, value_states), strict=True):
+            room[:, :, start:stop] = states
+        self._fill(stop)
+        return self.keys, self.values
+
+    def _fill(self, stop: int) -> None:
+        self.keys, self.values = (room[:, :, :stop] for room in self.rooms)
+
+
+def _with_room(states: Tensor, rows_R: Tensor, tokens: int) -> Tensor:
+    """`[rows, heads, T, d]` → `[R, heads, T + tokens, d]`; the last tokens are whatever was in memory."""
+    _, heads, length, size = states.shape
+    room = states.new_empty(len(rows_R), heads, length + tokens, size)
+    room[:, :, :length] = states[rows_R]
+    return room
 
 
 def noise_key(seed: int | str, prompt: Sequence[int], sample: int) -> int:
@@ -132,35 +171,42 @@ def _generate(
     try:
         with autocast(precision, device), remembered_casts(model):
             noise = LogitsProcessorList([KeyedNoise(keys, width)])
-            shared = _shared_prefill(model, prompts, ids, mask)
+            shared = _shared_prefill(model, prompts, ids, mask, max_new_tokens)
             output = model.generate(input_ids=ids, attention_mask=mask, logits_processor=noise, **shared)
     finally:
         model.generation_config = own
     return [_until_stop(row, stops) for row in output[:, width:].tolist()]
 
 
-def _shared_prefill(model: Any, prompts: Sequence[Sequence[int]], ids: Tensor, mask: Tensor) -> dict[str, DynamicCache]:
+def _shared_prefill(
+    model: Any, prompts: Sequence[Sequence[int]], ids: Tensor, mask: Tensor, max_new_tokens: int
+) -> dict[str, DynamicCache]:
     """A cache of all prompts but their last token, each computed once for all of its samples; `generate` does the rest.
 
-    Nothing where that is of no use, or the model keeps another kind of state.
+    Nothing where there is no such token, or the model keeps another kind of state.
     """
+    if ids.shape[1] < 2 or not model._supports_default_dynamic_cache():
+        return {}
     first: dict[tuple[int, ...], int] = {}
     for row, prompt in enumerate(prompts):
         first.setdefault(tuple(prompt), row)
-    if len(first) == len(prompts) or ids.shape[1] < 2 or not model._supports_default_dynamic_cache():
-        return {}
-    rows = torch.tensor(list(first.values()), device=ids.device)
+    distinct = torch.tensor(list(first.values()), device=ids.device)
     number = {prompt: i for i, prompt in enumerate(first)}
+    rows_R = torch.tensor([number[tuple(prompt)] for prompt in prompts], device=ids.device)
     cache = DynamicCache(config=model.config)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)[rows, :-1]
+    positions = (mask.cumsum(1) - 1).clamp(min=0)[distinct, :-1]
     model.get_decoder()(
-        input_ids=ids[rows, :-1],
-        attention_mask=mask[rows, :-1],
+        input_ids=ids[distinct, :-1],
+        attention_mask=mask[distinct, :-1],
         position_ids=positions,
         past_key_values=cache,
         use_cache=True,
     )
-    cache.batch_select_indices(torch.tensor([number[tuple(prompt)] for prompt in prompts], device=ids.device))
+    for i, layer in enumerate(cache.layers):
+        if type(layer) is DynamicLayer and layer.get_seq_length():
+            cache.layers[i] = RoomyLayer(layer, rows_R, max_new_tokens)
+        else:  # a sliding window has little to copy
+            layer.batch_select_indices(rows_R)
     return {"past_key_values": cache}
 
 

@@ -13,6 +13,8 @@ from .logprobs import Layout, probe_layout
 from .models import Base, load_base
 from .reference import ReferenceStore, cache_folder
 
+ARITHMETIC = 2  # raise it when log-probs come out differently in the last bits: what is stored no longer serves
+
 
 @dataclass(frozen=True)
 class Workbench:
@@ -48,7 +50,8 @@ def open_workbench(
     layout = probe_layout(base.model)
     if other is not base and probe_layout(other.model).name != layout.name:
         layout = Layout("padded", "the reference cannot take the policy's layout")
-    kind = f"{layout.name}/{platform.machine() if place.type == 'cpu' else torch.cuda.get_device_name(place)}"
+    chip = platform.machine() if place.type == "cpu" else torch.cuda.get_device_name(place)
+    kind = f"{layout.name}/{chip}/torch {torch.__version__}/{ARITHMETIC}"
     store = ReferenceStore(
         cache_folder() / "reference", weights=other.sha256, precision=precision, layout=layout.name, device=kind
     )
