@@ -246,6 +246,13 @@ def test_the_same_study_again_trains_nothing_and_more_noise_may_be_added(
     run_study(model, tmp_path / "s", "ipo,amortized-ipo", label_noise=[0.0, 0.1], **small)
 
 
+def test_a_study_goes_on_with_the_kind_of_preference_that_it_has(model: str, tmp_path: Path) -> None:
+    small = {"seeds": [0], "checkpoints": 1}
+    run_study(model, tmp_path / "s", "amortized-ipo", **small)
+    with pytest.raises(UserError, match="holds one of kind frozen; give --kind frozen"):
+        run_study(model, tmp_path / "s", "amortized-ipo", betas=[0.1], kind="full", **small)
+
+
 def test_a_study_with_few_votes_says_how_few(model: str, tmp_path: Path) -> None:
     twice, small = some_ballots() * 2, {**SETTINGS, "seeds": [0], "checkpoints": 1}
     study = compare("ipo", twice, model=model, out=tmp_path / "s", judge=JUDGE, votes_per_prompt=1, **small)

@@ -324,10 +324,13 @@ def fit_or_load(
     """`fit_reward` for policies that learn from it, or what it left in the folder before: `done.json` says it is whole.
 
     `settings` are the policies'; the reward model takes one pass over the votes, with an adapter only if it is `lora`.
-    A tenth of the prompts says when `lora` and `full` stop.
+    A tenth of the prompts says when `lora` and `full` stop. Raises UserError if what is there is of another kind.
     """
     done, settings = folder / "done.json", settings_of(kind, settings)
     if done.exists():
+        there = json.loads(done.read_text(encoding="utf-8"))["kind"]
+        if there != kind:
+            raise UserError(f"--kind {kind}: {folder} holds one of kind {there}; give --kind {there}, or a new --out")
         return open_reward(folder / "reward", bench)
     say(f"reward model, seed {seed} ({kind})")
     validation: Sequence[TokenBallot] = ()
