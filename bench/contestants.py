@@ -257,6 +257,7 @@ def run_peer(given: argparse.Namespace, turns: Turns) -> None:
     """Let TRL train, but wait at the beginning of every step until it is asked for."""
     from transformers import TrainerCallback
 
+    turns.wait()  # also with getting ready: the sides must not be in each other's way
     with tempfile.TemporaryDirectory() as folder:
         trainer, reference_seconds = peer_trainer(given, folder)
         losses: list[float] = []
@@ -280,7 +281,6 @@ def run_peer(given: argparse.Namespace, turns: Turns) -> None:
 
         trainer.compute_loss = compute_loss
         trainer.add_callback(Stepwise())
-        turns.wait()
         turns.answer(reference_seconds=reference_seconds)
         trainer.train()
         turns.wait()
@@ -296,8 +296,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as store:
         os.environ["PREFTUNE_CACHE"] = store
-        ours = Ours(given)
         turns.wait()
+        ours = Ours(given)
         turns.answer(reference_seconds=ours.reference_seconds)
         number = 0
         while True:

@@ -115,7 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a model's folder (default: the model of `preftune demo`)")
     parser.add_argument("--data", default=str(machine.DATA), help="preference file")
-    parser.add_argument("--ballots", type=int, default=32)
+    parser.add_argument("--ballots", type=int, default=24)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--out", type=Path)

@@ -34,8 +34,10 @@ def flags(given: argparse.Namespace, method: str, lora: int, steps: int) -> list
 
 
 def best_peer(given: argparse.Namespace, method: str, lora: int) -> tuple[int, dict[int, dict[str, float]]]:
-    """The forward batch at which TRL's second step is fastest, and what was measured of each."""
-    found = {}
+    """The forward batch at which TRL's second step is fastest, and what was measured of each; one needs no search."""
+    found: dict[int, dict[str, float]] = {}
+    if len(given.peer_batches) == 1:
+        return given.peer_batches[0], found
     for size in given.peer_batches:
         command = [*flags(given, method, lora, 2), "--side", "trl", "--peer-batch", str(size)]
         with workers(MODULE, {"trl": command}) as running:

@@ -15,10 +15,10 @@ import scipy.stats
 import torch
 from tiny import ARCHITECTURES, tiny_model, tiny_tokenizer
 
-from preftune import rollouts
+from preftune import decoding, rollouts
 from preftune.branches import branch_layout
 from preftune.logprobs import Layout, response_logprobs
-from preftune.models import Base, start_policy, use_branch_attention
+from preftune.models import Base, start_policy, use_branch_attention, use_stock_attention
 from preftune.rollouts import Rollout, exact_kl, noise_key, sample_responses
 from preftune.tokens import text_format
 
@@ -248,19 +248,32 @@ def test_sampling_works_in_bf16_too() -> None:
         assert torch.isfinite(response_logprobs(model, branch_layout([drawn]), precision="bf16")).all()
 
 
-# --- one prefill for all samples of a prompt --------------------------------------------------------------------------
+# --- the states of a prompt are kept once for its samples -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_samples_that_share_a_prefill_are_those_of_separate_prefills(architecture: str) -> None:
-    """Prompts of different lengths, longer than a sliding window; and the prompts run through the model once."""
+@pytest.mark.parametrize("narrow", [False, True])
+def test_samples_that_share_a_prompt_are_those_of_generate(
+    architecture: str, narrow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts of different lengths, longer than a sliding window, read in together or one at a time."""
     model = tiny_model(architecture, 20, std=0.4)
-    use_branch_attention(model)
+    assert use_branch_attention(model) and decoding.can_decode(model)
     prompts = [(3, 4, 5, 6, 7, 8, 9, 10, 11), (5, 6, 7), (9,)]
+    if narrow:
+        monkeypatch.setattr(decoding, "PREFILL_TOKENS", 1)
     shared = sample(model, prompts, samples=3, max_new_tokens=6)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rollouts, "_shared_prefill", lambda *args: {})
-        assert sample(model, prompts, samples=3, max_new_tokens=6) == shared
+    use_stock_attention(model)
+    assert not decoding.can_decode(model)
+    assert sample(model, prompts, samples=3, max_new_tokens=6) == shared
+
+
+def test_more_samples_than_share_a_prompt_are_the_same_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama", 40, std=0.2)
+    use_branch_attention(model)
+    together = sample(model, [(3, 4), (5,)], samples=7, max_new_tokens=6)
+    monkeypatch.setattr(rollouts, "SHARING_ROWS", 3)
+    assert sample(model, [(3, 4), (5,)], samples=7, max_new_tokens=6) == together
 
 
 def test_the_prompts_run_through_the_model_once_for_all_samples(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,5 +283,14 @@ def test_the_prompts_run_through_the_model_once_for_all_samples(monkeypatch: pyt
         model.get_decoder(), "forward", lambda *a, **k: sizes.append(k["input_ids"].numel()) or real(*a, **k)
     )
     sample(model, [PROMPT, (2, 1, 3)], samples=8, max_new_tokens=3)
-    assert sizes[0] == 2 * (len(PROMPT) - 1)
-    assert set(sizes[1:]) <= {16}
+    assert sizes == [2 * len(PROMPT), 16, 16]
+
+
+def test_sampling_ends_when_every_sample_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, sizes = world(0), []
+    real = model.get_decoder().forward
+    monkeypatch.setattr(
+        model.get_decoder(), "forward", lambda *a, **k: sizes.append(k["input_ids"].numel()) or real(*a, **k)
+    )
+    drawn = sample(model, samples=2, max_new_tokens=200)
+    assert len(sizes) == max(len(ids) for ids in drawn[0].responses) < 200

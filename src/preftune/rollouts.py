@@ -12,23 +12,26 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
-from transformers.cache_utils import DynamicLayer
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from .branches import pack
 from .console import track
+from .decoding import can_decode, decode
 from .engine import autocast, remembered_casts
 from .logprobs import Layout, chunked_comparison, head_of, predicting_states, sum_by_branch
 from .tokens import TokenBallot
 
 SAMPLING_ROWS = 256  # sequences that decode together, and the tokens that their caches may hold
 SAMPLING_TOKENS = 2**14
+SHARING_ROWS = 8  # samples that share a prompt's states: each looks past the tokens of the others
+Unit = tuple[int, range]  # a prompt's number, and samples of it
 
 
 @dataclass(frozen=True)
@@ -40,59 +43,31 @@ class Rollout:
     ended: tuple[bool, ...]
 
 
-class KeyedNoise(LogitsProcessor):  # type: ignore[misc]
-    """Samples of softmax(logits), as the tokens with the largest score: the logit of each is set to infinity.
+def draw_tokens(keys: Sequence[int], logits: Tensor, position: int) -> Tensor:
+    """One exact sample of softmax(logits) a row, `[R, V]` → `[R]`, by the noise of its key at a position.
 
-    argmax(p / E) with E standard exponential has the probabilities p; it is Gumbel noise on the logits. E is in float64:
+    argmax(p / E) with E standard exponential has the probabilities p: it is Gumbel noise on the logits. In float64:
     float32 exponentials are exactly 0 too often for a vocabulary of this size.
     """
+    weights = logits.softmax(-1).cpu().numpy()
+
+    def draw(key: int, weights_V: npt.NDArray[np.float32]) -> int:
+        stream = np.random.Philox(key=key, counter=[0, 0, 0, position])
+        return int(np.argmax(weights_V / np.random.Generator(stream).standard_exponential(len(weights_V))))
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # numpy draws without the interpreter's lock
+        return torch.tensor(list(pool.map(draw, keys, weights)), device=logits.device)
+
+
+class KeyedNoise(LogitsProcessor):  # type: ignore[misc]
+    """For `generate`: the token that the noise chooses gets an infinite logit."""
 
     def __init__(self, keys: Sequence[int], prompt_width: int) -> None:
         self.keys, self.prompt_width = keys, prompt_width
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        position = input_ids.shape[1] - self.prompt_width
-        weights = scores.softmax(-1).cpu().numpy()
-
-        def draw(key: int, weights_V: npt.NDArray[np.float32]) -> int:
-            stream = np.random.Philox(key=key, counter=[0, 0, 0, position])
-            return int(np.argmax(weights_V / np.random.Generator(stream).standard_exponential(len(weights_V))))
-
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # numpy draws without the interpreter's lock
-            chosen = torch.tensor(list(pool.map(draw, self.keys, weights)), device=scores.device)
+        chosen = draw_tokens(self.keys, scores, input_ids.shape[1] - self.prompt_width)
         return scores.scatter(1, chosen[:, None], torch.inf)
-
-
-class RoomyLayer(DynamicLayer):  # type: ignore[misc]
-    """A cache layer with room for all tokens to come: a step writes its own, and copies none of those before it.
-
-    It begins with the keys and values of `layer`, those of its row r in every row where `rows_R` has r.
-    """
-
-    def __init__(self, layer: DynamicLayer, rows_R: Tensor, tokens: int) -> None:
-        super().__init__()
-        self.lazy_initialization(layer.keys, layer.values)
-        self.rooms = [_with_room(states, rows_R, tokens) for states in (layer.keys, layer.values)]
-        self._fill(layer.get_seq_length())
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        start = self.get_seq_length()
-        stop = start + key_states.shape[2]
-        for room, states in zip(self.rooms, (key_states, value_states), strict=True):
-            room[:, :, start:stop] = states
-        self._fill(stop)
-        return self.keys, self.values
-
-    def _fill(self, stop: int) -> None:
-        self.keys, self.values = (room[:, :, :stop] for room in self.rooms)
-
-
-def _with_room(states: Tensor, rows_R: Tensor, tokens: int) -> Tensor:
-    """`[rows, heads, T, d]` → `[R, heads, T + tokens, d]`; the last tokens are whatever was in memory."""
-    _, heads, length, size = states.shape
-    room = states.new_empty(len(rows_R), heads, length + tokens, size)
-    room[:, :, :length] = states[rows_R]
-    return room
 
 
 def noise_key(seed: int | str, prompt: Sequence[int], sample: int) -> int:
@@ -114,15 +89,18 @@ def sample_responses(
     description: str = "sampling",
 ) -> list[Rollout]:
     """Draw `samples` responses to every prompt, at most `max_new_tokens` long, until one of the `stops` ends them."""
-    rows = [(p, s) for p in range(len(prompts)) for s in range(samples)]
-    rows.sort(key=lambda row: len(prompts[row[0]]))
-    batches = _batches(rows, [len(prompts[p]) + max_new_tokens for p, _ in rows])
+    size = max(1, min(samples, SHARING_ROWS, SAMPLING_ROWS))
+    chunks = [range(start, min(start + size, samples)) for start in range(0, samples, size)]
+    units = [(p, chunk) for chunk in chunks for p in sorted(range(len(prompts)), key=lambda p: len(prompts[p]))]
+    ours = can_decode(model)
     drawn: dict[tuple[int, int], tuple[int, ...]] = {}
     with _evaluating(model):
-        for batch in track(batches, description):
-            keys = [noise_key(seed, prompts[p], s) for p, s in batch]
-            responses = _generate(model, [prompts[p] for p, _ in batch], keys, stops, max_new_tokens, precision)
-            drawn.update(zip(batch, responses, strict=True))
+        for batch in track(_batches(units, prompts, max_new_tokens, ours), description):
+            rows = [(p, s) for p, chunk in batch for s in chunk]
+            keys = [noise_key(seed, prompts[p], s) for p, s in rows]
+            asked = [prompts[p] for p, _ in (batch if ours else rows)]
+            responses = (_decode if ours else _generate)(model, asked, keys, stops, max_new_tokens, precision)
+            drawn.update(zip(rows, responses, strict=True))
     rollouts = []
     for p, prompt in enumerate(prompts):
         own = tuple(drawn[p, s] for s in range(samples))
@@ -130,15 +108,24 @@ def sample_responses(
     return rollouts
 
 
-def _batches(rows: Sequence[tuple[int, int]], widths: Sequence[int]) -> list[list[tuple[int, int]]]:
-    """Rows in order, cut where a batch would get too many sequences or, padded to its widest, too many tokens."""
-    batches: list[list[tuple[int, int]]] = [[]]
-    for row, width in zip(rows, widths, strict=True):
-        count = len(batches[-1]) + 1
-        if batches[-1] and (count > SAMPLING_ROWS or count * width > SAMPLING_TOKENS):
+def _batches(units: Sequence[Unit], prompts: Sequence[Sequence[int]], new: int, shared: bool) -> list[list[Unit]]:
+    """Units in order, cut where a batch would get too many sequences or, padded to its widest prompt, too many tokens.
+
+    All units of a batch have the same number of samples. `shared`: they share the tokens of their prompt.
+    """
+    batches: list[list[Unit]] = []
+    for p, chunk in units:
+        count, width, size = len(batches[-1]) + 1 if batches else 1, len(prompts[p]), len(chunk)
+        tokens = width + size * new if shared else size * (width + new)
+        if (
+            not batches
+            or len(batches[-1][0][1]) != size
+            or count * size > SAMPLING_ROWS
+            or count * tokens > SAMPLING_TOKENS
+        ):
             batches.append([])
-        batches[-1].append(row)
-    return batches if rows else []
+        batches[-1].append((p, chunk))
+    return batches
 
 
 @contextmanager
@@ -151,6 +138,21 @@ def _evaluating(model: Any) -> Iterator[None]:
         model.train(was_training)
 
 
+def _decode(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    keys: Sequence[int],
+    stops: Sequence[int],
+    max_new_tokens: int,
+    precision: str,
+) -> list[tuple[int, ...]]:
+    """The samples of all prompts, as many of each as there are keys for."""
+    with autocast(precision, next(model.parameters()).device), remembered_casts(model):
+        samples = len(keys) // len(prompts)
+        output = decode(model, prompts, samples, partial(draw_tokens, keys), stops, max_new_tokens, precision)
+    return [_until_stop(row, stops) for row in output.tolist()]
+
+
 def _generate(
     model: Any,
     prompts: Sequence[Sequence[int]],
@@ -159,6 +161,7 @@ def _generate(
     max_new_tokens: int,
     precision: str,
 ) -> list[tuple[int, ...]]:
+    """A sample of each prompt by transformers, for a model whose attention is not ours, or that keeps other states."""
     width = max(map(len, prompts))
     device = next(model.parameters()).device
     ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
@@ -171,43 +174,10 @@ def _generate(
     try:
         with autocast(precision, device), remembered_casts(model):
             noise = LogitsProcessorList([KeyedNoise(keys, width)])
-            shared = _shared_prefill(model, prompts, ids, mask, max_new_tokens)
-            output = model.generate(input_ids=ids, attention_mask=mask, logits_processor=noise, **shared)
+            output = model.generate(input_ids=ids, attention_mask=mask, logits_processor=noise)
     finally:
         model.generation_config = own
     return [_until_stop(row, stops) for row in output[:, width:].tolist()]
-
-
-def _shared_prefill(
-    model: Any, prompts: Sequence[Sequence[int]], ids: Tensor, mask: Tensor, max_new_tokens: int
-) -> dict[str, DynamicCache]:
-    """A cache of all prompts but their last token, each computed once for all of its samples; `generate` does the rest.
-
-    Nothing where there is no such token, or the model keeps another kind of state.
-    """
-    if ids.shape[1] < 2 or not model._supports_default_dynamic_cache():
-        return {}
-    first: dict[tuple[int, ...], int] = {}
-    for row, prompt in enumerate(prompts):
-        first.setdefault(tuple(prompt), row)
-    distinct = torch.tensor(list(first.values()), device=ids.device)
-    number = {prompt: i for i, prompt in enumerate(first)}
-    rows_R = torch.tensor([number[tuple(prompt)] for prompt in prompts], device=ids.device)
-    cache = DynamicCache(config=model.config)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)[distinct, :-1]
-    model.get_decoder()(
-        input_ids=ids[distinct, :-1],
-        attention_mask=mask[distinct, :-1],
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-    )
-    for i, layer in enumerate(cache.layers):
-        if type(layer) is DynamicLayer and layer.get_seq_length():
-            cache.layers[i] = RoomyLayer(layer, rows_R, max_new_tokens)
-        else:  # a sliding window has little to copy
-            layer.batch_select_indices(rows_R)
-    return {"past_key_values": cache}
 
 
 def _until_stop(ids: Sequence[int], stops: Sequence[int]) -> tuple[int, ...]:
