@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from preftune.ballots import Ballot, Vote
 from preftune.logprobs import Layout, response_logprobs
 from preftune.loop import Step, linear_schedule, plan_steps, run_loop
-from preftune.methods import DPO, IPO, SFT, LossOptions, Method, Scored, Terms
+from preftune.methods import AMORTIZED_IPO, DPO, IPO, SFT, LossOptions, Method, Scored, Terms
 from preftune.models import use_branch_attention
 from preftune.run import train
 from preftune.tokens import TokenBallot
@@ -154,6 +154,8 @@ def gradient(
 ) -> tuple[dict[str, Tensor], Mapping[str, float]]:
     """The gradient of one optimiser step of the real loop, read off plain gradient descent, and the step's metrics."""
     start = {name: value.clone() for name, value in model.state_dict().items()}
+    if method is AMORTIZED_IPO:  # what a preference would say of each vote: anything that belongs to it
+        ballots = [replace(ballot, logits=tuple(3 * vote.p - 1 for vote in ballot.votes)) for ballot in ballots]
     prepared = [method.prepare(ballot, Counter()) for ballot in ballots]
     shape = Layout(layout, "test")
     each = len(prepared) // pieces
@@ -210,7 +212,7 @@ def assert_same(
 
 
 @pytest.mark.parametrize("layout", ["branch", "padded"])
-@pytest.mark.parametrize("method", [DPO, IPO, SFT], ids=lambda method: method.name)
+@pytest.mark.parametrize("method", [DPO, IPO, AMORTIZED_IPO, SFT], ids=lambda method: method.name)
 def test_a_step_in_four_micro_batches_of_two_or_in_eight_of_one_is_the_step_in_one(
     method: Method, layout: str, model: PreTrainedModel
 ) -> None:
@@ -219,7 +221,7 @@ def test_a_step_in_four_micro_batches_of_two_or_in_eight_of_one_is_the_step_in_o
     assert_same(gradient(model, method, EIGHT, pieces=8, layout=layout), whole)
 
 
-@pytest.mark.parametrize("method", [DPO, IPO], ids=lambda method: method.name)
+@pytest.mark.parametrize("method", [DPO, IPO, AMORTIZED_IPO], ids=lambda method: method.name)
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_a_ballot_of_four_responses_is_its_six_votes_as_pairs(
     method: Method, reduction: str, model: PreTrainedModel
@@ -235,7 +237,7 @@ def test_a_ballot_of_four_responses_is_its_six_votes_as_pairs(
     )
 
 
-@pytest.mark.parametrize("method", [DPO, IPO, SFT], ids=lambda method: method.name)
+@pytest.mark.parametrize("method", [DPO, IPO, AMORTIZED_IPO, SFT], ids=lambda method: method.name)
 def test_a_vote_of_weight_three_is_that_vote_three_times(method: Method, model: PreTrainedModel) -> None:
     single = replace(EIGHT[3], votes=(Vote(0, 1, 0.7),))
     heavy = replace(single, votes=(Vote(0, 1, 0.7, 3.0),))

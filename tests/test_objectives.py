@@ -59,6 +59,7 @@ def pairwise() -> list[Loss]:
     """Every pairwise loss as a function of (log-ratio a, log-ratio b, β, p); looked up late, for the mutation run."""
     return [
         lambda a, b, beta, p: bradley_terry(a, b, preference=p),
+        lambda a, b, beta, p: bradley_terry(a, b, preference=p, flip_rate=0.2),
         lambda a, b, beta, p: dpo(a, b, beta=beta, preference=p),
         lambda a, b, beta, p: ipo(a, b, beta=beta, preference=p),
         lambda a, b, beta, p: amortized_ipo(a, b, torch.logit(p), beta=beta),
@@ -123,6 +124,28 @@ def test_bradley_terry_is_the_negative_log_likelihood(a: list, b: list, p: list)
     likelihood = np.log(1 / (1 + np.exp(-difference))), np.log(1 / (1 + np.exp(difference)))
     wanted = -np.array(p) * likelihood[0] - (1 - np.array(p)) * likelihood[1]
     close(bradley_terry(tensor(a), tensor(b), preference=tensor(p)), wanted, 1e-8)
+
+
+@for_all(ratios, ratios, preferences, rates)
+def test_with_flips_bradley_terry_is_the_likelihood_of_the_flipped_vote(a: list, b: list, p: list, rate: float) -> None:
+    won = 1 / (1 + np.exp(np.array(b) - np.array(a)))
+    kept = rate + (1 - 2 * rate) * won
+    wanted = -np.array(p) * np.log(kept) - (1 - np.array(p)) * np.log1p(-kept)
+    close(bradley_terry(tensor(a), tensor(b), preference=tensor(p), flip_rate=rate), wanted, 1e-8)
+
+
+def test_a_vote_against_a_clear_difference_costs_no_more_than_a_flip() -> None:
+    difference = tensor([-1e4, 1e4]).requires_grad_(True)
+    loss = bradley_terry(difference, torch.zeros_like(difference), flip_rate=0.1)
+    close(loss, [-math.log(0.1), -math.log(0.9)])
+    loss.sum().backward()
+    close(difference.grad, [0.0, 0.0])
+
+
+def test_bradley_terry_refuses_a_rate_that_is_none() -> None:
+    for rate in (-0.01, 0.5, 1.0):
+        with pytest.raises(ValueError, match="outside"):
+            bradley_terry(tensor([0.0]), tensor([0.0]), flip_rate=rate)
 
 
 def test_bradley_terry_stays_finite_far_out() -> None:
@@ -225,12 +248,32 @@ def test_amortized_ipo_with_exact_logits_is_ipo_with_the_soft_preference(
     )
 
 
+@for_all(ratios, ratios, betas, st.lists(st.floats(-6, 6), min_size=B, max_size=B))
+def test_without_its_half_the_target_of_amortized_ipo_is_the_preference_itself(
+    a: list, b: list, beta: float, logit: list
+) -> None:
+    target = 1 / (1 + np.exp(-np.array(logit)))
+    wanted = (beta * (np.array(a) - np.array(b)) - target) ** 2
+    close(amortized_ipo(tensor(a), tensor(b), tensor(logit), beta=beta, centre=0.0), wanted)
+
+
 def test_amortized_ipo_moves_the_policy_and_not_the_preference() -> None:
     a, b, logit = (tensor(values).requires_grad_(True) for values in ([0.3, -1.0], [0.0, 0.5], [2.0, -0.1]))
     amortized_ipo(a, b, logit, beta=0.5).sum().backward()
     assert logit.grad is None
     assert (a.grad != 0).all()
     close(a.grad, -b.grad)
+
+
+@for_all(ratios, ratios, betas, st.lists(st.floats(-6, 6), min_size=B, max_size=B))
+def test_without_stop_gradient_the_preference_is_pulled_towards_the_margin(
+    a: list, b: list, beta: float, logit: list
+) -> None:
+    z = tensor(logit).requires_grad_(True)
+    amortized_ipo(tensor(a), tensor(b), z, beta=beta, stop_gradient=False).sum().backward()
+    t = 1 / (1 + np.exp(-np.array(logit)))
+    gap = beta * (np.array(a) - np.array(b)) - (t - 1 / 2)
+    close(z.grad, -2 * gap * t * (1 - t), 1e-8)
 
 
 # --- label noise -----------------------------------------------------------------------------------------------------

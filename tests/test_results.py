@@ -190,7 +190,8 @@ def test_an_arm_without_beta_is_expected_once_per_seed(tmp_path: Path) -> None:
     folder = write_synthetic_study(tmp_path, arms=("dpo", "sft"), betas=(0.1, 0.5), seeds=(0, 1), unfinished=6)
     study = read_study(folder)
     assert sorted(study.expected(), key=repr) == sorted(
-        [("dpo", beta, seed) for beta in (0.1, 0.5) for seed in (0, 1)] + [("sft", None, 0), ("sft", None, 1)], key=repr
+        [("dpo", beta, seed, 0.0) for beta in (0.1, 0.5) for seed in (0, 1)] + [("sft", None, s, 0.0) for s in (0, 1)],
+        key=repr,
     )
     assert study.unfinished() == study.expected()
 
@@ -199,7 +200,7 @@ def test_a_run_that_stopped_early_is_unfinished(tmp_path: Path) -> None:
     folder = write_synthetic_study(tmp_path, prompts=4)
     rows = [row for row in read_results(folder / "results.jsonl") if (row.arm, row.beta, row.step) != ("ipo", 0.5, 32)]
     write_records(folder / "results.jsonl", rows)
-    assert read_study(folder).unfinished() == (("ipo", 0.5, 0),)
+    assert read_study(folder).unfinished() == (("ipo", 0.5, 0, 0.0),)
     info = json.loads((folder / "study.json").read_text(encoding="utf-8"))
     write_json(folder / "study.json", info | {"steps": {"ipo": 24}})
     assert read_study(folder).unfinished() == ()

@@ -22,7 +22,8 @@ import preftune.session
 from preftune.ballots import Ballot, Vote
 from preftune.engine import load_state, remove_state, save_state, state_record
 from preftune.errors import Interrupted, UserError
-from preftune.run import Run, train
+from preftune.run import Run
+from preftune.training import train
 
 WORDS = [f"w{i}" for i in range(20)]
 STEPS = 12
@@ -102,7 +103,15 @@ def run_until(monkeypatch: pytest.MonkeyPatch, step: int, *, saved: int, **how: 
 
 @pytest.mark.parametrize(
     ("method", "options"),
-    [("ipo", {}), ("dpo", {"lora": 3, "weight_decay": 0.1}), ("sft", {"warmup": 0.9}), ("dpo", {"precision": "bf16"})],
+    [
+        ("ipo", {}),
+        ("dpo", {"lora": 3, "weight_decay": 0.1}),
+        ("sft", {"warmup": 0.9}),
+        ("dpo", {"precision": "bf16"}),
+        ("amortized-ipo", {"extra_responses": 2, "max_new_tokens": 3}),
+        ("amortized-ipo", {"gamma": 0.5, "pairs": "votes", "stop_gradient": False}),
+        ("amortized-ipo", {"head": "general", "estimate_flips": True, "lora": 3}),
+    ],
 )
 def test_a_run_that_died_twice_ends_like_one_that_did_not(
     method: str, options: dict[str, Any], model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

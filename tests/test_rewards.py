@@ -41,10 +41,11 @@ from preftune.errors import UserError
 from preftune.evaluate import VoteTable
 from preftune.heads import last_states, pooled_layers, pooled_states, score_head
 from preftune.lab import optima, worlds
+from preftune.linear_preference import fit_linear
 from preftune.logprobs import Layout, probe_layout
 from preftune.models import Base, load_base, start_policy, weights_hash
 from preftune.preference_model import RewardModel, load_reward, pad_token, save_classifier, save_frozen
-from preftune.rewards import fit_linear, fit_reward, log_loss, quality_table, reliability, train_reward
+from preftune.rewards import fit_reward, log_loss, quality_table, reliability, train_reward
 from preftune.settings import make_settings
 from preftune.tokens import TokenBallot, text_format, tokenize
 from preftune.workbench import open_workbench
@@ -395,7 +396,7 @@ def test_label_noise_moves_the_target(setting: str, p: float, wanted: float, mod
 def test_a_linear_fit_is_at_the_minimum_also_for_targets_outside_0_and_1() -> None:
     rng = np.random.default_rng(0)
     x, weight, target = rng.normal(size=(40, 3)), rng.uniform(0.5, 2, 40), rng.uniform(-0.3, 1.3, 40)
-    w = fit_linear(x, target, weight, penalty=0.05)
+    w, _ = fit_linear(x, target, weight, penalty=0.05)
     slope = x.T @ (weight / weight.sum() * (expit(x @ w) - target)) + 0.05 * w
     assert abs(slope).max() < 1e-5
 
@@ -503,7 +504,7 @@ def test_the_checkpoint_of_the_lowest_held_out_log_loss_is_kept(
     info = run.record["reward"]
     best = min(seen, key=seen.__getitem__)
     assert len(seen) == info["evaluations"] == 24 and best < max(seen)
-    assert info["step"] == best and info["chosen_on"] == "held-out log-loss"
+    assert info["step"] == best and info["chosen_on"] == "log-loss on held-out votes"
     assert info["held_out"]["log_loss"]["value"] == pytest.approx(seen[best])
     assert sorted(path.name for path in out.iterdir()) == ["metrics.jsonl", "reward", "run.json"]
 

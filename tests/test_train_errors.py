@@ -40,7 +40,7 @@ def refused(reason: str, tmp_path: Path, **change: Any) -> None:
     ("change", "reason"),
     [
         ({"method": "ip"}, "unknown method 'ip'; did you mean 'ipo'?"),
-        ({"method": "zzz"}, "unknown method 'zzz'; known are dpo, ipo, sft"),
+        ({"method": "zzz"}, "unknown method 'zzz'; known are dpo, ipo, amortized-ipo, sft"),
         *(({"beta": beta}, f"--beta {beta}: ipo needs a β greater than 0") for beta in (None, 0, -0.1)),
         *(({"beta": float(beta)}, f"--beta {beta}") for beta in ("nan", "inf")),
         ({"batchsize": 3}, "unknown setting 'batchsize'; did you mean 'batch_size'?"),

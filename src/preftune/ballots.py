@@ -94,6 +94,67 @@ def pool(votes: Iterable[Vote]) -> tuple[Vote, ...]:
     return tuple(Vote(a, b, min(mass / weight, 1.0), weight) for (a, b), (mass, weight) in totals.items())
 
 
+def single_votes(vote: Vote) -> tuple[Vote, ...]:
+    """The votes of weight 1 that a counted one stands for: n·p for a, n·(1 − p) for b, with at most one tie.
+
+    Where that gives no whole numbers they are n votes alike; a weight that is no whole number is one vote.
+    """
+    n = round(vote.weight)
+    if n != vote.weight:
+        return (vote,)
+    won, lost = int(vote.p * n + 1e-9), int((1 - vote.p) * n + 1e-9)
+    tied = n - won - lost
+    if tied > 1 or abs(won + tied / 2 - vote.p * n) > 1e-6:
+        return (replace(vote, weight=1.0),) * n
+    counts = ((1.0, won), (0.0, lost), (0.5, tied))
+    return tuple(Vote(vote.a, vote.b, p) for p, count in counts for _ in range(count))
+
+
+def flip_votes(votes: Iterable[Sequence[Vote]], rate: float, *, seed: int) -> tuple[tuple[tuple[Vote, ...], ...], int]:
+    """(the votes of every ballot with label noise, how many were flipped).
+
+    Each single vote is turned round (p → 1 − p) with probability `rate`, on its own. The draws depend on the seed and
+    the place of a vote only: what is flipped at one rate is flipped at every higher one too.
+    """
+    rng = random.Random(f"flips/{seed}")
+    flipped = 0
+
+    def noisy(vote: Vote) -> Vote:
+        nonlocal flipped
+        turned = [rng.random() < rate for _ in single_votes(vote)]
+        flipped += sum(turned)
+        if not any(turned):
+            return vote
+        sides = [v.swap().p if turn else v.p for v, turn in zip(single_votes(vote), turned, strict=True)]
+        return replace(vote, p=sum(sides) / len(sides))
+
+    return tuple(tuple(map(noisy, own)) for own in votes), flipped
+
+
+def limit_votes(ballots: Sequence[Ballot], most: int, *, seed: int) -> tuple[Ballot, ...]:
+    """The ballots with at most `most` single votes for each prompt, chosen by chance; responses all stay.
+
+    The choice depends on the seed and the prompt only. Raises ValueError unless `most` is positive.
+    """
+    if most < 1:
+        raise ValueError(f"most = {most} is not positive")
+    places: dict[Prompt, list[tuple[int, int, Vote]]] = {}
+    for i, ballot in enumerate(ballots):
+        singles = [(i, j, one) for j, vote in enumerate(ballot.votes) for one in single_votes(vote)]
+        places.setdefault(ballot.prompt, []).extend(singles)
+    kept: dict[tuple[int, int], list[Vote]] = {}
+    for prompt, singles in places.items():
+        chosen = random.Random(f"votes/{seed}/{prompt!r}").sample(singles, min(most, len(singles)))
+        for i, j, one in chosen:
+            kept.setdefault((i, j), []).append(one)
+
+    def fewer(i: int, ballot: Ballot) -> Ballot:
+        left = [kept[i, j] for j in range(len(ballot.votes)) if (i, j) in kept]
+        return replace(ballot, votes=tuple(vote for own in left for vote in pool(own)))
+
+    return tuple(fewer(i, ballot) for i, ballot in enumerate(ballots))
+
+
 @dataclass(frozen=True)
 class BallotSet(Sequence[Ballot]):
     """Ballots in file order, and what became of the rows that are not among them.

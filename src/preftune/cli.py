@@ -54,10 +54,14 @@ FLAGS: dict[str, tuple[Any, str]] = {
     "beta": (float, "strength of the KL term"),
     "betas": (numbers(float), "strengths of the KL term, such as 0.05,0.1"),
     "seeds": (numbers(int), "seeds, such as 0,1,2: one run of every arm and beta each (default: 0)"),
+    "label-noise": (numbers(float), "rates at which training votes are flipped, such as 0,0.2 (default: 0)"),
+    "votes-per-prompt": (int, "train on at most so many votes of each prompt (default: all)"),
+    "validation-fraction": (float, "share of the training prompts that only measures a log-loss (default: 0)"),
     "seed": (int, "order of the data, first adapter, samples (default: 0)"),
     "reduction": (str, "log-ratios as the sum or the mean over tokens (default: sum)"),
     "label-smoothing": (float, "smooth preferences by this rate, as cDPO does (default: 0)"),
-    "flip-rate": (float, "take flips at this rate out of the preferences, as rDPO does (default: 0)"),
+    "flip-rate": (float, "allow for votes that were flipped at this rate; dpo: as rDPO does (default: 0)"),
+    "estimate-flips": (bool, "reward, amortized-ipo with --kind frozen: find that rate (default: false)"),
     "lr": (float, "peak learning rate (default: 5e-6; with --lora 1e-4)"),
     "epochs": (float, "passes over the ballots (default: 1)"),
     "steps": (int, "optimiser steps; goes over --epochs"),
@@ -68,8 +72,18 @@ FLAGS: dict[str, tuple[Any, str]] = {
     "max-new-tokens": (int, "tokens of a sampled response (default: 64)"),
     "samples": (int, "sampled responses per prompt (default: 1)"),
     "checkpoints": (int, "evaluations per run, evenly spaced (default: 3)"),
-    "kind": (str, "reward model: full, lora, or frozen for small machines (default: full; with --lora R lora)"),
-    "reward": (str, "ppo, rloo: folder of a reward model (default: fit one on the same votes)"),
+    "kind": (
+        str,
+        "reward model: full, lora, or frozen for small machines (default: full, with --lora R lora; for amortized-ipo "
+        "frozen)",
+    ),
+    "reward": (str, "ppo, rloo, amortized-ipo: folder of a reward model (default: fit one on the same votes)"),
+    "head": (str, "amortized-ipo: preference by a score, general, or unconstrained, an ablation (default: score)"),
+    "pairs": (str, "amortized-ipo: targets on all pairs, or on those of votes, an ablation (default: all)"),
+    "target": (str, "amortized-ipo: centred, or winner-loser, an ablation without the -1/2 (default: centred)"),
+    "gamma": (float, "amortized-ipo: train the preference with the policy, its likelihood so weighted, an ablation"),
+    "stop-gradient": (bool, "amortized-ipo with --gamma: false lets it follow the policy, an ablation (default: true)"),
+    "extra-responses": (int, "amortized-ipo: sample so many more responses to each prompt (default: 0)"),
     "lora": (int, "rank of a LoRA adapter; 0 trains all weights (default: 0)"),
     "precision": (str, "fp32, or bf16 for matrix products (default: fp32)"),
     "device": (str, "cpu, cuda, ... (default: a GPU where there is one)"),
@@ -87,12 +101,13 @@ FLAGS: dict[str, tuple[Any, str]] = {
     "quick": (bool, "fewer steps and seeds: a look, no result (default: false)"),
     "resume": (bool, "go on with an interrupted run (default: false)"),
 }
-SWITCHES = {"resume", "merge-prompts", "grad-checkpointing", "quick"}
+SWITCHES = {"resume", "estimate-flips", "merge-prompts", "grad-checkpointing", "quick"}
 NARGS: dict[str, Any] = {"folders": "+", "what": "?"}  # positional arguments that may be many, or none
 TRAINING = (
     *("reduction", "label-smoothing", "flip-rate", "lr", "epochs", "steps", "batch-size", "micro-tokens"),
     *("grad-checkpointing", "max-length", "lora", "precision", "device", "warmup", "clip-norm", "weight-decay"),
     *("rollouts", "max-new-tokens", "inner-epochs", "kl-target", "end-penalty", "whiten"),
+    *("estimate-flips", "head", "pairs", "target", "gamma", "stop-gradient", "extra-responses"),
 )
 
 
@@ -228,6 +243,9 @@ COMMANDS = {
             "eval-fraction",
             "prompts",
             *EVALUATION,
+            "label-noise",
+            "votes-per-prompt",
+            "validation-fraction",
             "checkpoints",
             "kind",
             *TRAINING,
@@ -239,7 +257,7 @@ COMMANDS = {
         "preftune train ipo --model MODEL --data FILE --beta 0.1 --out DIR",
         ["model", "data", "out"],
         ["beta", "reference", "reward", "kind", "eval-data", "eval-fraction", "seed", "resume", *TRAINING],
-        {"method": "dpo, ipo, sft, ppo, rloo or reward"},
+        {"method": "dpo, ipo, amortized-ipo, sft, ppo, rloo or reward"},
     ),
     "evaluate": Command(
         _evaluate,

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from .ballots import Ballot
+from .ballots import Ballot, BallotSet
 from .console import say
 from .demo_assets import (
     Gold,
@@ -80,12 +81,28 @@ NOTES = (
 )
 
 
-def run_demo(out: Path, *, size: str = "default", methods: str = "dpo,ipo") -> Study:
-    """Run the embedded experiment, or go on with it, and draw its report in `out`.
+@dataclass(frozen=True)
+class Experiment:
+    """The embedded experiment, ready to be trained on: its model and gold, its ballots, and what is asked of policies.
 
-    `methods` are the arms; ppo, rloo and best-of-n learn from, or select by, a reward model of the same votes (a linear
-    score of frozen features). Downloads two packages once (about 100 MB). Raises UserError for an unknown size, or when
-    they cannot be had.
+    `shared` are the options of `compare` that do not depend on what is compared; `agreed` and `ceiling` are the shares
+    of the training and the held-out votes that agree with gold.
+    """
+
+    model: Path
+    gold: Gold
+    ballots: BallotSet
+    eval_ballots: BallotSet
+    prompts: tuple[str, ...]
+    agreed: float
+    ceiling: float
+    shared: Mapping[str, Any]
+
+
+def prepare_demo(out: Path, size: str) -> Experiment:
+    """Fetch what the experiment starts from (about 100 MB, once), fit gold, and make the ballots in `out`, once.
+
+    Raises UserError for an unknown size, or when the packages cannot be had.
     """
     if size not in SIZES:
         raise UserError(f"--size {size}: must be one of {', '.join(SIZES)}")
@@ -105,44 +122,60 @@ def run_demo(out: Path, *, size: str = "default", methods: str = "dpo,ipo") -> S
     ceiling = make_ballots(eval_file, eval_prompts[::2], model, gold, EVAL_RESPONSES, chosen.tokens, precision)
     say(f"{agreed:.1%} of the training votes agree with gold; ready after {time.monotonic() - started:.0f} s")
     vader = load_vader(assets.vader)
+    judge = Judge(
+        "gold",
+        f"predicted mean rating of the whole review, −4 to 4; {describe_quality(gold)}",
+        lambda prompts, responses: gold(whole(prompts, responses)).tolist(),
+    )
+    second = Judge(
+        "VADER",
+        "compound sentiment of the whole review by a lexicon, −1 to 1",
+        lambda prompts, responses: vader(whole(prompts, responses)).tolist(),
+    )
+    shared = {
+        "samples": chosen.samples,
+        "max_new_tokens": chosen.tokens,
+        "max_length": 64,
+        "judge": judge,
+        "others": {"VADER": second},
+        "kind": "frozen",
+        "lr": LEARNING_RATE,
+        "batch_size": 8,
+        "precision": precision,
+        "inner_epochs": 2,
+        "end_penalty": 0.0,
+    }
+    ballots, eval_ballots = read_ballots(train_file), read_ballots(eval_file)
+    return Experiment(model, gold, ballots, eval_ballots, eval_prompts, agreed, ceiling, shared)
+
+
+def run_demo(out: Path, *, size: str = "default", methods: str = "dpo,ipo") -> Study:
+    """Run the embedded experiment, or go on with it, and draw its report in `out`.
+
+    `methods` are the arms; ppo, rloo and best-of-n learn from, or select by, a reward model of the same votes (a linear
+    score of frozen features), and amortized-ipo is told by it. Raises UserError as `prepare_demo` does.
+    """
+    experiment = prepare_demo(out, size)
+    chosen = SIZES[size]
     return compare(
         [ONLINE.get(arm, arm) for arm in split_arms(methods)],
-        read_ballots(train_file),
-        eval_ballots=read_ballots(eval_file),
-        model=str(model),
+        experiment.ballots,
+        eval_ballots=experiment.eval_ballots,
+        model=str(experiment.model),
         betas=chosen.betas,
         seeds=chosen.seeds,
         out=out / "study",
-        prompts=eval_prompts,
-        samples=chosen.samples,
-        max_new_tokens=chosen.tokens,
-        max_length=64,
+        prompts=experiment.prompts,
         checkpoints=chosen.checkpoints,
-        judge=Judge(
-            "gold",
-            f"predicted mean rating of the whole review, −4 to 4; {describe_quality(gold)}",
-            lambda prompts, responses: gold(whole(prompts, responses)).tolist(),
-        ),
-        others={
-            "VADER": Judge(
-                "VADER",
-                "compound sentiment of the whole review by a lexicon, −1 to 1",
-                lambda prompts, responses: vader(whole(prompts, responses)).tolist(),
-            )
-        },
         title="Which method makes a small model write what people liked?",
         command=f"preftune demo --size {size} --methods {methods} --out {out.name}",
         notes=(
-            f"{agreed:.1%} of the training votes and {ceiling:.1%} of the held-out ones agree with gold: the labels "
-            "are noisy, as people are. Nothing that is learned from votes can be expected to predict more of them.",
+            f"{experiment.agreed:.1%} of the training votes and {experiment.ceiling:.1%} of the held-out ones agree "
+            "with gold: the labels are noisy, as people are. Nothing that is learned from votes can be expected to "
+            "predict more of them.",
             *NOTES,
         ),
-        kind="frozen",
-        lr=LEARNING_RATE,
-        batch_size=8,
-        precision=precision,
-        inner_epochs=2,
-        end_penalty=0.0,
+        **experiment.shared,
     )
 
 

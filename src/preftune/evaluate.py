@@ -247,11 +247,16 @@ def _judged(samples: list[Sample], questions: Questions) -> list[Sample]:
 
 
 def summarise(
-    samples: Sequence[Sample], reference: Sequence[Sample], table: VoteTable | None, **identity: Any
+    samples: Sequence[Sample],
+    reference: Sequence[Sample],
+    table: VoteTable | None,
+    validation: VoteTable | None = None,
+    **identity: Any,
 ) -> Result:
     """The means over prompts of one policy's samples and votes, as a row of results.
 
     `reference` are the reference's samples of the same prompts; gain and win rate are paired with them by prompt.
+    `table` has held-out votes, `validation` votes that were taken out of the training ones.
     """
     prompts = [sample.prompt_id for sample in samples]
     estimates: dict[str, Estimate | None] = {}
@@ -262,6 +267,8 @@ def summarise(
             estimates |= _rewards(samples, reference)
     if table is not None:
         estimates |= {"accuracy": accuracy(table), "log_loss": log_loss(table)}
+    if validation is not None:
+        estimates["validation"] = log_loss(validation)
     values: dict[str, Any] = {}
     for name, estimate in estimates.items():
         if estimate is not None:

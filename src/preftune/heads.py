@@ -6,7 +6,9 @@ decoder: a causal language model, a sequence classifier, or the decoder itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -38,12 +40,29 @@ def pooled_layers(model: Any, batch: BranchBatch, layers: Sequence[int], precisi
 
     Raises UserError for a model whose layers cannot be found.
     """
+    try:
+        with watched_layers(model, batch, layers, stop=True) as kept:
+            decoder_states(model, batch, precision)
+    except _Enough:
+        pass
+    return torch.stack([kept[layer] for layer in layers])
+
+
+@contextmanager
+def watched_layers(
+    model: Any, batch: BranchBatch, layers: Sequence[int], *, stop: bool = False
+) -> Iterator[dict[int, Tensor]]:
+    """Within it, a forward pass over the batch leaves `pooled_states` of these layers here, whatever it is made for.
+
+    With `stop` it goes no further than the last of them. Raises UserError for a model whose layers cannot be found.
+    """
     blocks = decoder_layers(model)
     kept: dict[int, Tensor] = {}
 
     def keep(layer: int, output: Any) -> None:
-        kept[layer] = _mean_of_responses(output[0] if isinstance(output, tuple) else output, batch)
-        if len(kept) == len(set(layers)):
+        hidden_RTD = output[0] if isinstance(output, tuple) else output
+        kept[layer] = _mean_of_responses(hidden_RTD.detach(), batch)
+        if stop and len(kept) == len(set(layers)):
             raise _Enough
 
     hooks = [
@@ -51,13 +70,10 @@ def pooled_layers(model: Any, batch: BranchBatch, layers: Sequence[int], precisi
         for layer in set(layers)
     ]
     try:
-        decoder_states(model, batch, precision)
-    except _Enough:
-        pass
+        yield kept
     finally:
         for hook in hooks:
             hook.remove()
-    return torch.stack([kept[layer] for layer in layers])
 
 
 def decoder_layers(model: Any) -> nn.ModuleList:
@@ -80,6 +96,24 @@ def score_head(width: int, *, seed: int) -> nn.Linear:
     with torch.no_grad():
         head.weight.normal_(0, (width + 1) ** -0.5, generator=generator)
     return head
+
+
+@dataclass(frozen=True)
+class Companion:
+    """What a score that is trained beside a policy reads: frozen features of every response by its key, `[D]`."""
+
+    features: Mapping[bytes, Tensor]
+
+    def start(self, device: torch.device) -> nn.Linear:
+        """The score before anything is learned: 0 of every response."""
+        head = nn.Linear(len(next(iter(self.features.values()))), 1, bias=False)
+        nn.init.zeros_(head.weight)
+        return head.to(device)
+
+    def scores(self, head: nn.Linear, keys: Iterable[bytes]) -> Tensor:
+        """Scores of the responses of those keys, `[B]`, differentiable."""
+        features_BD = torch.stack([self.features[key] for key in keys]).to(head.weight.device)
+        return features_BD @ head.weight[0]
 
 
 class _Enough(Exception):

@@ -34,7 +34,7 @@ from .rollouts import Rollout, sample_responses
 from .session import Session, run_session
 from .settings import Settings
 from .tokens import REFUSED, TextFormat, TokenBallot, fit_prompt
-from .workbench import Workbench
+from .workbench import Workbench, check_room
 
 ADAM_EPS = 1e-5
 
@@ -322,13 +322,7 @@ def check_context(bench: Workbench, training: PromptTraining, settings: Settings
         raise UserError(f"--rollouts {settings.rollouts}: {training.method.name} compares at least 2 responses")
     if training.method.has_critic and settings.lora and settings.grad_checkpointing:
         raise UserError("--grad-checkpointing does not go with --lora for ppo; leave out one of them")
-    room = getattr(bench.base.model.config.get_text_config(), "max_position_embeddings", None)
-    longest = max(map(len, training.prompts))
-    if room and longest + settings.max_new_tokens > room:
-        raise UserError(
-            f"--max-new-tokens {settings.max_new_tokens}: the longest prompt has {longest} tokens and the model reads "
-            f"{room}; lower it, or --max-length"
-        )
+    check_room(bench, max(map(len, training.prompts)), settings.max_new_tokens)
 
 
 # --- alarms -----------------------------------------------------------------------------------------------------------

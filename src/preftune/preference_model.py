@@ -44,7 +44,8 @@ class RewardModel:
     """Scores of responses under Pr(a ≻ b) = σ(score_a − score_b).
 
     `kind` is `frozen`, `lora`, `full` or `folder`; `sha256` identifies weights, head and centre; `center` is the mean
-    score of samples of the reference, taken off every score; `info` is what was recorded when it was fitted.
+    score of samples of the reference, taken off every score; `info` is what was recorded when it was fitted. Of a
+    `frozen` one `linear` is the layer and the weights `[D]`, for those who have stored that layer's features.
     """
 
     kind: str
@@ -53,6 +54,7 @@ class RewardModel:
     info: Mapping[str, Any]
     form: TextFormat
     raw: Callable[[BranchBatch], Tensor]
+    linear: tuple[int, Tensor] | None = None
 
     @torch.no_grad()
     def scores(self, batch: BranchBatch) -> Tensor:
@@ -128,7 +130,8 @@ def _load_frozen(path: Path, record: Mapping[str, Any], base: Base, precision: s
         with base_alone(base.model):
             return pooled_states(base.model, batch, layer, precision) @ weight_D
 
-    return RewardModel("frozen", _content_hash(path, record), record["center"], record["info"], base.form, raw)
+    sha256, linear = _content_hash(path, record), (layer, weight_D)
+    return RewardModel("frozen", sha256, record["center"], record["info"], base.form, raw, linear)
 
 
 @contextmanager

@@ -10,15 +10,18 @@ import hashlib
 import math
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .console import track
 from .errors import UserError
+from .heads import watched_layers
 from .logprobs import Layout, response_logprobs
 from .tokens import TokenBallot
 
@@ -61,24 +64,43 @@ class ReferenceStore:
             database.executemany("INSERT OR IGNORE INTO logprobs VALUES (?, ?)", values.items())
 
 
+@dataclass(frozen=True)
+class Watch:
+    """What else to take from a pass over responses: the pooled states of some layers, `[L, B, D]`, by response key."""
+
+    layers: Sequence[int]
+    write: Callable[[Sequence[bytes], Tensor], None]
+
+
 def fill_store(
-    store: ReferenceStore, model: Any, micro_batches: Sequence[Sequence[TokenBallot]], *, layout: Layout, precision: str
+    store: ReferenceStore,
+    model: Any,
+    micro_batches: Sequence[Sequence[TokenBallot]],
+    *,
+    layout: Layout,
+    precision: str,
+    watch: Watch | None = None,
 ) -> dict[bytes, float]:
     """Reference log-probs of all responses in the micro-batches, from the store where they are there.
 
     They are computed in the micro-batches of training, whole ones only: so at the first step the policy's log-probs,
-    computed the same way, equal them bit for bit, also after an interrupted fill. Raises UserError for one that is
-    not finite.
+    computed the same way, equal them bit for bit, also after an interrupted fill. A `watch` gets the hidden states of
+    the passes that are made. Raises UserError for a log-prob that is not finite.
     """
     keys = [[key for ballot in micro for key in response_keys(ballot)] for micro in micro_batches]
     known = store.read([key for micro in keys for key in micro])
     missing = [i for i, micro in enumerate(keys) if any(key not in known for key in micro)]
     device = next(model.parameters()).device
     for i in track(missing, "reference log-probs") if missing else ():
-        with torch.no_grad():
-            batch = layout.lay_out(micro_batches[i]).to(device)
+        batch = layout.lay_out(micro_batches[i]).to(device)
+        watched: AbstractContextManager[dict[int, Tensor]] = nullcontext({})
+        if watch:
+            watched = watched_layers(model, batch, watch.layers)
+        with torch.no_grad(), watched as states:
             values = response_logprobs(model, batch, precision=precision).tolist()
         if not all(map(math.isfinite, values)):
             raise UserError("--model: its log-probs are not finite; use --precision fp32, or check its weights for NaN")
         store.write(dict(zip(keys[i], values, strict=True)))
+        if watch:
+            watch.write(keys[i], torch.stack([states[layer] for layer in watch.layers]))
     return known | store.read([key for i in missing for key in keys[i]])

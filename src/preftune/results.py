@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -37,6 +37,7 @@ _EMPTY_INFO: dict[str, Any] = {
     "arms": [],
     "betas": [],
     "seeds": [],
+    "noises": [0.0],
     "steps": {},
     "opinions": {},
     "targets": {},
@@ -60,7 +61,7 @@ class Result:
     beta: float | None
     seed: int
     step: int
-    noise: float = 0.0
+    noise: float = 0.0  # the rate at which the votes that it learned from were flipped
     reward: float | None = None  # gold or judge, in its own units
     reward_se: float | None = None
     gain: float | None = None  # reward minus the reference's on the same prompts (paired)
@@ -76,6 +77,8 @@ class Result:
     accuracy_se: float | None = None
     log_loss: float | None = None  # nats per vote of σ(c·Δlog-ratio), c cross-fitted on the other half of the prompts
     log_loss_se: float | None = None
+    validation: float | None = None  # log-loss, as above, on votes that were taken out of the training ones
+    validation_se: float | None = None
     extra: Mapping[str, float] = field(default_factory=dict)  # further means, e.g. a second opinion, each with `_se`
 
 
@@ -110,14 +113,31 @@ class StudyRecord:
     metrics: Mapping[str, tuple[Mapping[str, float], ...]]
     notes: tuple[str, ...] = ()
 
-    def expected(self) -> tuple[tuple[str, float | None, int], ...]:
-        """(arm, β, seed) of every run that was asked for; an arm without β has one run per seed."""
+    def noises(self) -> tuple[float, ...]:
+        """The rates of label noise that were asked for or have been evaluated."""
+        return tuple(dict.fromkeys([*map(float, self.info["noises"]), *(row.noise for row in self.trained())]))
+
+    def at_noise(self, noise: float) -> StudyRecord:
+        """The study as if it had this rate of label noise alone."""
+        results = tuple(row for row in self.results if row.run == REFERENCE or row.noise == noise)
+        runs = {row.run for row in results}
+        return replace(
+            self,
+            info={**self.info, "noises": [noise]},
+            results=results,
+            samples=tuple(sample for sample in self.samples if sample.run in runs),
+            metrics={run: steps for run, steps in self.metrics.items() if run in runs},
+        )
+
+    def expected(self) -> tuple[tuple[str, float | None, int, float], ...]:
+        """(arm, β, seed, noise) of every run that was asked for; an arm without β has one run per seed."""
         without = {row.arm for row in self.results if row.beta is None}
         return tuple(
-            (arm, beta, seed)
+            (arm, beta, seed, float(noise))
             for arm in self.info["arms"]
             for beta in ([None] if arm in without or arm.split("[")[0] in WITHOUT_BETA else self.info["betas"])
             for seed in self.info["seeds"]
+            for noise in self.info["noises"]
         )
 
     def trained(self) -> tuple[Result, ...]:
@@ -136,11 +156,12 @@ class StudyRecord:
                 last[row.run] = row
         return tuple(last.values())
 
-    def unfinished(self) -> tuple[tuple[str, float | None, int], ...]:
+    def unfinished(self) -> tuple[tuple[str, float | None, int, float], ...]:
         """The expected runs that have not reached their arm's last step (by default, that of the longest run)."""
         longest = max((row.step for row in self.trained()), default=0)
         last = self.info["steps"]
-        done = {(row.arm, row.beta, row.seed) for row in self.finals() if row.step >= last.get(row.arm, longest)}
+        finals = [row for row in self.finals() if row.step >= last.get(row.arm, longest)]
+        done = {(row.arm, row.beta, row.seed, row.noise) for row in finals}
         return tuple(key for key in self.expected() if key not in done)
 
 
@@ -230,10 +251,10 @@ def _read_info(path: Path) -> Mapping[str, Any]:
     for name, empty in _EMPTY_INFO.items():
         if not isinstance(info.get(name, empty), type(empty)):
             raise UserError(f"{path}: `{name}` should be of the kind {_KINDS[type(empty)]}, got {info[name]!r:.60}")
-    for name, kinds in (("arms", (str,)), ("betas", (int, float)), ("seeds", (int,))):
-        if name not in info:
+    for name, kinds in (("arms", (str,)), ("betas", (int, float)), ("seeds", (int,)), ("noises", (int, float))):
+        if name not in info and name != "noises":  # which a study without label noise need not tell
             raise UserError(f"{path}: `{name}` is missing; it says which runs the study has")
-        if strange := [item for item in info[name] if type(item) not in kinds]:
+        if strange := [item for item in info.get(name, ()) if type(item) not in kinds]:
             raise UserError(f"{path}: `{name}` holds {strange[0]!r:.60}, which is no {kinds[-1].__name__}")
     return _EMPTY_INFO | info
 

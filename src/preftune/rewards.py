@@ -2,8 +2,9 @@
 
 `lora` and `full` train a score head with the trunk below it in THE training loop; `frozen` fits a linear score to the
 mean-pooled response tokens of a middle layer, for which one forward pass over the responses is enough. Whatever is
-chosen by looking at votes is chosen on training votes (`frozen`: layer and penalty, by cross-validation over prompts),
-with one exception that the record names: `lora` and `full` keep the checkpoint of the lowest held-out log-loss.
+chosen by looking at votes is chosen on training votes: `frozen` chooses layer and penalty by cross-validation over
+prompts; `lora` and `full` keep the checkpoint of the lowest log-loss on prompts that are taken out of the training
+ones, with one exception that the record names: `train reward` itself has them look at the held-out votes.
 
 Shapes: V votes, F features, L layers, D hidden size.
 """
@@ -17,7 +18,7 @@ import os
 import random
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,22 +28,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
-from scipy.optimize import minimize
 from scipy.sparse import csr_array
 from scipy.special import expit
 from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor, nn
 
 from .ballots import Ballot, split_by_prompt
-from .branches import pack, vote_offsets
+from .branches import pack
 from .console import say, track
 from .engine import remove_state
 from .errors import UserError
 from .evaluate import VoteTable, accuracy, evaluation_groups, reference_table
 from .heads import decoder_layers, last_states, pooled_layers, score_head
-from .methods import DPO, LossOptions, Scored, Terms
+from .linear_preference import fit_frozen, fit_linear, vote_pairs
+from .methods import DPO, AnyMethod, LossOptions, Method, Scored, Terms, pairwise_terms
 from .models import Policy, start_policy
-from .objectives import smooth, unbias
+from .objectives import bradley_terry, smooth
 from .preference_model import (
     KINDS,
     RewardModel,
@@ -52,7 +53,7 @@ from .preference_model import (
     save_classifier,
     save_frozen,
 )
-from .reference import cache_folder, response_keys
+from .reference import Watch, cache_folder, response_keys
 from .results import read_metrics, write_json
 from .run import (
     Run,
@@ -67,30 +68,33 @@ from .run import (
     versions,
 )
 from .session import Session, run_session
-from .settings import Settings, make_settings, nearest
+from .settings import AMORTIZED, Settings, make_settings, nearest
 from .stats import Estimate, clustered_mean, number
 from .tokens import TextFormat, TokenBallot, TokenSet, tokenize
 from .workbench import Workbench, open_workbench
 
 Floats = npt.NDArray[np.float64]
-REWARD = replace(DPO, name="reward", uses_reference=False)  # on scores: DPO's loss at β = 1 is Bradley–Terry's
-
 DEPTHS = (1 / 3, 1 / 2, 2 / 3)  # of the model: the layers that `frozen` chooses from
-PENALTIES = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4)  # on the squared weight of a standardised feature, beside mean nats
-FOLDS = 5
-EVALUATIONS = 4  # of the held-out log-loss, per epoch
+VALIDATION = 10  # one of so many training prompts says when `lora` and `full` stop
+EVALUATIONS = 4  # of its log-loss, per epoch
 CENTER_BALLOTS = 512  # the centre of a trained score is a mean over the responses of so many ballots at most
 BINS = 10
 
 
+def _loss(scored: Scored, options: LossOptions) -> Terms:
+    """Bradley–Terry on scores, which come in the place of log-ratios; flips are part of the likelihood."""
+
+    def loss(score_a: Tensor, score_b: Tensor, p: Tensor) -> Tensor:
+        smoothed = smooth(p, options.label_smoothing)
+        return bradley_terry(score_a, score_b, preference=smoothed, flip_rate=options.flip_rate)
+
+    return pairwise_terms(scored, options, loss)
+
+
+REWARD = replace(DPO, name="reward", uses_reference=False, loss=_loss)
+
+
 # --- votes and what a score makes of them ----------------------------------------------------------------------------
-
-
-def vote_pairs(ballots: Sequence[TokenBallot]) -> npt.NDArray[np.intp]:
-    """(a, b) of every vote as indices into all responses of the ballots, `[V, 2]`."""
-    offsets = vote_offsets(ballots)
-    pairs = [(i + v.a, i + v.b) for i, ballot in zip(offsets, ballots, strict=True) for v in ballot.votes]
-    return np.array(pairs, dtype=np.intp).reshape(-1, 2)
 
 
 def score_table(scores: Floats, ballots: Sequence[TokenBallot]) -> VoteTable:
@@ -155,92 +159,6 @@ def quality(table: VoteTable) -> dict[str, Any]:
     return {name: {"value": e.value, "se": e.se} for name, e in estimates.items()}
 
 
-# --- linear Bradley–Terry --------------------------------------------------------------------------------------------
-
-
-def fit_linear(features: Any, target: Floats, weight: Floats, *, penalty: float, start: Floats | None = None) -> Floats:
-    """Weights w `[F]` that minimise mean loss + penalty/2·|w|² over differences of features `[V, F]`, dense or sparse.
-
-    The loss of a vote at z = x·w is log(1 + e^z) − t·z, in nats: Bradley–Terry's −t·log σ(z) − (1 − t)·log σ(−z). It
-    is convex for every target t, one outside [0, 1] too (`unbias`).
-    """
-    share = weight / weight.sum()
-
-    def objective(w: Floats) -> tuple[float, Floats]:
-        z = features @ w
-        value = share @ (np.logaddexp(0, z) - target * z) + penalty / 2 * w @ w
-        return float(value), np.asarray(features.T @ (share * (expit(z) - target)) + penalty * w)
-
-    first = np.zeros(features.shape[1]) if start is None else start
-    options = {"maxiter": 2000, "maxfun": 4000, "gtol": 1e-7, "ftol": 1e-12}
-    return np.asarray(minimize(objective, first, jac=True, method="L-BFGS-B", options=options).x)
-
-
-@dataclass(frozen=True)
-class LinearFit:
-    """What `fit_frozen` chose: the number of the candidate layer, the penalty, its cross-validated log-loss (None:
-    fewer than two prompts, nothing to choose by), and weights `[D]` on the features as they are."""
-
-    candidate: int
-    penalty: float
-    log_loss: float | None
-    weight: Floats
-
-
-def fit_frozen(
-    features_LBD: npt.NDArray[np.float32], ballots: Sequence[TokenBallot], target: Floats, *, seed: int
-) -> LinearFit:
-    """Fit a linear score to the features of some layers, the layer and the penalty chosen by cross-validation.
-
-    `target` is the preference of every vote after label noise. Folds are of prompts; within each the features are
-    standardised by the differences that are trained on.
-    """
-    a, b = vote_pairs(ballots).T
-    table = reference_table(ballots)
-    fold = _folds(table.prompt, seed)
-    losses = np.zeros((len(features_LBD), len(PENALTIES)))
-    if len(set(table.prompt)) > 1:
-        for layer, left_out in track([(i, k) for i in range(len(losses)) for k in np.unique(fold)], "cross-validation"):
-            x = features_LBD[layer][a].astype(np.float64) - features_LBD[layer][b]
-            losses[layer] += _path_losses(x, target, table, fold == left_out)
-        losses /= table.weight.sum()
-        layer, choice = map(int, np.unravel_index(losses.argmin(), losses.shape))
-        found: float | None = float(losses[layer, choice])
-    else:
-        layer, choice, found = len(losses) // 2, PENALTIES.index(1e-3), None
-    x = features_LBD[layer][a].astype(np.float64) - features_LBD[layer][b]
-    scale = _spread(x, table.weight)
-    weight = fit_linear(x / scale, target, table.weight, penalty=PENALTIES[choice]) / scale
-    return LinearFit(layer, PENALTIES[choice], found, weight)
-
-
-def _folds(prompts: Sequence[tuple[int, ...]], seed: int) -> npt.NDArray[np.intp]:
-    """The fold of every vote; all votes of a prompt are in one."""
-    distinct = sorted(set(prompts))
-    random.Random(seed).shuffle(distinct)
-    number_of = {prompt: i % FOLDS for i, prompt in enumerate(distinct)}
-    return np.array([number_of[prompt] for prompt in prompts], dtype=np.intp)
-
-
-def _path_losses(x: Floats, target: Floats, table: VoteTable, test: npt.NDArray[np.bool_]) -> Floats:
-    """Summed loss on the votes of `test` of a fit to all others, for every penalty, from the strongest down."""
-    scale = _spread(x[~test], table.weight[~test])
-    x = x / scale
-    found: list[float] = []
-    w: Floats | None = None
-    for penalty in PENALTIES:
-        w = fit_linear(x[~test], target[~test], table.weight[~test], penalty=penalty, start=w)
-        z = x[test] @ w
-        found.append(float(table.weight[test] @ (np.logaddexp(0, z) - table.p[test] * z)))
-    return np.array(found)
-
-
-def _spread(x: Floats, weight: Floats) -> Floats:
-    """Root mean square of every feature difference over the votes, 1 where all are 0."""
-    spread = np.sqrt(weight @ x**2 / weight.sum())
-    return np.where(spread > 0, spread, 1.0)
-
-
 # --- the baselines ---------------------------------------------------------------------------------------------------
 
 
@@ -273,7 +191,7 @@ def _baseline(
     a, b = vote_pairs(training).T
     table = reference_table(training)
     penalty = 1 / float(table.weight.sum())
-    weight = fit_linear(features[0][a] - features[0][b], table.p, table.weight, penalty=penalty)
+    weight, _ = fit_linear(features[0][a] - features[0][b], table.p, table.weight, penalty=penalty)
     return quality(score_table(np.asarray(features[1] @ weight), held_out))
 
 
@@ -316,6 +234,22 @@ class FeatureStore:
             database.executemany("INSERT OR IGNORE INTO features VALUES (?, ?, ?)", rows)
 
 
+def watch_features(bench: Workbench) -> Watch | None:
+    """Have the passes that are made for reference log-probs leave the features that `frozen` chooses from.
+
+    None where the reference is another model than the one whose features are read.
+    """
+    if bench.reference is not bench.base:
+        return None
+    store, (_, layers) = FeatureStore(bench), candidate_layers(bench)
+
+    def write(keys: Sequence[bytes], values_LBD: Tensor) -> None:
+        if bool(values_LBD.isfinite().all()):
+            store.write(keys, layers, values_LBD)
+
+    return Watch(layers, write)
+
+
 def pooled_features(
     bench: Workbench, ballots: Sequence[TokenBallot], layers: Sequence[int], micro_tokens: int
 ) -> npt.NDArray[np.float32]:
@@ -351,10 +285,12 @@ def fit_reward(
     seed: int,
     folder: Path,
     resume: bool = False,
+    validation: Sequence[TokenBallot] | None = None,
 ) -> RewardModel:
     """Fit a reward model of the base model to votes; leave it in `folder/reward`, and return it as it is loaded there.
 
-    Its `info` has what was chosen and, with held-out ballots, accuracy, log-loss and reliability on them beside the
+    `lora` and `full` keep the checkpoint of the lowest log-loss on `validation`, by default the held-out ballots. Its
+    `info` has what was chosen and, with held-out ballots, accuracy, log-loss and reliability on them beside the
     baselines. Scores are centred on the responses of the training ballots: samples of the reference, where those are
     what people compared. Raises UserError for votes or settings that cannot be trained on.
     """
@@ -364,7 +300,10 @@ def fit_reward(
     if kind == "frozen":
         info, scores = _fit_frozen(bench, training, held, settings, seed, folder)
     else:
-        info, scores = _fit_trained(bench, training, held, settings, kind, seed, folder, resume)
+        stop_on = ("held-out votes", held)
+        if validation is not None:
+            stop_on = ("votes taken out of the training ones", prepare_held_out(validation))
+        info, scores = _fit_trained(bench, training, held, stop_on, settings, kind, seed, folder, resume)
     if held:
         info |= judge(score_table(scores, held), training.ballots, held, bench.base.form)
     path = folder / "reward" / "reward.json"
@@ -385,20 +324,47 @@ def fit_or_load(
     """`fit_reward` for policies that learn from it, or what it left in the folder before: `done.json` says it is whole.
 
     `settings` are the policies'; the reward model takes one pass over the votes, with an adapter only if it is `lora`.
+    A tenth of the prompts says when `lora` and `full` stop. Raises UserError if what is there is of another kind.
     """
     done, settings = folder / "done.json", settings_of(kind, settings)
     if done.exists():
+        there = json.loads(done.read_text(encoding="utf-8"))["kind"]
+        if there != kind:
+            raise UserError(f"--kind {kind}: {folder} holds one of kind {there}; give --kind {there}, or a new --out")
         return open_reward(folder / "reward", bench)
     say(f"reward model, seed {seed} ({kind})")
-    reward = fit_reward(bench, tokens, held_out, settings, kind=kind, seed=seed, folder=folder, resume=True)
+    validation: Sequence[TokenBallot] = ()
+    if kind != "frozen":
+        tokens, validation = take_out(tokens, seed=seed)
+    reward = fit_reward(
+        bench, tokens, held_out, settings, kind=kind, seed=seed, folder=folder, resume=True, validation=validation
+    )
     write_json(done, {"kind": kind, "seed": seed})
     remove_state(folder / "state")
     return reward
 
 
+def take_out(tokens: TokenSet, *, seed: int) -> tuple[TokenSet, tuple[TokenBallot, ...]]:
+    """(what is left, the ballots of a tenth of the prompts, rounded down)."""
+    prompts = sorted({ballot.prompt for ballot in tokens.ballots})
+    random.Random(f"validation/{seed}").shuffle(prompts)
+    chosen = set(prompts[: len(prompts) // VALIDATION])
+    left = tuple(ballot for ballot in tokens.ballots if ballot.prompt not in chosen)
+    return replace(tokens, ballots=left), tuple(ballot for ballot in tokens.ballots if ballot.prompt in chosen)
+
+
 def settings_of(kind: str, settings: Settings) -> Settings:
     """The policies' settings as a reward model of that kind is trained with them."""
-    return replace(settings, steps=None, epochs=1.0, reduction="sum", lora=settings.lora if kind == "lora" else 0)
+    own = {name: getattr(Settings(), name) for name in AMORTIZED}
+    lora = settings.lora if kind == "lora" else 0
+    return replace(settings, steps=None, epochs=1.0, reduction="sum", lora=lora, **own)
+
+
+def default_kind(methods: Iterable[AnyMethod], settings: Settings) -> str:
+    """A whole model, or an adapter where policies have one; frozen features where scores are only regressed on."""
+    if all(isinstance(method, Method) for method in methods):
+        return "frozen"
+    return "lora" if settings.lora else "full"
 
 
 def check_kind(kind: str, settings: Settings) -> None:
@@ -407,6 +373,8 @@ def check_kind(kind: str, settings: Settings) -> None:
         raise UserError(f"--kind {kind!r}: unknown{nearest(kind, KINDS)}")
     if kind == "lora" and not settings.lora:
         raise UserError("--kind lora: add --lora R, the rank of the adapter")
+    if kind != "frozen" and settings.estimate_flips:
+        raise UserError(f"--estimate-flips: needs --kind frozen; give --kind {kind} a known rate with --flip-rate")
     if kind != "lora" and settings.lora:
         raise UserError(f"--lora {settings.lora}: --kind {kind} has no adapter; leave one of them out")
     if settings.reduction != "sum":
@@ -432,9 +400,21 @@ def judge(
     }
 
 
-def _targets(ballots: Sequence[TokenBallot], settings: Settings) -> Floats:
+def candidate_layers(bench: Workbench) -> tuple[int, list[int]]:
+    """(number of layers, those that frozen features are chosen from)."""
+    depth = len(decoder_layers(bench.base.model))
+    return depth, sorted({max(1, round(depth * share)) for share in DEPTHS})
+
+
+def rate_of(settings: Settings) -> float | None:
+    """The flip rate that a likelihood assumes; None if it is to be estimated."""
+    return None if settings.estimate_flips else settings.flip_rate
+
+
+def targets_of(ballots: Sequence[TokenBallot], settings: Settings) -> Floats:
+    """The preference of every vote, smoothed as the settings say, `[V]`."""
     votes = [vote for ballot in ballots for vote in ballot.votes]
-    return np.array([unbias(smooth(v.p, settings.label_smoothing), settings.flip_rate) for v in votes])
+    return np.array([smooth(v.p, settings.label_smoothing) for v in votes])
 
 
 def _fit_frozen(
@@ -445,15 +425,16 @@ def _fit_frozen(
     seed: int,
     folder: Path,
 ) -> tuple[dict[str, Any], Floats]:
-    depth = len(decoder_layers(bench.base.model))
-    layers = sorted({max(1, round(depth * share)) for share in DEPTHS})
+    depth, layers = candidate_layers(bench)
     features = pooled_features(bench, (*training.ballots, *held_out), layers, settings.micro_tokens)
     count = sum(len(ballot.responses) for ballot in training.ballots)
-    fit = fit_frozen(features[:, :count], training.ballots, _targets(training.ballots, settings), seed=seed)
+    target, rate = targets_of(training.ballots, settings), rate_of(settings)
+    fit = fit_frozen(features[:, :count], training.ballots, target, seed=seed, flip_rate=rate)
     scores = features[fit.candidate].astype(np.float64) @ fit.weight
     center = float(scores[:count].mean())
     layer = layers[fit.candidate]
     info = {"layer": layer, "of_layers": depth, "penalty": fit.penalty, "cross_validated_log_loss": fit.log_loss}
+    info |= {"flip_rate": fit.flip_rate} if fit.flip_rate else {}
     weight_D = torch.tensor(fit.weight, dtype=torch.float32)
     save_frozen(folder / "reward", weight_D, layer=layer, center=center, base=bench.base, info=info)
     return info, scores[count:]
@@ -531,6 +512,7 @@ def _fit_trained(
     bench: Workbench,
     training: Training,
     held_out: Sequence[TokenBallot],
+    stop_on: tuple[str, Sequence[TokenBallot]],
     settings: Settings,
     kind: str,
     seed: int,
@@ -539,7 +521,7 @@ def _fit_trained(
 ) -> tuple[dict[str, Any], Floats]:
     classifier_class(bench.base)
     identity = run_identity(bench, training, settings, None, seed)
-    both = repr((identity["data"], held_out)).encode()
+    both = repr((identity["data"], stop_on[1])).encode()
     session = Session(folder, identity | {"data": hashlib.sha256(both).hexdigest()}, resume=resume)
     record = session.record()
     best = Best(folder / "best.safetensors", *(record["kept"]["best"] if record else ()))
@@ -547,7 +529,7 @@ def _fit_trained(
     try:
         width = bench.base.model.config.get_text_config().hidden_size
         trainee = Trainee(policy, score_head(width, seed=seed).to(bench.base.model.device), bench)
-        return _train(trainee, session, best, training, held_out, settings, kind, seed)
+        return _train(trainee, session, best, training, held_out, stop_on, settings, kind, seed)
     finally:
         policy.close()
 
@@ -558,20 +540,22 @@ def _train(
     best: Best,
     training: Training,
     held_out: Sequence[TokenBallot],
+    stop_on: tuple[str, Sequence[TokenBallot]],
     settings: Settings,
     kind: str,
     seed: int,
 ) -> tuple[dict[str, Any], Floats]:
     bench, parameters = trainee.bench, trainee.trainable()
     options = LossOptions(1.0, "sum", settings.label_smoothing, settings.flip_rate)
+    chosen_on, watched = stop_on
 
     @torch.no_grad()
     def scores_of(ballots: Sequence[TokenBallot]) -> Floats:
         return score_ballots(trainee.scores, ballots, bench, settings.micro_tokens)
 
     def at_checkpoint(step: int) -> None:
-        if held_out:
-            best.consider(log_loss(score_table(scores_of(held_out), held_out)).value, step, parameters)
+        if watched:
+            best.consider(log_loss(score_table(scores_of(watched), watched)).value, step, parameters)
 
     epochs = len(training.plan) / math.ceil(len(training.ballots) / settings.batch_size)
     checkpoints = min(len(training.plan), math.ceil(EVALUATIONS * epochs))
@@ -592,7 +576,7 @@ def _train(
     sample = random.Random(seed).sample(training.ballots, min(CENTER_BALLOTS, len(training.ballots)))
     center = float(scores_of(sample).mean())
     steps = {"step": best.step or len(training.plan), "of_steps": len(training.plan)}
-    chosen = {"evaluations": checkpoints, "chosen_on": "held-out log-loss"} if held_out else {}
+    chosen = {"evaluations": checkpoints, "chosen_on": f"log-loss on {chosen_on}"} if watched else {}
     trainee.save(session.folder / "reward", kind=kind, center=center, info={})
     scores = scores_of(held_out) if held_out else np.zeros(0)
     return {**steps, **chosen}, scores

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.special import expit
+from torch import nn
 
 from .ballots import Ballot, BallotSet, split_by_prompt
 from .console import say
 from .engine import remove_state
 from .errors import UserError
 from .evaluate import accuracy, evaluation_groups, log_loss, vote_table
+from .heads import Companion
 from .judges import Reward
 from .logprobs import Layout, response_logprobs
 from .loop import Step, plan_steps
@@ -27,7 +30,7 @@ from .models import Policy, start_policy
 from .objectives import ipo_target, smooth, unbias
 from .online import PromptTraining, prepare_prompts, say_alarms, train_online
 from .preference_model import RewardModel, load_reward
-from .reference import fill_store, response_keys
+from .reference import Watch, fill_store, response_keys
 from .results import read_metrics, write_json
 from .session import Session, run_session
 from .settings import Settings, find_method, make_settings
@@ -42,12 +45,15 @@ PACKAGES = ("preftune", "torch", "transformers", "peft", "numpy", "scipy")
 
 @dataclass(frozen=True)
 class Training:
-    """What one method trains on: its prepared ballots, the plan of its steps, and what it left out, by reason."""
+    """What one method trains on: its prepared ballots, the plan of its steps, what it left out, by reason, the
+    tokens that were sampled for it, and what a preference that is trained beside the policy reads."""
 
     method: Method
     ballots: tuple[TokenBallot, ...]
     plan: tuple[Step, ...]
     left_out: Mapping[str, int]
+    sampled: int = 0
+    companion: Companion | None = None
 
     @property
     def steps(self) -> int:
@@ -78,7 +84,25 @@ def prepare_training(method: Method, tokens: TokenSet, settings: Settings, layou
     return Training(method, kept, tuple(plan), dict(left_out))
 
 
+def prepare_targets(method: Method, targets: Targets, settings: Settings, layout: Layout, seed: int) -> Training:
+    """`prepare_training` on ballots that have targets."""
+    training = prepare_training(method, targets.tokens, settings, layout, seed)
+    return replace(training, sampled=targets.sampled, companion=targets.companion)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Ballots with a fitted preference's word in the place of their votes, how it was fitted, the tokens that were
+    sampled to have more pairs, and a companion if it is not fitted before but while the policy is trained."""
+
+    tokens: TokenSet
+    info: Mapping[str, Any]
+    sampled: int
+    companion: Companion | None = None
+
+
 AnyTraining = Training | PromptTraining
+SetTargets = Callable[[Workbench, TokenSet, Sequence[TokenBallot], Settings, int, Path], Targets]
 FitReward = Callable[[Workbench, TokenSet, Sequence[TokenBallot], Settings, int, Path], Reward]
 
 
@@ -99,27 +123,45 @@ def describe_counts(counts: Mapping[str, int]) -> str:
 
 
 def describe_target(training: AnyTraining, options: LossOptions) -> str | None:
-    """What IPO's target means for these votes, in nats per sequence and per token; None for other methods."""
-    if isinstance(training, PromptTraining) or training.method.name != "ipo":
+    """What the target of IPO or amortized IPO means for these votes, in nats per sequence and per token.
+
+    None for other methods, and for amortized IPO as long as it has no targets.
+    """
+    targets = _targets(training, options)
+    if isinstance(training, PromptTraining) or not targets:
         return None
     votes = [vote for ballot in training.ballots for vote in ballot.votes]
     weight = sum(vote.weight for vote in votes)
-
-    def distance(p: float) -> float:
-        return abs(ipo_target(unbias(smooth(p, options.label_smoothing), options.flip_rate), beta=options.beta))
-
-    mean = sum(vote.weight * distance(vote.p) for vote in votes) / weight
+    mean = sum(v.weight * abs(ipo_target(p, beta=options.beta)) for v, p in zip(votes, targets, strict=True)) / weight
     length = sum(len(ids) for b in training.ballots for ids in b.responses) / sum(
         len(b.responses) for b in training.ballots
     )
+    hard = abs(ipo_target(_label(1.0, options), beta=options.beta))
+    what = f"votes ({hard:.3g} for a hard label)" if training.method.name == "ipo" else "pairs"
     own, other, factor = (
         ("sequence", "token", 1 / length) if options.reduction == "sum" else ("token", "sequence", length)
     )
     return (
         f"IPO's target at beta {options.beta:g}, {options.reduction} over tokens: a log-ratio difference of "
-        f"{mean:.3g} nats per {own} on average over these votes ({distance(1.0):.3g} for a hard label), "
+        f"{mean:.3g} nats per {own} on average over these {what}, "
         f"about {mean * factor:.3g} nats per {other} at the mean length of {length:.1f} tokens"
     )
+
+
+def _targets(training: AnyTraining, options: LossOptions) -> list[float]:
+    """What stands in the place of p in IPO's loss, for every vote."""
+    if isinstance(training, PromptTraining) or training.companion:
+        return []
+    if training.method.name == "ipo":
+        votes = [vote for ballot in training.ballots for vote in ballot.votes]
+        return [_label(vote.p, options) for vote in votes]
+    if training.method.name == "amortized-ipo":
+        return [float(expit(z)) + 0.5 - options.centre for ballot in training.ballots for z in ballot.logits]
+    return []
+
+
+def _label(p: float, options: LossOptions) -> float:
+    return unbias(smooth(p, options.label_smoothing), options.flip_rate)
 
 
 # --- training --------------------------------------------------------------------------------------------------------
@@ -148,11 +190,15 @@ def train_policy(
     session = Session(folder, run_identity(bench, training, settings, beta, seed), resume=resume)
     reference = reference_values(bench, training)
     policy = start_policy(bench.base, lora=settings.lora, seed=seed, grad_checkpointing=settings.grad_checkpointing)
+    beside = training.companion.start(bench.base.model.device) if training.companion else None
+    parameters = policy.trainable()
+    if beside:
+        parameters |= dict(beside.named_parameters(prefix="preference"))
     run_session(
         session,
         lambda done: training.plan[done:],
-        partial(loss_of_votes, policy, bench, training, reference, options),
-        parameters=policy.trainable(),
+        partial(loss_of_votes, policy, bench, training, reference, options, beside=beside),
+        parameters=parameters,
         settings=settings,
         total=len(training.plan),
         tokens_of=lambda indices: sum(bench.layout.size(training.ballots[i]) for i in indices),
@@ -187,19 +233,25 @@ def loss_of_votes(
     reference: Mapping[bytes, float],
     options: LossOptions,
     indices: Sequence[int],
+    beside: nn.Linear | None = None,
 ) -> Terms:
-    """Forward pass and loss of one micro-batch of ballots, whose reference log-probs are given by content."""
+    """Forward pass and loss of one micro-batch of ballots, whose reference log-probs are given by content.
+
+    `beside` is the score that the training's companion is read by.
+    """
     ballots = [training.ballots[i] for i in indices]
     batch = bench.layout.lay_out(ballots).to(next(policy.model.parameters()).device)
     logprob_B = response_logprobs(policy.model, batch, precision=bench.precision)
     reference_B = torch.zeros_like(logprob_B)
+    keys = [key for ballot in ballots for key in response_keys(ballot)]
     if training.method.uses_reference:
-        reference_B = logprob_B.new_tensor([reference[key] for ballot in ballots for key in response_keys(ballot)])
-    scored = Scored(ballots, logprob_B, reference_B, batch.lengths_B())
+        reference_B = logprob_B.new_tensor([reference[key] for key in keys])
+    score_B = training.companion.scores(beside, keys) if training.companion and beside else None
+    scored = Scored(ballots, logprob_B, reference_B, batch.lengths_B(), score_B)
     return training.method.loss(scored, options)
 
 
-def reference_values(bench: Workbench, training: Training) -> dict[bytes, float]:
+def reference_values(bench: Workbench, training: Training, watch: Watch | None = None) -> dict[bytes, float]:
     """Reference log-probs of the ballots that the plan reaches, computed in the plan's own micro-batches."""
     if not training.method.uses_reference:
         return {}
@@ -210,7 +262,9 @@ def reference_values(bench: Workbench, training: Training) -> dict[bytes, float]
             if not seen.issuperset(indices):
                 groups.append([training.ballots[i] for i in indices])
                 seen.update(indices)
-    return fill_store(bench.store, bench.reference.model, groups, layout=bench.layout, precision=bench.precision)
+    return fill_store(
+        bench.store, bench.reference.model, groups, layout=bench.layout, precision=bench.precision, watch=watch
+    )
 
 
 def run_identity(
@@ -248,6 +302,7 @@ def train(
     eval_ballots: Sequence[Ballot] | None = None,
     eval_fraction: float = 0.0,
     reward: str | Reward | FitReward | None = None,
+    set_targets: SetTargets | None = None,
     seed: int = 0,
     resume: bool = False,
     **options: Any,
@@ -259,7 +314,7 @@ def train(
     accuracy and log-loss on them).
 
     Args:
-        method: `dpo`, `ipo`, `sft`, `ppo` or `rloo`.
+        method: `dpo`, `ipo`, `amortized-ipo`, `sft`, `ppo` or `rloo`.
         ballots: preference data, from `read_ballots` or made by hand.
         model: a local folder, a GGUF file or a hub name.
         beta: strength of the KL term; `sft` has none.
@@ -268,6 +323,7 @@ def train(
         eval_ballots: ballots to evaluate on; or `eval_fraction` of the prompts, held out.
         reward: what scores the samples of `ppo` and `rloo`: the folder of a reward model, anything with `scores` and
             `sha256`, or a function that fits one (`preftune.train` fits one on the same votes by default).
+        set_targets: what amortized-ipo is told by (`preftune.train` fits a preference to the same votes).
         seed: order of the data and initial adapter.
         resume: go on with an interrupted run.
         options: the fields of `Settings`.
@@ -288,16 +344,21 @@ def train(
     tokens = tokenize(training_ballots, bench.base.form, max_length=settings.max_length)
     held_out = tokenize(eval_ballots, bench.base.form, max_length=settings.max_length)
     training = prepare(chosen, training_ballots, tokens, bench, settings, seed)
-    target = describe_target(training, settings.loss_options(beta))
     say(f"layout: {bench.layout.name} ({bench.layout.reason})")
     say(f"{len(tokens.ballots)} ballots, {training.steps} steps; skipped: {describe_counts(tokens.skipped)}")
     say(f"shortened: {describe_counts(tokens.shortened)}; left out: {describe_counts(training.left_out)}")
-    if target:
-        say(target)
     known = held_out_reference(bench, held_out.ballots, settings.micro_tokens)  # before an adapter is in the model
     if callable(reward):
         reward = reward(bench, tokens, held_out.ballots, settings, seed, folder)
     judge = open_reward(reward, bench) if isinstance(reward, str | Path) else reward
+    told: Mapping[str, Any] = {}
+    if set_targets and isinstance(training, Training):
+        targets = set_targets(bench, tokens, held_out.ballots, settings, seed, folder)
+        training = prepare_targets(training.method, targets, settings, bench.layout, seed)
+        told = {"preference": dict(targets.info)}
+    target = describe_target(training, settings.loss_options(beta))
+    if target:
+        say(target)
     policy = train_any(
         bench, training, settings, judge, beta=beta, seed=seed, folder=folder, resume=resume, description=method
     )
@@ -312,6 +373,7 @@ def train(
         "settings": asdict(settings) | {"lr": settings.learning_rate},
         "data": describe_training_data(ballots, tokens) | {"left_out": dict(training.left_out)},
         "target": target,
+        **told,
         "versions": versions(),
     }
     if held_out.ballots:
@@ -391,7 +453,7 @@ def budget(training: AnyTraining, metrics: Sequence[Mapping[str, float]], settin
     tokens = sum(row["tokens"] for row in metrics)
     if not isinstance(training, PromptTraining):
         seen = (len(training.ballots[i].votes) for step in training.plan for group in step.micro_batches for i in group)
-        return {"votes_seen": sum(seen), "tokens_trained": tokens, "tokens_sampled": 0}
+        return {"votes_seen": sum(seen), "tokens_trained": tokens, "tokens_sampled": training.sampled}
     prompts = [sum(map(len, step.micro_batches)) for step in training.plan]
     sampled = [
         row["length"] * count * settings.rollouts

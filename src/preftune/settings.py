@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any
 
 from .engine import PRECISIONS
 from .errors import UserError
+from .linear_preference import HEADS
 from .methods import METHODS, AnyMethod, LossOptions
 
 POSITIVE = (
     *("lr", "epochs", "steps", "batch_size", "micro_tokens", "max_length", "clip_norm"),
-    *("rollouts", "max_new_tokens", "inner_epochs", "kl_target"),
+    *("rollouts", "max_new_tokens", "inner_epochs", "kl_target", "gamma"),
 )
-ARM_OPTIONS = {
+
+
+def truth(text: str) -> bool:
+    """`true` or `false`. Raises ValueError for anything else."""
+    if text not in ("true", "false"):
+        raise ValueError(text)
+    return text == "true"
+
+
+ARM_OPTIONS: dict[str, Callable[[str], Any]] = {
     **{"flip_rate": float, "label_smoothing": float, "lora": int, "lr": float, "reduction": str},
     **{"rollouts": int, "inner_epochs": int},  # of methods that learn from samples, whose cost every report tells
+    **{"head": str, "pairs": str, "target": str, "estimate_flips": truth, "extra_responses": int},
+    **{"gamma": float, "stop_gradient": truth},
+}
+AMORTIZED = ("head", "pairs", "target", "extra_responses", "gamma", "stop_gradient")  # nothing to another method
+CHOICES = {
+    "reduction": ("sum", "mean"),
+    "precision": PRECISIONS,
+    "head": HEADS,
+    "pairs": ("all", "votes"),
+    "target": ("centred", "winner-loser"),
 }
 
 
@@ -35,7 +55,9 @@ class Settings:
         max_length: tokens of a prompt and a response together.
         reduction: log-ratios as the `sum` over the tokens of a response, or their `mean`.
         label_smoothing: train on the preference smoothed by this rate (cDPO).
-        flip_rate: train on the preference with flips at this rate taken out (rDPO, unbiased).
+        flip_rate: votes were flipped at this rate: dpo and ipo take flips out of the target (rDPO, unbiased), a reward
+            model and the preference of amortized-ipo have them in their likelihood.
+        estimate_flips: have the likelihood of a reward model or a preference of frozen features find that rate itself.
         lora: rank of a LoRA adapter; 0 trains all weights.
         precision: fp32, or bf16 for matrix products over float32 weights.
         device: cpu, cuda, ...; auto takes a GPU where there is one.
@@ -51,6 +73,14 @@ class Settings:
         kl_target: let β follow this KL, in nats per response; left out, β stays as it is.
         end_penalty: taken off the score of a response that does not end by itself.
         whiten: scale ppo's rewards, and scale and centre its advantages, over each batch.
+
+    Of amortized-ipo, which is told by a preference v that is fitted to the votes first:
+        head: `score` (a reward model), `general` (cycles too), or `unconstrained` (an ablation, not antisymmetric).
+        pairs: v's word on `all` pairs of a ballot, or only on those of its `votes` (an ablation).
+        target: `centred`, or `winner-loser` (an ablation: without the −½).
+        gamma: train v together with the policy, its likelihood weighted by this, instead of before it (an ablation).
+        stop_gradient: left out (an ablation of joint training), v follows the policy's margin too.
+        extra_responses: sampled from the reference to each prompt, at most `max_new_tokens` long.
     """
 
     lr: float | None = None
@@ -75,6 +105,13 @@ class Settings:
     kl_target: float | None = None
     end_penalty: float = 1.0
     whiten: bool = True
+    estimate_flips: bool = False
+    head: str = "score"
+    pairs: str = "all"
+    target: str = "centred"
+    extra_responses: int = 0
+    gamma: float | None = None
+    stop_gradient: bool = True
 
     def __post_init__(self) -> None:
         for name in POSITIVE:
@@ -84,11 +121,27 @@ class Settings:
         for name in ("label_smoothing", "flip_rate"):
             if not 0 <= getattr(self, name) < 0.5:
                 raise UserError(f"--{flag(name)} {getattr(self, name)}: must be at least 0 and below 0.5")
-        for name, choices in (("reduction", ("sum", "mean")), ("precision", PRECISIONS)):
+        for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise UserError(f"--{flag(name)} {getattr(self, name)}: must be one of {', '.join(choices)}")
         if self.lora < 0 or self.weight_decay < 0 or not 0 <= self.warmup <= 1:
             raise UserError("--lora and --weight-decay must be at least 0, and --warmup between 0 and 1")
+        if self.extra_responses < 0:
+            raise UserError(f"--extra-responses {self.extra_responses}: must be at least 0")
+        if self.extra_responses and self.pairs == "votes":
+            raise UserError(f"--extra-responses {self.extra_responses}: nobody voted on them; leave out --pairs votes")
+        if self.estimate_flips and self.flip_rate:
+            raise UserError(f"--estimate-flips: --flip-rate {self.flip_rate} is known already; leave one of them out")
+        if self.gamma is not None and (self.pairs == "all" or self.head != "score" or self.estimate_flips):
+            raise UserError(
+                f"--gamma {self.gamma}: joint training has a score on the voted pairs; add --pairs votes, leave out "
+                "--head and --estimate-flips"
+            )
+        if not self.stop_gradient and self.gamma is None:
+            raise UserError("--stop-gradient false: only joint training has that gradient; add --gamma")
+        for name, value in (("target", "winner-loser"), ("head", "unconstrained")):
+            if getattr(self, name) == value and self.pairs == "all":
+                raise UserError(f"--{name} {value}: add --pairs votes, since an unlabelled pair has no winner")
 
     @property
     def learning_rate(self) -> float:
@@ -97,7 +150,9 @@ class Settings:
 
     def loss_options(self, beta: float | None) -> LossOptions:
         """What the loss reads of the settings."""
-        return LossOptions(beta or 0.0, self.reduction, self.label_smoothing, self.flip_rate)
+        centre = 0.5 if self.target == "centred" else 0.0
+        joint = (self.gamma, self.stop_gradient)
+        return LossOptions(beta or 0.0, self.reduction, self.label_smoothing, self.flip_rate, centre, *joint)
 
 
 def flag(name: str) -> str:
@@ -165,10 +220,20 @@ def parse_arm(text: str) -> Arm:
         try:
             options[key] = ARM_OPTIONS[key](value)
         except ValueError:
-            raise UserError(f"--methods {text}: {key} must be a number, got {value!r}") from None
+            kind = "true or false" if ARM_OPTIONS[key] is truth else "a number"
+            raise UserError(f"--methods {text}: {key} must be {kind}, got {value!r}") from None
+    check_own(name, options)
     make_settings(options)
-    written = ",".join(f"{key}={value}" for key, value in sorted(options.items()))
+    shown = {key: str(value).lower() if isinstance(value, bool) else value for key, value in options.items()}
+    written = ",".join(f"{key}={value}" for key, value in sorted(shown.items()))
     return Arm(f"{name}[{written}]" if written else name, METHODS[name], options)
+
+
+def check_own(method: str, options: Mapping[str, Any]) -> None:
+    """Raises UserError for an option of amortized-ipo that is given to another method."""
+    for name in AMORTIZED:
+        if name in options and method != "amortized-ipo":
+            raise UserError(f"--{flag(name)}: an option of amortized-ipo, not of {method}; leave it out")
 
 
 def split_arms(text: str) -> list[str]:

@@ -35,6 +35,7 @@ class TokenBallot:
     """Token ids of one prompt and of its responses (end-of-text included where it is trained), and the votes.
 
     `weights` says how much each response counts on its own, for a method that trains on responses and not on votes.
+    `logits` has a fitted preference's word on each vote, logit Pr(a ≻ b), for a method that is told by it.
     """
 
     prompt: tuple[int, ...]
@@ -42,6 +43,7 @@ class TokenBallot:
     votes: tuple[Vote, ...]
     id: str = ""
     weights: tuple[float, ...] = ()
+    logits: tuple[float, ...] = ()
 
     @property
     def size(self) -> int:

@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -49,6 +50,7 @@ class Point:
     kl_se: float | None
     gain: float
     gain_se: float | None
+    noise: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Frontier:
     points: int
     low: float
     high: float
+    noise: float = 0.0
 
     def at(self, kl: float) -> float:
         """The fitted gain at a KL in nats."""
@@ -96,6 +99,7 @@ class Comparison:
     p_value: float = 1.0
     seeds: int = 0
     why_not: str = ""
+    noise: float = 0.0
 
     @property
     def distinct(self) -> bool:
@@ -119,6 +123,7 @@ class Best:
     gain: Estimate
     among: int
     prompts: int
+    noise: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,16 @@ class Verdict:
     alarms: tuple[str, ...]
     caveats: tuple[str, ...]
 
+    def at_noise(self, noise: float) -> Verdict:
+        """The numbers at one rate of label noise."""
+        return replace(
+            self,
+            points=tuple(point for point in self.points if point.noise == noise),
+            frontiers=tuple(fit for fit in self.frontiers if fit.noise == noise),
+            comparisons=tuple(pair for pair in self.comparisons if pair.noise == noise),
+            best=tuple(best for best in self.best if best.noise == noise),
+        )
+
 
 @dataclass(frozen=True)
 class PerPrompt:
@@ -153,26 +168,59 @@ class PerPrompt:
 
 
 def verdict(study: StudyRecord) -> Verdict:
-    """Everything that the study's numbers support, and no more."""
+    """Everything that the study's numbers support, and no more.
+
+    Arms are compared within one rate of label noise, and corrected for all comparisons of the study.
+    """
     scored = not study.trained() or any(row.gain is not None for row in study.trained())
     axis = REWARD if scored else ACCURACY
-    points, table, notes = _points(study, axis)
-    reached = {point.arm for point in points}
-    arms = [arm for arm in dict.fromkeys([*study.info["arms"], *sorted(reached)]) if arm in reached]
-    frontiers = tuple(fit for arm in arms if (fit := fit_frontier([p for p in points if p.arm == arm])))
-    comparisons = compare(frontiers, points, table)
-    best = tuple(best_run(arm, points, table) for arm in arms) if table else ()
-    return Verdict(
-        sentence=_sentence(study, axis, points, comparisons, best),
+    found = [_evidence(study.at_noise(noise), axis) for noise in study.noises()]
+    pairs = corrected([pair for evidence in found for pair in evidence.comparisons])
+    notes = dict.fromkeys(note for evidence in found for note in evidence.notes)
+    paired = all(evidence.paired for evidence in found)
+    answer = Verdict(
+        sentence="",
         axis=axis,
         axis_label=_axis_label(study, axis),
-        points=points,
-        frontiers=frontiers,
-        comparisons=comparisons,
-        best=best,
+        points=tuple(point for evidence in found for point in evidence.points),
+        frontiers=tuple(fit for evidence in found for fit in evidence.frontiers),
+        comparisons=pairs,
+        best=tuple(best for evidence in found for best in evidence.best),
         alarms=alarms(study),
-        caveats=(*study.notes, *notes, *_caveats(study, axis, table)),
+        caveats=(*study.notes, *notes, *_caveats(study, axis, paired)),
     )
+    sentences = [_sentence(study.at_noise(noise), answer.at_noise(noise)) for noise in study.noises()]
+    if len(sentences) == 1:
+        return replace(answer, sentence=sentences[0])
+    told = zip(study.noises(), sentences, strict=True)
+    return replace(answer, sentence=" ".join(f"{noise_in_words(noise)}: {sentence}" for noise, sentence in told))
+
+
+def noise_in_words(noise: float) -> str:
+    """`With 20% of the training votes flipped`."""
+    return f"With {100 * noise:.3g}% of the training votes flipped"
+
+
+class Evidence(NamedTuple):
+    """The numbers at one rate of label noise, and whether their errors are paired over prompts."""
+
+    points: tuple[Point, ...]
+    frontiers: tuple[Frontier, ...]
+    comparisons: tuple[Comparison, ...]
+    best: tuple[Best, ...]
+    notes: list[str]
+    paired: bool
+
+
+def _evidence(study: StudyRecord, axis: str) -> Evidence:
+    points, table, notes = _points(study, axis)
+    noise = study.noises()[0]
+    reached = {point.arm for point in points}
+    arms = [arm for arm in dict.fromkeys([*study.info["arms"], *sorted(reached)]) if arm in reached]
+    fits = tuple(fit for arm in arms if (fit := fit_frontier([p for p in points if p.arm == arm])))
+    best = tuple(replace(best_run(arm, points, table), noise=noise) for arm in arms) if table else ()
+    pairs = tuple(replace(pair, noise=noise) for pair in compare(fits, points, table))
+    return Evidence(points, fits, pairs, best, notes, table is not None)
 
 
 def proxy_view(study: StudyRecord, answer: Verdict) -> Verdict | None:
@@ -184,7 +232,8 @@ def proxy_view(study: StudyRecord, answer: Verdict) -> Verdict | None:
     )
     if not points:
         return None
-    fits = (fit_frontier([p for p in points if p.arm == arm]) for arm in dict.fromkeys(p.arm for p in points))
+    groups = dict.fromkeys((p.arm, p.noise) for p in points)
+    fits = (fit_frontier([p for p in points if (p.arm, p.noise) == group]) for group in groups)
     label = "gain in the learned reward, nats"
     return replace(
         answer,
@@ -196,16 +245,22 @@ def proxy_view(study: StudyRecord, answer: Verdict) -> Verdict | None:
     )
 
 
-def run_name(arm: str, beta: float | None, seed: int | None = None) -> str:
-    """A run as a reader knows it, such as `dpo β=0.1 seed 0`."""
-    return arm + ("" if beta is None else f" β={beta:g}") + ("" if seed is None else f" seed {seed}")
+def run_name(arm: str, beta: float | None, seed: int | None = None, noise: float | None = None) -> str:
+    """A run as a reader knows it, such as `dpo β=0.1 noise 0.2 seed 0`."""
+    told = ((" β=", beta), (" noise ", noise), (" seed ", seed))
+    return arm + "".join(f"{word}{value:g}" for word, value in told if value is not None)
 
 
 def run_names(study: StudyRecord) -> dict[str, str]:
-    """The name of every run by its id; the seed is told where the study has several."""
-    several = len(study.info["seeds"]) > 1
-    names = {row.run: run_name(row.arm, row.beta, row.seed if several else None) for row in study.trained()}
+    """The name of every run by its id; seed and noise are told where the study has several."""
+    names = {row.run: told_name(study, row.arm, row.beta, row.seed, row.noise) for row in study.trained()}
     return {REFERENCE: REFERENCE} | names
+
+
+def told_name(study: StudyRecord, arm: str, beta: float | None, seed: int | None, noise: float) -> str:
+    """`run_name` with the seed and the noise only where the study has several."""
+    several_seeds, several_noises = len(study.info["seeds"]) > 1, len(study.noises()) > 1
+    return run_name(arm, beta, seed if several_seeds else None, noise if several_noises else None)
 
 
 # --- points -----------------------------------------------------------------------------------------------------------
@@ -231,7 +286,7 @@ def _point(row: Result, axis: str) -> Point | None:
     if row.kl is None or gain is None or not math.isfinite(row.kl) or not math.isfinite(gain) or row.kl < -ROUNDING:
         return None
     gain_se = row.gain_se if axis == REWARD else row.accuracy_se
-    return Point(row.run, row.arm, row.beta, row.seed, row.step, max(row.kl, 0.0), row.kl_se, gain, gain_se)
+    return Point(row.run, row.arm, row.beta, row.seed, row.step, max(row.kl, 0.0), row.kl_se, gain, gain_se, row.noise)
 
 
 def _measured(point: Point, table: PerPrompt, index: int) -> Point:
@@ -275,7 +330,7 @@ def fit_frontier(points: Sequence[Point]) -> Frontier | None:
     curved = len(np.unique(d.round(6))) >= 3
     alpha, gamma = _coefficients(d, np.array([point.gain for point in away]), curved)
     low, high = float(d.min()) ** 2, float(d.max()) ** 2
-    return Frontier(away[0].arm, float(alpha), float(gamma), curved, len(away), low, high)
+    return Frontier(away[0].arm, float(alpha), float(gamma), curved, len(away), low, high, away[0].noise)
 
 
 def _coefficients(d: Floats, gain: Floats, curved: bool) -> tuple[Floats, Floats]:
@@ -306,7 +361,11 @@ def compare(frontiers: Sequence[Frontier], points: Sequence[Point], table: PerPr
     are added up as if an arm's were all one error, which is wider than the truth. From two common seeds on, the
     variance between seeds is added. Deterministic.
     """
-    pairs = [_compare_pair(a, b, points, table) for a, b in itertools.combinations(frontiers, 2)]
+    return corrected([_compare_pair(a, b, points, table) for a, b in itertools.combinations(frontiers, 2)])
+
+
+def corrected(pairs: Sequence[Comparison]) -> tuple[Comparison, ...]:
+    """The comparisons with their p-values corrected (Holm) for having made all of these."""
     p_values = iter(holm([pair.difference.p_value for pair in pairs if pair.difference]))
     return tuple(replace(pair, p_value=next(p_values)) if pair.difference else pair for pair in pairs)
 
@@ -492,20 +551,18 @@ def _axis_label(study: StudyRecord, axis: str) -> str:
     return f"gain in {gold.get('name', 'reward')} over the reference"
 
 
-def _sentence(
-    study: StudyRecord, axis: str, points: Sequence[Point], comparisons: Sequence[Comparison], best: Sequence[Best]
-) -> str:
+def _sentence(study: StudyRecord, answer: Verdict) -> str:
     expected, unfinished = len(study.expected()), len(study.unfinished())
     if not study.trained():
         return f"Nothing has been evaluated yet: none of the {expected} runs has reached a checkpoint."
     parts = [
         f"So far {expected - unfinished} of {expected} runs have finished." if unfinished else "",
         "Nothing scored the samples, so no quality is claimed, only agreement with held-out votes."
-        if axis == ACCURACY
+        if answer.axis == ACCURACY
         else "",
-        "" if points else "Nothing has both a KL and a place on the vertical axis, so there is no frontier.",
-        _told_apart(comparisons, axis),
-        _above_reference(best, run_names(study)),
+        "" if answer.points else "Nothing has both a KL and a place on the vertical axis, so there is no frontier.",
+        _told_apart(answer.comparisons, answer.axis),
+        _above_reference(answer.best, run_names(study)),
     ]
     return " ".join(part for part in parts if part)
 
@@ -571,15 +628,16 @@ def _strength(gain: Estimate) -> str:
     return f" (z = {gain.z:.1f}{told})".replace("-", "−")
 
 
-def _caveats(study: StudyRecord, axis: str, table: PerPrompt | None) -> Iterable[str]:
+def _caveats(study: StudyRecord, axis: str, paired: bool) -> Iterable[str]:
     if study.unfinished():
-        names = [run_name(*key) for key in study.unfinished()]
+        several = len(study.noises()) > 1
+        names = [run_name(arm, beta, seed, noise if several else None) for arm, beta, seed, noise in study.unfinished()]
         yield f"The study is partial. Not finished: {_listed(names)}."
     if len(study.info["seeds"]) < 2:
         yield "One seed: intervals are over prompts only, conditional on these runs; another seed may answer otherwise."
     if axis == ACCURACY:
         yield "Held-out accuracy says how often the margins agree with held-out votes, not whether samples are better."
-    if table is None and study.trained():
+    if not paired and study.trained():
         yield "Errors are not paired over prompts; the interval of a difference is wider than it need be."
     short = [row for row in study.finals() if row.ended is not None and row.ended < 0.9]
     if short:

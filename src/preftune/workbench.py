@@ -27,6 +27,16 @@ class Workbench:
     store: ReferenceStore
 
 
+def check_room(bench: Workbench, longest: int, max_new_tokens: int) -> None:
+    """Raises UserError if a response after the longest prompt (in tokens) does not fit into what the model reads."""
+    room = getattr(bench.base.model.config.get_text_config(), "max_position_embeddings", None)
+    if room and longest + max_new_tokens > room:
+        raise UserError(
+            f"--max-new-tokens {max_new_tokens}: the longest prompt has {longest} tokens and the model reads "
+            f"{room}; lower it, or --max-length"
+        )
+
+
 def open_workbench(
     model: str, *, reference: str | None = None, precision: str = "fp32", device: str = "auto"
 ) -> Workbench:

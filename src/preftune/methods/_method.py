@@ -16,13 +16,18 @@ class LossOptions:
     """What the user chooses of a loss. `reduction`: log-ratios summed over tokens, or their mean per token.
 
     `label_smoothing` ε trains on the preference smoothed by ε (cDPO), `flip_rate` ε on the one from which flips at
-    rate ε are taken out (rDPO).
+    rate ε are taken out (rDPO). `centre` is taken off a fitted preference to make the target of amortized IPO; a
+    preference that is trained beside the policy has its likelihood weighted by `gamma`, and with `stop_gradient` it
+    learns from nothing else.
     """
 
     beta: float = 0.1
     reduction: str = "sum"
     label_smoothing: float = 0.0
     flip_rate: float = 0.0
+    centre: float = 0.5
+    gamma: float | None = None
+    stop_gradient: bool = True
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Scored:
     logprob_B: Tensor  # log π(y|x), summed over the response, nats
     reference_B: Tensor  # log π_ref(y|x), likewise; zeros for a method without a reference
     length_B: Tensor  # predicted tokens
+    score_B: Tensor | None = None  # of a preference that is trained beside the policy, differentiable
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from ._method import LossOptions, Method, Scored, Terms
 NO_VOTE = "response: in no vote (not computed)"
 
 
-def _prepare(ballot: TokenBallot, left_out: Counter[str]) -> TokenBallot | None:
+def voted_on(ballot: TokenBallot, left_out: Counter[str]) -> TokenBallot | None:
     """The ballot without the responses that no vote names."""
     named = sorted({index for vote in ballot.votes for index in (vote.a, vote.b)})
     if len(named) == len(ballot.responses):
@@ -29,22 +29,30 @@ def _prepare(ballot: TokenBallot, left_out: Counter[str]) -> TokenBallot | None:
     return replace(ballot, responses=tuple(ballot.responses[i] for i in named), votes=votes)
 
 
-def _mass(ballot: TokenBallot) -> float:
+def vote_mass(ballot: TokenBallot) -> float:
     """The sum of vote weights."""
     return sum(vote.weight for vote in ballot.votes)
 
 
-def _loss(objective: Callable[..., Tensor], scored: Scored, options: LossOptions) -> Terms:
+def pairwise_terms(scored: Scored, options: LossOptions, loss_of: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Terms:
+    """The weighted sum of `loss_of(log-ratio of a, log-ratio of b, p)` over all votes, `[V]` each, and the report."""
     log_ratio_B = scored.logprob_B - scored.reference_B
     if options.reduction == "mean":
         log_ratio_B = log_ratio_B / scored.length_B
     a, b, p, weight = _votes(scored)
-    target = unbias(smooth(p, options.label_smoothing), options.flip_rate)
-    loss = objective(log_ratio_B[a], log_ratio_B[b], beta=options.beta, preference=target)
+    loss = loss_of(log_ratio_B[a], log_ratio_B[b], p)
     with torch.no_grad():
         sums = _report(log_ratio_B, scored.length_B, a, b, p, options.beta)
         totals = {name: float((weight * value).sum()) for name, value in sums.items()}
     return Terms((weight * loss).sum(), totals | {"weight": float(weight.sum())})
+
+
+def _loss(objective: Callable[..., Tensor], scored: Scored, options: LossOptions) -> Terms:
+    def loss(log_ratio_a: Tensor, log_ratio_b: Tensor, p: Tensor) -> Tensor:
+        target = unbias(smooth(p, options.label_smoothing), options.flip_rate)
+        return objective(log_ratio_a, log_ratio_b, beta=options.beta, preference=target)
+
+    return pairwise_terms(scored, options, loss)
 
 
 def _votes(scored: Scored) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -64,6 +72,11 @@ def _votes(scored: Scored) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         torch.tensor(p, device=device, dtype=like.dtype),
         torch.tensor(weight, device=device, dtype=like.dtype),
     )
+
+
+def vote_indices(scored: Scored) -> tuple[Tensor, Tensor]:
+    """(a, b) of all votes, among the responses of the whole micro-batch."""
+    return _votes(scored)[:2]
 
 
 def _report(log_ratio_B: Tensor, length_B: Tensor, a: Tensor, b: Tensor, p: Tensor, beta: float) -> dict[str, Tensor]:
@@ -88,5 +101,5 @@ def _report(log_ratio_B: Tensor, length_B: Tensor, a: Tensor, b: Tensor, p: Tens
     }
 
 
-DPO = Method("dpo", True, _prepare, _mass, partial(_loss, dpo))
-IPO = Method("ipo", True, _prepare, _mass, partial(_loss, ipo))
+DPO = Method("dpo", True, voted_on, vote_mass, partial(_loss, dpo))
+IPO = Method("ipo", True, voted_on, vote_mass, partial(_loss, ipo))

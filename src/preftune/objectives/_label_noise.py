@@ -14,7 +14,7 @@ def smooth(preference: P, epsilon: float) -> P:
 
     Source: Mitchell, "A note on DPO with noisy preferences and relationship to IPO" (2023).
     """
-    _check(epsilon)
+    check_rate(epsilon)
     return epsilon + (1 - 2 * epsilon) * preference
 
 
@@ -26,10 +26,11 @@ def unbias(preference: P, epsilon: float) -> P:
 
     Source: Chowdhury et al., arXiv 2403.00409.
     """
-    _check(epsilon)
+    check_rate(epsilon)
     return (preference - epsilon) / (1 - 2 * epsilon)
 
 
-def _check(epsilon: float) -> None:
+def check_rate(epsilon: float) -> None:
+    """Raises ValueError for a flip rate outside [0, ½)."""
     if not 0 <= epsilon < 0.5:
         raise ValueError(f"a flip rate of {epsilon} is outside [0, 0.5)")

@@ -14,7 +14,7 @@ import vl_convert
 from ..errors import UserError
 from ..results import Result, StudyRecord, read_study
 from ..stats import Estimate
-from ..verdict import ACCURACY, CHANCE, Frontier, Point, Verdict, proxy_view, run_names, verdict
+from ..verdict import ACCURACY, CHANCE, Frontier, Point, Verdict, noise_in_words, proxy_view, run_names, verdict
 from .text import harmless
 
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
@@ -57,14 +57,15 @@ def looks(study: StudyRecord) -> dict[str, Look]:
 
 
 def frontier_image(folder: Path, out: Path) -> Path:
-    """Draw the frontier chart of a study folder to `out`, an .svg or .png file.
+    """Draw the frontier chart of a study folder (of its first rate of label noise) to `out`, an .svg or .png file.
 
     Raises UserError for a folder that is no study, or another ending.
     """
     if out.suffix not in (".svg", ".png"):
         raise UserError(f"{out}: the picture is an .svg or a .png file, by its ending")
     study = read_study(folder)
-    spec = _frontier(study, verdict(study), legend=True) | {"width": 680}
+    noise = study.noises()[0]
+    spec = _frontier(study.at_noise(noise), verdict(study).at_noise(noise), legend=True) | {"width": 680}
     if out.suffix == ".svg":
         out.write_text(vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE), encoding="utf-8")
     else:
@@ -72,17 +73,26 @@ def frontier_image(folder: Path, out: Path) -> Path:
     return out
 
 
-def frontier_panel(study: StudyRecord, answer: Verdict) -> Panel:
-    """Gain against KL: a point per checkpoint, a path per run, a fitted curve per arm."""
-    return Panel("frontier", answer.axis_label, "", _frontier(study, answer, legend=False))
+def frontier_panels(study: StudyRecord, answer: Verdict) -> list[Panel]:
+    """Gain against KL: a point per checkpoint, a path per run, a fitted curve per arm. A chart per rate of noise."""
+    return _at_each_noise(study, answer, "frontier", "", "")
 
 
-def proxy_panel(study: StudyRecord, answer: Verdict) -> Panel | None:
+def proxy_panels(study: StudyRecord, answer: Verdict) -> list[Panel]:
     """The same runs by the learned reward, where a study has one."""
     view = proxy_view(study, answer)
-    if view is None:
-        return None
-    return Panel("proxy", "The learned reward of the same samples", "nats", _frontier(study, view, legend=False))
+    return _at_each_noise(study, view, "proxy", "The learned reward of the same samples", "nats") if view else []
+
+
+def _at_each_noise(study: StudyRecord, view: Verdict, name: str, title: str, note: str) -> list[Panel]:
+    noises, panels = study.noises(), []
+    for i, noise in enumerate(noises):
+        part = view.at_noise(noise)
+        told = [title, noise_in_words(noise)] if len(noises) > 1 else [title]
+        if part.points:
+            spec = _frontier(study.at_noise(noise), part, legend=False)
+            panels.append(Panel(f"{name}-{i}" if i else name, ". ".join(filter(None, told)), note, spec))
+    return panels
 
 
 # --- the frontier -----------------------------------------------------------------------------------------------------

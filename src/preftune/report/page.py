@@ -20,8 +20,8 @@ from markupsafe import Markup
 
 from ..results import REFERENCE, Result, Sample, StudyRecord, read_study
 from ..stats import Estimate, clustered_mean, number, over_seeds
-from ..verdict import PROXY, Comparison, Verdict, run_name, run_names, verdict
-from .charts import VEGA_LITE, dashes, frontier_panel, length_panel, looks, proxy_panel, training_panels
+from ..verdict import PROXY, Comparison, Verdict, run_names, told_name, verdict
+from .charts import VEGA_LITE, dashes, frontier_panels, length_panel, looks, proxy_panels, training_panels
 from .text import Folded, fold, harmless
 
 REPORT_FILE = "report.html"
@@ -91,9 +91,9 @@ def _page(study: StudyRecord, answer: Verdict) -> str:
         finalize=_printed,
     )
     training, length = training_panels(study), length_panel(study)
-    frontier = frontier_panel(study, answer) if answer.points else None
-    proxy = proxy_panel(study, answer) if answer.points else None
-    specs = {panel.name: panel.spec for panel in (frontier, proxy, *training, length) if panel}
+    frontiers = frontier_panels(study, answer)
+    proxies = proxy_panels(study, answer) if answer.points else []
+    specs = {panel.name: panel.spec for panel in (*frontiers, *proxies, *training, length) if panel}
     scripts = [_inline(_library()), _inline(DRAW)]
     columns = _columns(study)
     lines = _lines(study, columns)
@@ -105,14 +105,17 @@ def _page(study: StudyRecord, answer: Verdict) -> str:
         dashes=dashes(study),
         training=training,
         length=length,
-        proxy=proxy,
+        frontiers=frontiers,
+        proxies=proxies,
+        several_noises=len(study.noises()) > 1,
         rewards=_reward_rows(study.info.get("reward", {})),
         reward_kind=study.info.get("reward", {}).get("kind", ""),
+        preferences=_preference_rows(study),
         budgets=_budget_rows(study),
         columns=columns,
         lines=list(zip(lines, _cells(lines), strict=True)),
         several_seeds=len(study.info["seeds"]) > 1,
-        comparisons=[_comparison(pair) for pair in answer.comparisons],
+        comparisons=[_comparison(pair, len(study.noises()) > 1) for pair in answer.comparisons],
         exchanges=_exchanges(study),
         exchanges_note=_exchanges_note(study),
         data=_facts(study.info["data"], DATA_WORDS),
@@ -169,6 +172,7 @@ def _compared(study: StudyRecord) -> str:
             f"{model}{size}" if model else "",
             ", ".join(info["arms"]),
             "β " + ", ".join(f"{beta:g}" for beta in info["betas"]) if info["betas"] else "",
+            "label noise " + ", ".join(f"{noise:g}" for noise in study.noises()) if any(study.noises()) else "",
             ("seed " if len(info["seeds"]) == 1 else "seeds ") + ", ".join(map(str, info["seeds"])),
             _counted(data, "votes_train", "training votes on") + _counted(data, "ballots_train", "ballots"),
             f"{steps} steps" + (f" of {batch} ballots" if batch else "") if steps else "",
@@ -186,8 +190,9 @@ def _counted(data: Mapping[str, Any], name: str, words: str) -> str:
     return f"{data[name]:,} {words} " if isinstance(data.get(name), int) else ""
 
 
-def _comparison(pair: Comparison) -> Mapping[str, str]:
-    row = {"pair": f"{pair.a} − {pair.b}", "kl": "", "difference": "", "interval": "", "p": "", "answer": pair.why_not}
+def _comparison(pair: Comparison, several_noises: bool) -> Mapping[str, str]:
+    arms = f"{pair.a} − {pair.b}" + (f", noise {pair.noise:g}" if several_noises else "")
+    row = {"pair": arms, "kl": "", "difference": "", "interval": "", "p": "", "answer": pair.why_not}
     if pair.difference is None or pair.kl is None:
         return row
     se = pair.difference.se or math.nan
@@ -210,6 +215,17 @@ def _reward_rows(reward: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     first = next(iter(seeds.values()), {})
     rows += [(BASELINES.get(name, name), info) for name, info in first.get("baselines", {}).items()]
     return [(name, _told(info["accuracy"], 100), _told(info["log_loss"], 1)) for name, info in rows]
+
+
+def _preference_rows(study: StudyRecord) -> list[tuple[str, str, str, str]]:
+    """(arm, whose preference, accuracy, log-loss) on held-out votes of what amortized-ipo was told by, told once."""
+    found: dict[tuple[str, str], tuple[str, str]] = {}
+    for row in study.finals():
+        held = study.info.get("preferences", {}).get(row.run, {}).get("held_out")
+        if held:
+            name = told_name(study, row.arm, None, row.seed, row.noise)
+            found[row.arm, name] = (_told(held["accuracy"], 100), _told(held["log_loss"], 1))
+    return [(*who, *values) for who, values in found.items()]
 
 
 def _told(estimate: Mapping[str, float | None], times: float) -> str:
@@ -238,6 +254,7 @@ def _columns(study: StudyRecord) -> list[Column]:
         *(Column(name, "learned reward" if name == PROXY else "second opinion", _opinion(name)) for name in extras),
         Column("accuracy", "% of held-out votes", _mean("accuracy", 100)),
         Column("log-loss", "nats per vote", _mean("log_loss")),
+        Column("validation", "log-loss, nats per training vote", _mean("validation")),
         Column("length", "tokens", _mean("length")),
         Column("ended", "% within the limit", lambda row: ended.get((row.run, row.step))),
     ]
@@ -271,10 +288,10 @@ def _lines(study: StudyRecord, columns: Sequence[Column]) -> list[Line]:
     """The reference, then the last checkpoint of every run; with several seeds their mean comes before them."""
     reference, names = study.reference(), run_names(study)
     lines = [Line(REFERENCE, REFERENCE, "0", _read(reference, columns))] if reference else []
-    groups: dict[tuple[str, float | None], list[Result]] = defaultdict(list)
+    groups: dict[tuple[str, float | None, float], list[Result]] = defaultdict(list)
     for row in study.finals():
-        groups[row.arm, row.beta].append(row)
-    for (arm, beta), rows in groups.items():
+        groups[row.arm, row.beta, row.noise].append(row)
+    for (arm, beta, noise), rows in groups.items():
         minor = len(rows) > 1
         each = [
             Line(arm, f"seed {row.seed}" if minor else names[row.run], f"{row.step:,}", _read(row, columns), minor)
@@ -282,7 +299,7 @@ def _lines(study: StudyRecord, columns: Sequence[Column]) -> list[Line]:
         ]
         if minor:
             means = tuple(_over_seeds(values) for values in zip(*(line.values for line in each), strict=True))
-            lines.append(Line(arm, run_name(arm, beta), f"{len(rows)} seeds", means))
+            lines.append(Line(arm, told_name(study, arm, beta, None, noise), f"{len(rows)} seeds", means))
         lines += each
     return lines
 
