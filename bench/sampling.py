@@ -12,69 +12,116 @@ length and their mean log-probability per token, both computed by the same code,
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench import machine
 from bench.inputs import default_model, training_ballots
 
-BATCHES = (4, 8, 16, 32, 64)  # prompts to a batch of generate
+BATCHES = (8, 16, 32, 64)  # prompts to a batch of generate
 MAX_LENGTH = 1024
 SEED = 0
 TOLERATED = 4.0  # standard errors between the two sides' means
-Draw = Callable[..., tuple[list[list[tuple[int, ...]]], float]]  # responses by prompt, and the seconds that they took
+Responses = list[list[tuple[int, ...]]]  # by prompt
 
 
 # --- a worker's side -------------------------------------------------------------------------------------------------
 
 
-def ours(given: argparse.Namespace, prompts: Sequence[Sequence[int]], bench: Any) -> Draw:
-    """Sampling by `rollouts.sample_responses`."""
-    from preftune.rollouts import sample_responses
+class Ours:
+    """Sampling by `rollouts.sample_responses`; also says how likely responses are, those of the other side too."""
 
-    def draw(seed: int) -> tuple[list[list[tuple[int, ...]]], float]:
-        start = time.perf_counter()
+    def __init__(self, given: argparse.Namespace) -> None:
+        from preftune.workbench import open_workbench
+
+        self.given, self.bench = given, open_workbench(given.model, device="cpu")
+        self.prompts = read_prompts(given, self.bench.base.form)
+
+    def draw(self, seed: int) -> Responses:
+        from preftune.rollouts import sample_responses
+
         rollouts = sample_responses(
-            bench.base.model,
-            prompts,
-            stops=bench.base.form.stops,
-            samples=given.samples,
-            max_new_tokens=given.tokens,
+            self.bench.base.model,
+            self.prompts,
+            stops=self.bench.base.form.stops,
+            samples=self.given.samples,
+            max_new_tokens=self.given.tokens,
             seed=seed,
             precision="fp32",
         )
-        return [list(rollout.responses) for rollout in rollouts], time.perf_counter() - start
+        return [list(rollout.responses) for rollout in rollouts]
 
-    return draw
+    def token_logprobs(self, responses: Responses) -> list[float]:
+        """Mean log-probability per token, in nats, of every response."""
+        import torch
+
+        from preftune.logprobs import response_logprobs
+        from preftune.tokens import TokenBallot
+
+        means: list[float] = []
+        for prompt, own in zip(self.prompts, responses, strict=True):
+            batch = self.bench.layout.lay_out([TokenBallot(prompt, tuple(own), ())])
+            with torch.no_grad():
+                values = response_logprobs(self.bench.base.model, batch, precision="fp32")
+            means += (values / batch.lengths_B()).tolist()
+        return means
 
 
-def peer(given: argparse.Namespace, prompts: Sequence[Sequence[int]], bench: Any) -> Draw:
-    """Sampling by `generate`, as transformers loads the model, in batches of prompts of similar length."""
-    import torch
-    from transformers import AutoModelForCausalLM
+class Peer:
+    """Sampling by `generate`, with the model as transformers loads it, in batches of prompts of similar length."""
 
-    stops = list(bench.base.form.stops)
-    model = AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32).eval()
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    options = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0, "max_new_tokens": given.tokens}
-    options |= {"num_return_sequences": given.samples, "eos_token_id": stops, "pad_token_id": stops[0]}
+    def __init__(self, given: argparse.Namespace) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    def draw(seed: int, batch: int) -> tuple[list[list[tuple[int, ...]]], float]:
+        from preftune.tokens import text_format
+
+        form = text_format(AutoTokenizer.from_pretrained(given.model))
+        self.given, self.stops, self.prompts = given, list(form.stops), read_prompts(given, form)
+        self.model = AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32).eval()
+
+    def draw(self, seed: int, batch: int) -> Responses:
+        import torch
+
         torch.manual_seed(seed)
-        start = time.perf_counter()
-        responses: list[list[tuple[int, ...]]] = [[] for _ in prompts]
-        for group in (order[i : i + batch] for i in range(0, len(order), batch)):
-            width = max(len(prompts[i]) for i in group)
-            padding = [width - len(prompts[i]) for i in group]
-            ids = torch.tensor([[stops[0]] * pad + list(prompts[i]) for i, pad in zip(group, padding, strict=True)])
-            mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in padding])
-            output = model.generate(input_ids=ids, attention_mask=mask, **options)[:, width:].tolist()
-            for row, tokens in enumerate(output):
-                responses[group[row // given.samples]].append(_until_stop(tokens, stops))
-        return responses, time.perf_counter() - start
+        order = sorted(range(len(self.prompts)), key=lambda i: len(self.prompts[i]))
+        responses: Responses = [[] for _ in self.prompts]
+        for start in range(0, len(order), batch):
+            group = order[start : start + batch]
+            for row, tokens in enumerate(self._generate([self.prompts[i] for i in group])):
+                responses[group[row // self.given.samples]].append(_until_stop(tokens, self.stops))
+        return responses
 
-    return draw
+    def _generate(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        import torch
+
+        width = max(map(len, prompts))
+        padding = [width - len(prompt) for prompt in prompts]
+        ids = [[self.stops[0]] * pad + list(prompt) for prompt, pad in zip(prompts, padding, strict=True)]
+        mask = [[0] * pad + [1] * (width - pad) for pad in padding]
+        output = self.model.generate(
+            input_ids=torch.tensor(ids),
+            attention_mask=torch.tensor(mask),
+            do_sample=True,
+            top_k=0,
+            top_p=1.0,
+            temperature=1.0,
+            max_new_tokens=self.given.tokens,
+            num_return_sequences=self.given.samples,
+            eos_token_id=self.stops,
+            pad_token_id=self.stops[0],
+        )
+        rows: list[list[int]] = output[:, width:].tolist()
+        return rows
+
+
+def read_prompts(given: argparse.Namespace, form: Any) -> list[tuple[int, ...]]:
+    """The prompts as token ids, cut where they leave no room for an answer."""
+    from preftune.tokens import fit_prompt
+
+    ballots = training_ballots(given.data, given.prompts, SEED)
+    return [tuple(fit_prompt(ballot.prompt, form, MAX_LENGTH - given.tokens)[0]) for ballot in ballots]
 
 
 def _until_stop(ids: Sequence[int], stops: Sequence[int]) -> tuple[int, ...]:
@@ -82,41 +129,20 @@ def _until_stop(ids: Sequence[int], stops: Sequence[int]) -> tuple[int, ...]:
     return tuple(ids[: end + 1])
 
 
-def token_logprobs(bench: Any, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[tuple[int, ...]]]) -> Any:
-    """Mean log-probability per token, in nats, of every response, `[prompts × samples]`."""
-    import torch
-
-    from preftune.logprobs import response_logprobs
-    from preftune.tokens import TokenBallot
-
-    means: list[float] = []
-    for prompt, given in zip(prompts, responses, strict=True):
-        batch = bench.layout.lay_out([TokenBallot(tuple(prompt), tuple(given), ())])
-        with torch.no_grad():
-            values = response_logprobs(bench.base.model, batch, precision="fp32")
-        means += (values / batch.lengths_B()).tolist()
-    return means
-
-
 def work(given: argparse.Namespace) -> None:
-    """Answer with the work of one turn: generated tokens, seconds and, where asked for, what the samples are like."""
-    from preftune.tokens import fit_prompt
-    from preftune.workbench import open_workbench
-
-    bench = open_workbench(given.model, device="cpu")
-    ballots = training_ballots(given.data, given.prompts, SEED)
-    prompts = [fit_prompt(ballot.prompt, bench.base.form, MAX_LENGTH - given.tokens)[0] for ballot in ballots]
-    draw = {"ours": ours, "peer": peer}[given.side](given, prompts, bench)
+    """Answer with what was sampled and the seconds that it took, or with log-probabilities of `responses`."""
+    side = Ours(given) if given.side == "ours" else Peer(given)
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:
-        describe = request.pop("describe", False)
-        responses, seconds = draw(**request)
+        if "responses" in request:
+            assert isinstance(side, Ours)
+            return {"logprobs": side.token_logprobs([[tuple(ids) for ids in row] for row in request["responses"]])}
+        start = time.perf_counter()
+        responses = side.draw(**request)
+        seconds = time.perf_counter() - start
         lengths = [len(ids) for row in responses for ids in row]
-        reply: dict[str, Any] = {"seconds": seconds, "tokens": sum(lengths), "peak_gib": machine.peak_memory()}
-        if describe:
-            means = token_logprobs(bench, prompts, responses)
-            reply |= {"lengths": lengths, "logprobs": means, "prompt_tokens": [len(prompt) for prompt in prompts]}
-        return reply
+        reply = {"seconds": seconds, "tokens": sum(lengths), "peak_gib": machine.peak_memory()}
+        return reply | {"responses": responses, "prompt_tokens": [len(prompt) for prompt in side.prompts]}
 
     machine.serve(answer)
 
@@ -133,23 +159,31 @@ def check_equal(name: str, a: Sequence[float], b: Sequence[float]) -> dict[str, 
     return {"preftune": means[0], "generate": means[1], "standard_error_of_difference": error}
 
 
+def equal_work(ours: machine.Worker, drawn: Mapping[str, Responses]) -> dict[str, dict[str, float]]:
+    """What the samples of both sides are like: tokens in a response, and nats per token."""
+    lengths = {side: [len(ids) for row in responses for ids in row] for side, responses in drawn.items()}
+    logprobs = {side: ours.ask(responses=responses)["logprobs"] for side, responses in drawn.items()}
+    measures = {"length": lengths, "log-probability per token": logprobs}
+    return {name: check_equal(name, values["ours"], values["peer"]) for name, values in measures.items()}
+
+
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """The record of the benchmark."""
     shared = [f"--{name}={getattr(given, name)}" for name in ("model", "data", "prompts", "samples", "tokens")]
     with machine.workers("bench.sampling", {s: ["--side", s, *shared] for s in ("ours", "peer")}) as sides:
-        drawn = {"ours": sides["ours"].ask(seed=SEED, describe=True)}
+        first = sides["ours"].ask(seed=SEED)
         sizes = sorted({min(size, given.prompts) for size in BATCHES})
-        tried = {size: sides["peer"].ask(seed=SEED, batch=size, describe=size == sizes[0]) for size in sizes}
-        drawn["peer"] = tried[sizes[0]]
+        tried = {size: sides["peer"].ask(seed=SEED, batch=size) for size in sizes}
         rates = {size: reply["tokens"] / reply["seconds"] for size, reply in tried.items()}
         best = max(rates, key=rates.__getitem__)
-        equal = {name: check_equal(name, drawn["ours"][name], drawn["peer"][name]) for name in ("lengths", "logprobs")}
-        turns: dict[str, list[dict[str, Any]]] = {"ours": [], "peer": []}
+        equal = equal_work(sides["ours"], {"ours": first["responses"], "peer": tried[best]["responses"]})
+        turns: dict[str, list[dict[str, float]]] = {"ours": [], "peer": []}
         for turn in range(1, given.turns + 1):
-            turns["ours"].append(sides["ours"].ask(seed=turn))
-            turns["peer"].append(sides["peer"].ask(seed=turn, batch=best))
+            for side, options in (("ours", {}), ("peer", {"batch": best})):
+                reply = sides[side].ask(seed=turn, **options)
+                turns[side].append({name: reply[name] for name in ("seconds", "tokens", "peak_gib")})
     speed = {side: [reply["tokens"] / reply["seconds"] for reply in replies] for side, replies in turns.items()}
-    prompt_tokens = drawn["ours"]["prompt_tokens"]
+    prompt_tokens = first["prompt_tokens"]
     return {
         "machine": machine.describe_machine(),
         "model": Path(given.model).name,
