@@ -18,7 +18,7 @@ from transformers.masking_utils import sdpa_mask
 
 from .engine import compute_dtype
 from .logprobs import head_of
-from .models import BRANCH_ATTENTION, _attend
+from .models import BRANCH_ATTENTION, attend
 
 DECODING_ATTENTION = "preftune_decoding"
 PREFILL_TOKENS = 2**11  # prompts of similar length that run together, so that little of it is padding
@@ -122,10 +122,10 @@ def decoding_attention(
     heads, groups = query.shape[1], query.shape[1] // key.shape[1]
     if states.reading is not None or s_aux is not None:
         keys, values = repeat_kv(keys, groups), repeat_kv(values, groups)
-        return _attend(query, keys, values, mask, scale, softcap, s_aux).transpose(1, 2), None
+        return attend(query, keys, values, mask, scale, softcap, s_aux).transpose(1, 2), None
     # heads that share keys become queries of one head: nothing is copied for them
     packed = query.reshape(len(query), heads // groups, -1, query.shape[-1])
-    output = _attend(packed, keys, values, mask.repeat(1, 1, groups, 1), scale, softcap, None)
+    output = attend(packed, keys, values, mask.repeat(1, 1, groups, 1), scale, softcap, None)
     return output.reshape(len(query), heads, -1, output.shape[-1]).transpose(1, 2), None
 
 

@@ -214,16 +214,16 @@ def _attend_ballot(
     start, middle, stop = span
     prompt = middle - start
     if prompt <= SHORT_PROMPT:
-        return [_attend(query, key, value, plan.visible(start, stop, start, window), scale, softcap, sinks)]
+        return [attend(query, key, value, plan.visible(start, stop, start, window), scale, softcap, sinks)]
     causal = None if window is None or window >= prompt else plan.visible(start, middle, start, window)
     ahead, branches = query.split([prompt, stop - middle], dim=2)
     return [
-        _attend(ahead, key[:, :, :prompt], value[:, :, :prompt], causal, scale, softcap, sinks),
-        _attend(branches, key, value, plan.visible(start, stop, middle, window), scale, softcap, sinks),
+        attend(ahead, key[:, :, :prompt], value[:, :, :prompt], causal, scale, softcap, sinks),
+        attend(branches, key, value, plan.visible(start, stop, middle, window), scale, softcap, sinks),
     ]
 
 
-def _attend(
+def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -271,7 +271,7 @@ def _masked_attention(
     # ours is registered with SDPA's masks, which are boolean
     mask = _causal(queries, keys, query.device) if attention_mask is None else attention_mask[..., :keys]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return _attend(query, key, value, mask, scale, softcap, sinks).transpose(1, 2), None
+    return attend(query, key, value, mask, scale, softcap, sinks).transpose(1, 2), None
 
 
 AttentionInterface.register(BRANCH_ATTENTION, branch_attention)
