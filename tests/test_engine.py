@@ -8,7 +8,7 @@ import pytest
 REPEAT = """
 import resource, torch
 {call}
-for _ in range(20):  # until the heap is large enough for one beside what else lies in it
+for _ in range(40):  # until the heap is large enough for one beside what else lies in it
     torch.empty(2**24).fill_(1)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
@@ -25,6 +25,8 @@ def page_faults(call: str) -> int:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
 def test_the_memory_of_one_tensor_serves_the_next() -> None:
-    if page_faults("") < 1000:
+    asked_each_time = page_faults("")
+    if asked_each_time < 1000:
         pytest.skip("this C library keeps what is freed by itself")
-    assert page_faults("from preftune.engine import keep_freed_memory; keep_freed_memory()") < 1000
+    kept = page_faults("from preftune.engine import keep_freed_memory; keep_freed_memory()")
+    assert kept < asked_each_time / 2
