@@ -226,6 +226,8 @@ def peer_trainer(given: argparse.Namespace, folder: str) -> tuple[Any, float]:
     data = Dataset.from_list(rows_of(ordered, given.method))
     start = clock(given.device)
     if given.method == "reward":
+        # its score is read at the last token that is not padding, and SmolLM2's padding is its end-of-text
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.pad_token
         model = AutoModelForSequenceClassification.from_pretrained(given.model, num_labels=1, dtype=torch.float32)
         model.score.weight.data.copy_(_head(model).weight)
         trainer = RewardTrainer(
