@@ -99,7 +99,7 @@ class Ours:
     def __init__(self, given: argparse.Namespace) -> None:
         from preftune.models import start_policy
         from preftune.rewards import REWARD, Trainee
-        from preftune.run import loss_of_votes, prepare_training
+        from preftune.run import loss_of_votes, prepare_training, reference_values
         from preftune.workbench import open_workbench
 
         self.settings, self.device = settings_of(given), given.device
@@ -108,7 +108,7 @@ class Ours:
         method = REWARD if given.method == "reward" else METHODS[given.method]
         self.training = prepare_training(method, tokens, self.settings, self.bench.layout, given.seed)
         start = clock(self.device)
-        reference = self._reference() if given.method != "reward" else {}
+        reference = reference_values(self.bench, self.training) if given.method != "reward" else {}
         self.reference_seconds = clock(self.device) - start
         policy = start_policy(self.bench.base, lora=given.lora, seed=0)
         options = self.settings.loss_options(1.0 if given.method == "reward" else BETA)
@@ -124,11 +124,6 @@ class Ours:
         self.trunk, self.head = _weights(self.bench.base.model)
         self.optimizer = torch.optim.AdamW(self.parameters, lr=LR, weight_decay=0.0, fused=True)
         self.scheduler = torch.optim.lr_scheduler.ConstantLR(self.optimizer, factor=1.0)
-
-    def _reference(self) -> dict[bytes, float]:
-        from preftune.run import reference_values
-
-        return reference_values(self.bench, self.training)
 
     def step(self, number: int) -> dict[str, float]:
         """Do it, and say how long it took, its loss and what it computed."""

@@ -52,7 +52,8 @@ def attention_operations(ballot: Branches, config: Any) -> float:
     """Operations of softmax(QKᵀ)V in all layers that are needed, three times over for the backward pass."""
     prompt, lengths = len(ballot.prompt), [len(ids) for ids in ballot.responses]
     pairs = prompt**2 / 2 + sum(length * prompt + length**2 / 2 for length in lengths)
-    width = config.num_attention_heads * (getattr(config, "head_dim", None) or 64)
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    width = config.num_attention_heads * head
     return float(3 * 4 * pairs * width * config.num_hidden_layers)
 
 
