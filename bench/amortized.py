@@ -33,7 +33,8 @@ from preftune.linear_preference import Floats
 from preftune.preferences import of_reward
 from preftune.results import Result, StudyRecord, read_study, write_json
 from preftune.run import open_reward
-from preftune.study import compare, condition_folder, noisy_votes, slug
+from preftune.study import compare
+from preftune.study_plan import condition_folder, noisy_votes, slug
 from preftune.tokens import tokenize
 from preftune.verdict import verdict
 from preftune.workbench import open_workbench

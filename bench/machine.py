@@ -102,6 +102,10 @@ def peak_memory(device: str = "cpu") -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
+class WorkerEnded(SystemExit):
+    """A worker that ended without an answer, as one does that gets no more memory; ends the benchmark if nobody minds."""
+
+
 class Worker:
     """A process that answers one JSON line to each that it is asked: `python -m MODULE --worker ARGUMENTS`."""
 
@@ -112,13 +116,13 @@ class Worker:
         )
 
     def ask(self, **request: Any) -> dict[str, Any]:
-        """Its answer. Stops the benchmark when the process has died."""
+        """Its answer. Raises WorkerEnded when the process has died."""
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
-            sys.exit(f"a worker ended without an answer: {' '.join(map(str, self.process.args))}")  # type: ignore[arg-type]
+            raise WorkerEnded(f"a worker ended without an answer: {' '.join(map(str, self.process.args))}")  # type: ignore[arg-type]
         answer: dict[str, Any] = json.loads(line)
         return answer
 

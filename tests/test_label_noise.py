@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from synthetic_study import write_synthetic_study
 from tiny import tiny_llama
 
-from preftune import study as study_module
+from preftune import study_runs
 from preftune.ballots import Ballot, Vote, flip_votes, limit_votes, pool, single_votes
 from preftune.errors import UserError
 from preftune.judges import Judge
 from preftune.results import REFERENCE, read_results, read_study, write_json, write_records
 from preftune.settings import parse_arm
 from preftune.stats import holm
-from preftune.study import Study, compare, run_name
+from preftune.study import Study, compare
+from preftune.study_plan import run_name
 from preftune.verdict import verdict
 
 votes = st.builds(
@@ -178,10 +179,10 @@ def test_noise_is_in_the_training_and_validation_votes_and_nowhere_else(
     for noise in (0.0, 0.3):
 
         def stop(self: Any, noise: float = noise) -> None:
-            seen[noise] = (self.votes[0, noise], self.questions, self.eval_set)
+            seen[noise] = (self.data.votes[0, noise], self.questions, self.data.held_out)
             raise Enough
 
-        monkeypatch.setattr(study_module.Runner, "evaluate_reference", stop)
+        monkeypatch.setattr(study_runs.Runner, "evaluate_reference", stop)
         with pytest.raises(Enough):
             run_study(model, tmp_path / f"s{noise}", "ipo", label_noise=[noise], seeds=[0])
     (clean, asked, held_out), (noisy, asked_too, held_out_too) = seen[0.0], seen[0.3]
@@ -242,7 +243,7 @@ def test_the_same_study_again_trains_nothing_and_more_noise_may_be_added(
     grown = run_study(model, tmp_path / "s", "ipo,amortized-ipo", label_noise=[0.1], **small)
     assert (grown.folder / "results.jsonl").read_text().startswith(before)
     assert grown.study.info["noises"] == [0.0, 0.1] and not grown.study.unfinished()
-    monkeypatch.setattr(study_module, "train_any", lambda *args, **kwargs: pytest.fail("trained again"))
+    monkeypatch.setattr(study_runs, "train_any", lambda *args, **kwargs: pytest.fail("trained again"))
     run_study(model, tmp_path / "s", "ipo,amortized-ipo", label_noise=[0.0, 0.1], **small)
 
 

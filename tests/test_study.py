@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 from tiny import tiny_llama
 
-from preftune import study as study_module
+from preftune import study_runs
 from preftune.ballots import Ballot, Message, Vote
 from preftune.errors import Interrupted, UserError
 from preftune.judges import Judge
 from preftune.policies import evaluate_folders, find_policy, sample_folders
 from preftune.results import REFERENCE, read_results, read_samples
 from preftune.settings import parse_arm, split_arms
-from preftune.study import Study, compare, run_name
+from preftune.study import Study, compare
+from preftune.study_plan import run_name
 
 WORDS = list("abcdefgh")
 LIKES_A = Judge("likes a", "count of a less that of b", lambda _, texts: [t.count("a") - t.count("b") for t in texts])
@@ -103,13 +104,13 @@ def test_pairwise_arms_see_the_same_votes_in_the_same_order(whole: Study) -> Non
 
 def test_doing_it_again_trains_nothing_and_changes_no_row(whole: Study, model: str, monkeypatch) -> None:
     before = (whole.folder / "results.jsonl").read_bytes()
-    monkeypatch.setattr(study_module, "train_any", lambda *args, **kwargs: pytest.fail("trained again"))
+    monkeypatch.setattr(study_runs, "train_any", lambda *args, **kwargs: pytest.fail("trained again"))
     compare("dpo,ipo,sft", make_ballots(), model=model, out=whole.folder, **QUICK)
     assert (whole.folder / "results.jsonl").read_bytes() == before
 
 
 def test_an_interrupted_study_ends_in_the_same_rows(whole: Study, model: str, tmp_path: Path, monkeypatch) -> None:
-    real, calls = study_module.Runner._evaluate, []
+    real, calls = study_runs.Runner._evaluate, []
 
     def stop_at_the_fifth(self, *args):
         calls.append(args)
@@ -117,10 +118,10 @@ def test_an_interrupted_study_ends_in_the_same_rows(whole: Study, model: str, tm
             raise Interrupted("enough")
         return real(self, *args)
 
-    monkeypatch.setattr(study_module.Runner, "_evaluate", stop_at_the_fifth)
+    monkeypatch.setattr(study_runs.Runner, "_evaluate", stop_at_the_fifth)
     with pytest.raises(Interrupted):
         compare("dpo,ipo,sft", make_ballots(), model=model, out=tmp_path / "s", **QUICK)
-    monkeypatch.setattr(study_module.Runner, "_evaluate", real)
+    monkeypatch.setattr(study_runs.Runner, "_evaluate", real)
     assert Study(tmp_path / "s").report().exists(), "an unfinished study has a report too"
     resumed = compare("dpo,ipo,sft", make_ballots(), model=model, out=tmp_path / "s", **QUICK)
     assert rows_of(resumed.folder) == rows_of(whole.folder)

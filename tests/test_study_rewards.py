@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tiny import tiny_llama
 
-from preftune import study as study_module
+from preftune import study_runs
 from preftune.ballots import Ballot, Vote
 from preftune.errors import UserError
 from preftune.evaluate import best_of
@@ -110,7 +110,7 @@ def test_costs_are_told_in_three_currencies(made: Study) -> None:
 
 
 def test_the_same_study_again_trains_nothing(made: Study, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study_module, "train_any", lambda *args, **kwargs: pytest.fail("trained again"))
+    monkeypatch.setattr(study_runs, "train_any", lambda *args, **kwargs: pytest.fail("trained again"))
     before = (made.folder / "results.jsonl").read_text()
     compare(ARMS, some_ballots(), model=model, out=made.folder, judge=JUDGE, **SETTINGS)
     assert (made.folder / "results.jsonl").read_text() == before

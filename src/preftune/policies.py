@@ -25,7 +25,7 @@ from .results import REFERENCE, Result, Sample, write_records
 from .rollouts import sample_responses
 from .run import held_out_reference
 from .stats import number
-from .study import held_out_prompts, make_questions
+from .study_plan import held_out_prompts, make_questions
 from .tokens import tokenize
 from .workbench import Workbench, open_workbench
 

@@ -1,0 +1,205 @@
+"""What a study compares, settled before anything is trained: its runs, its votes, its questions, and their names."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .ballots import Ballot, Prompt, flip_votes, limit_votes, split_by_prompt
+from .errors import UserError
+from .evaluate import Questions
+from .judges import Judge
+from .methods import AMORTIZED_IPO, Method
+from .preferences import check_preference
+from .rewards import check_kind, default_kind, settings_of
+from .settings import Arm, Settings, make_settings, parse_arm, split_arms
+from .tokens import TextFormat, TokenBallot, TokenSet, fit_prompt, tokenize, transcript
+
+TrainingKey = tuple[str, int, float]  # (arm, seed, noise)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study compares, settled before anything is trained."""
+
+    arms: tuple[Arm, ...]
+    betas: tuple[float, ...]
+    seeds: tuple[int, ...]
+    noises: tuple[float, ...]
+    settings: Settings
+    checkpoints: int
+    kind: str
+
+    @property
+    def needs_reward(self) -> bool:
+        """Whether some arm learns from, or selects by, a reward model."""
+        return any(not isinstance(arm.method, Method) for arm in self.arms)
+
+    def conditions(self) -> list[tuple[int, float]]:
+        """(seed, noise) of all sets of votes that are learned from."""
+        return [(seed, noise) for noise in self.noises for seed in self.seeds]
+
+    def runs(self) -> list[tuple[Arm, float | None, int, float]]:
+        """(arm, β, seed, noise) of every run; an arm whose method has no β runs once per seed and noise."""
+        return [
+            (arm, beta, seed, noise)
+            for seed, noise in self.conditions()
+            for arm in self.arms
+            for beta in (self.betas if arm.method.uses_reference else (None,))
+        ]
+
+
+@dataclass(frozen=True)
+class Votes:
+    """What the runs of one (seed, noise) learn from, and the votes taken out of it that only measure a log-loss."""
+
+    tokens: TokenSet
+    validation: tuple[TokenBallot, ...]
+    flipped: int
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """The training ballots, their tokens with the votes as they were read, those of held-out and of validation ballots,
+    and `votes`: what each (seed, noise) makes of the training and the validation ones."""
+
+    ballots: tuple[Ballot, ...]
+    training: TokenSet
+    held_out: TokenSet
+    validation: TokenSet
+    votes: Mapping[tuple[int, float], Votes]
+
+
+def make_plan(
+    arms: Sequence[str] | str,
+    betas: Sequence[float],
+    seeds: Sequence[int],
+    noises: Sequence[float],
+    options: Mapping[str, Any],
+    checkpoints: int,
+    kind: str | None = None,
+) -> Plan:
+    """Check and settle what is compared. Raises UserError for an empty or doubtful list."""
+    names = split_arms(arms) if isinstance(arms, str) else list(arms)
+    parsed = tuple(parse_arm(name) for name in names)
+    named = (("methods", [arm.name for arm in parsed]), ("betas", betas), ("seeds", seeds), ("label-noise", noises))
+    for label, values in named:
+        if not values:
+            raise UserError(f"--{label}: give at least one")
+        if len(set(values)) < len(values):
+            raise UserError(f"--{label}: one of them is given twice ({', '.join(map(str, values))})")
+    for beta in betas:
+        if not 0 < beta < math.inf:
+            raise UserError(f"--betas {beta}: must be greater than 0")
+    for noise in noises:
+        if not 0 <= noise < 0.5:
+            raise UserError(f"--label-noise {noise}: must be at least 0 and below 0.5")
+    if checkpoints < 1:
+        raise UserError(f"--checkpoints {checkpoints}: must be at least 1")
+    settings = make_settings(options)
+    if settings.kl_target:
+        raise UserError("--kl-target: it moves β, by which a study compares; leave it out")
+    kind = kind or default_kind([arm.method for arm in parsed], settings)
+    plan = Plan(parsed, tuple(betas), tuple(seeds), tuple(map(float, noises)), settings, checkpoints, kind)
+    if plan.needs_reward:
+        check_kind(kind, settings_of(kind, settings))
+    for arm in parsed:
+        if arm.method is AMORTIZED_IPO:
+            check_preference(kind, arm.settings(settings))
+    return plan
+
+
+def check_shares(votes_per_prompt: int | None, validation_fraction: float) -> None:
+    """Raises UserError for a number of votes or a share that is none."""
+    if votes_per_prompt is not None and votes_per_prompt < 1:
+        raise UserError(f"--votes-per-prompt {votes_per_prompt}: must be at least 1")
+    if not 0 <= validation_fraction < 1:
+        raise UserError(f"--validation-fraction {validation_fraction}: must be at least 0 and below 1")
+
+
+def make_data(
+    plan: Plan,
+    training: Sequence[Ballot],
+    held_out: Sequence[Ballot],
+    form: TextFormat,
+    votes_per_prompt: int | None,
+    validation_fraction: float,
+) -> StudyData:
+    """Tokenise, take the validation ballots out of the training ones, and flip votes as the plan says."""
+    if votes_per_prompt is not None:
+        training = limit_votes(training, votes_per_prompt, seed=0)
+    training, validation = split_by_prompt(training, validation_fraction, seed=1)
+    length = plan.settings.max_length
+    known, asked, kept = (tokenize(part, form, max_length=length) for part in (training, held_out, validation))
+    votes = {where: noisy_votes(known, kept, *where) for where in plan.conditions()}
+    return StudyData(tuple(training), known, asked, kept, votes)
+
+
+def noisy_votes(training: TokenSet, validation: TokenSet, seed: int, noise: float) -> Votes:
+    """The training and validation ballots with every single vote flipped with probability `noise`."""
+    ballots = (*training.ballots, *validation.ballots)
+    votes, flipped = flip_votes([ballot.votes for ballot in ballots], noise, seed=seed)
+    noisy = tuple(replace(ballot, votes=own) for ballot, own in zip(ballots, votes, strict=True))
+    count = len(training.ballots)
+    return Votes(replace(training, ballots=noisy[:count]), noisy[count:], flipped)
+
+
+def held_out_prompts(ballots: Sequence[Ballot], limit: int) -> tuple[Prompt, ...]:
+    """The distinct prompts of the ballots, at most `limit`, chosen by their content and not by their order."""
+    distinct = {hashlib.sha256(repr(ballot.prompt).encode()).digest(): ballot.prompt for ballot in ballots}
+    return tuple(distinct[key] for key in sorted(distinct)[:limit])
+
+
+def make_questions(
+    prompts: Sequence[Prompt],
+    eval_set: TokenSet,
+    form: TextFormat,
+    max_length: int,
+    samples: int,
+    max_new_tokens: int,
+    judge: Judge | None,
+    others: Mapping[str, Judge],
+) -> tuple[Questions, Counter[str]]:
+    """What every policy is asked, and how many prompts were shortened to leave room for the answer, by reason."""
+    if samples and max_new_tokens >= max_length:
+        raise UserError(
+            f"--max-new-tokens {max_new_tokens}: must leave room for a prompt within --max-length {max_length}"
+        )
+    cuts: Counter[str] = Counter()
+    ids = []
+    for prompt in prompts if samples else ():
+        fitted, reasons = fit_prompt(prompt, form, max_length - max_new_tokens)
+        cuts.update(f"evaluation {reason}" for reason in reasons)
+        ids.append(tuple(fitted))
+    texts = tuple(prompt if isinstance(prompt, str) else transcript(prompt) for prompt in prompts) if samples else ()
+    questions = Questions(tuple(ids), texts, eval_set.ballots, samples, max_new_tokens, 0, judge, others)
+    return questions, cuts
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def condition_name(seed: int, noise: float) -> str:
+    """A set of votes in words: its seed, and the noise where there is any."""
+    return f"{seed}, noise {noise:g}" if noise else str(seed)
+
+
+def condition_folder(seed: int, noise: float) -> str:
+    """The same as a folder's name: `seed0`, `noise0.2-seed0`."""
+    return f"noise{noise:g}-seed{seed}" if noise else f"seed{seed}"
+
+
+def run_name(arm: Arm, beta: float | None, seed: int, noise: float = 0.0) -> str:
+    """A run's id and folder: `ipo-beta0.1-seed0`, `ipo-beta0.1-noise0.2-seed0`, an arm's options in it."""
+    parts = [slug(arm.name), f"beta{beta:g}" if beta is not None else "", condition_folder(seed, noise)]
+    return "-".join(filter(None, parts))
+
+
+def slug(name: str) -> str:
+    """An arm's name as a part of a folder's."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
