@@ -103,7 +103,7 @@ def peak_memory(device: str = "cpu") -> float:
 
 
 class WorkerEnded(SystemExit):
-    """A worker that ended without an answer, as one does that gets no more memory; ends the benchmark if nobody minds."""
+    """A worker that ended without an answer, as one does that gets no more memory. Uncaught, it ends the benchmark."""
 
 
 class Worker:
