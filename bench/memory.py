@@ -5,8 +5,7 @@
 Every configuration is a process of its own that trains for a few steps; its peak is the largest resident set that the
 system has seen (on a GPU, the largest allocation). It includes the interpreter and its libraries, and loading. Both run
 all pairs of a step in one forward pass, and then less at a time: we 1,024 tokens, TRL one pair, which is its fastest on
-a CPU. A process that the system ends for want of memory is in the table as that. The seconds are those of the fastest
-step and not taken in turn; `bench.throughput` is the one to time with.
+a CPU. A process that the system ends for want of memory is in the table as that.
 """
 
 import argparse
@@ -20,16 +19,15 @@ from bench.machine import WorkerEnded, describe_machine, need, show, workers, wr
 from bench.throughput import MODULE, flags
 
 
-def peak(given: argparse.Namespace, lora: int, side: list[str]) -> dict[str, float] | None:
-    """GiB after `given.steps` steps of DPO, and the seconds of the fastest of them; None if it did not get there."""
+def peak(given: argparse.Namespace, lora: int, side: list[str]) -> float | None:
+    """GiB after `given.steps` steps of DPO; None if it did not get there."""
     try:
         with workers(MODULE, {"worker": [*flags(given, "dpo", lora, given.steps), *side]}) as running:
             running["worker"].ask()
-            steps = [running["worker"].ask() for _ in range(given.steps)]
+            return max(running["worker"].ask()["peak_gib"] for _ in range(given.steps))
     except WorkerEnded as ended:
         print(ended, file=sys.stderr)
         return None
-    return {"peak_gib": max(step["peak_gib"] for step in steps), "seconds": min(step["seconds"] for step in steps)}
 
 
 def measure(given: argparse.Namespace, lora: int) -> dict[str, Any]:
@@ -40,15 +38,15 @@ def measure(given: argparse.Namespace, lora: int) -> dict[str, Any]:
         f"TRL, {given.batch_size} pairs": ["--side", "trl", "--peer-batch", str(given.batch_size)],
         "TRL, 1 pair": ["--side", "trl", "--peer-batch", "1"],
     }
-    found: dict[str, dict[str, float] | None] = {}
+    found: dict[str, float | None] = {}
     for name, side in sides.items():
         found[name] = peak(given, lora, side)
         print(f"LoRA {lora}, {name}: {_words(found[name])}", file=sys.stderr)
-    return {"lora": lora, "sides": found}
+    return {"lora": lora, "peak_gib": found}
 
 
-def _words(side: dict[str, float] | None) -> str:
-    return "no memory left" if side is None else f"{side['peak_gib']:.2f} GiB, {side['seconds']:.1f} s"
+def _words(peak_gib: float | None) -> str:
+    return "no memory left" if peak_gib is None else f"{peak_gib:.2f} GiB"
 
 
 def main() -> None:
@@ -67,11 +65,11 @@ def main() -> None:
         records.append(measure(given, lora))
         write_results("memory", result, given.out)
     rows = [
-        [f"DPO, LoRA {record['lora']}" if record["lora"] else "DPO", *map(_words, record["sides"].values())]
+        [f"DPO, LoRA {record['lora']}" if record["lora"] else "DPO", *map(_words, record["peak_gib"].values())]
         for record in records
     ]
     title = f"peak memory, {given.batch_size} pairs a step, {given.precision}"
-    show(title, ["", *records[0]["sides"]], rows)
+    show(title, ["", *records[0]["peak_gib"]], rows)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ Features = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.intp]
 
 HEADS = ("score", "general", "unconstrained")
-PENALTIES = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4)  # on the squared weight of a standardised feature, beside mean nats
+PENALTIES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 1e-2, 1e-3, 1e-4)  # on squared weights of standardised features, in nats
 UNCHOSEN = 1e-3  # the penalty where there is one prompt, and nothing to choose by
 FOLDS = 5
 DIRECTIONS = 16  # of u at most: 120 numbers in R
