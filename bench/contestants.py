@@ -9,7 +9,7 @@ timed apart; TRL's collating and logging fall outside its time, ours inside.
 import argparse
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from torch import nn
 
 from bench.inputs import default_model, training_ballots
 from bench.machine import DATA, Turns, clock, need, peak_memory
-from preftune.methods import METHODS
+from preftune.loop import Step, run_loop
+from preftune.methods import METHODS, Terms
 from preftune.settings import Settings, make_settings
 from preftune.tokens import TokenBallot, TokenSet, text_format, tokenize
 
@@ -122,33 +123,44 @@ class Ours:
         move_from_reference(policy.model.get_decoder() if given.method == "reward" else policy.model, lora=given.lora)
         self.parameters = list(parameters.values())
         self.trunk, self.head = _weights(self.bench.base.model)
+        if given.method == "reward":
+            self.head = 0  # one row
         self.optimizer = torch.optim.AdamW(self.parameters, lr=LR, weight_decay=0.0, fused=True)
-        self.scheduler = torch.optim.lr_scheduler.ConstantLR(self.optimizer, factor=1.0)
 
     def step(self, number: int) -> dict[str, float]:
         """Do it, and say how long it took, its loss and what it computed."""
-        from preftune.loop import run_loop
-
-        step, found = self.training.plan[number], {}
+        step = self.training.plan[number]
         ballots = [self.training.ballots[i] for group in step.micro_batches for i in group]
-        start = clock(self.device)
-        run_loop(
-            [step],
-            self.loss,
-            optimizer=self.optimizer,
-            scheduler=self.scheduler,
-            parameters=self.parameters,
-            clip_norm=1.0,
-            tokens_of=len,
-            after_step=lambda _, metrics: found.update(metrics),
-        )
-        seconds = clock(self.device) - start
-        return {"seconds": seconds, "loss": found["loss"], "peak_gib": peak_memory(self.device)} | self._work(ballots)
+        seconds, loss = timed_step(step, self.loss, self.optimizer, self.parameters, self.device)
+        return {"seconds": seconds, "loss": loss, "peak_gib": peak_memory(self.device)} | self._work(ballots)
 
     def _work(self, ballots: Sequence[TokenBallot]) -> dict[str, float]:
         unique = sum(map(self.bench.layout.size, ballots))
         predicted = sum(len(ids) for ballot in ballots for ids in ballot.responses)
         return {"trunk": self.trunk, "head": self.head, "unique": unique, "predicted": predicted}
+
+
+def timed_step(
+    step: Step,
+    loss: Callable[[Any], Terms],
+    optimizer: torch.optim.AdamW,
+    parameters: Sequence[nn.Parameter],
+    device: str,
+) -> tuple[float, float]:
+    """Seconds of one step of our training loop, and its loss."""
+    found: dict[str, float] = {}
+    start = clock(device)
+    run_loop(
+        [step],
+        loss,
+        optimizer=optimizer,
+        scheduler=torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
+        parameters=parameters,
+        clip_norm=1.0,
+        tokens_of=len,
+        after_step=lambda _, metrics: found.update(metrics),
+    )
+    return clock(device) - start, found["loss"]
 
 
 def _weights(model: Any) -> tuple[int, int]:

@@ -11,6 +11,7 @@ import argparse
 import statistics
 import sys
 from collections.abc import Mapping
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,12 @@ from typing import Any
 import altair as alt
 import torch
 
-from bench.contestants import BETA
+from bench.contestants import BETA, timed_step
 from bench.inputs import default_model
-from bench.machine import ROOT, clock, describe_machine, gemm_rate, show, write_results
+from bench.machine import ROOT, describe_machine, gemm_rate, show, write_results
 from preftune.ballots import Vote
 from preftune.branches import Branches
-from preftune.loop import Step, run_loop
+from preftune.loop import Step
 from preftune.methods import METHODS
 from preftune.models import start_policy
 from preftune.reference import response_keys
@@ -65,7 +66,6 @@ class Shapes:
         self.policy, self.tokens = start_policy(self.bench.base, lora=0, seed=0), tokens
         self.parameters = list(self.policy.trainable().values())
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-6, fused=True)
-        self.scheduler = torch.optim.lr_scheduler.ConstantLR(self.optimizer, factor=1.0)
 
     def step(self, prompt: int, responses: int) -> dict[str, float]:
         """One optimiser step on as many ballots as come nearest to the tokens asked for."""
@@ -76,18 +76,8 @@ class Shapes:
         training = Training(METHODS["dpo"], ballots, (), {})
         options = make_settings({}).loss_options(BETA)
         whole = Step(1, (tuple(range(count)),), sum(map(METHODS["dpo"].mass, ballots)))
-        start = clock()
-        run_loop(
-            [whole],
-            lambda indices: loss_of_votes(self.policy, self.bench, training, reference, options, indices),
-            optimizer=self.optimizer,
-            scheduler=self.scheduler,
-            parameters=self.parameters,
-            clip_norm=1.0,
-            tokens_of=len,
-            after_step=lambda *_: None,
-        )
-        seconds = clock() - start
+        loss = partial(loss_of_votes, self.policy, self.bench, training, reference, options)
+        seconds, _ = timed_step(whole, loss, self.optimizer, self.parameters, "cpu")
         unique = sum(map(self.bench.layout.size, ballots))
         pairs = count * responses * (responses - 1) / 2
         return {

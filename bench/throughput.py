@@ -107,7 +107,7 @@ def rows_of(records: Sequence[dict[str, Any]]) -> list[list[str]]:
             f"{record['pairs_per_second']['ours']:.2f}",
             f"{record['pairs_per_second']['trl']:.2f}",
             f"{record['ratio']['median']:.2f} ({record['ratio']['min']:.2f}–{record['ratio']['max']:.2f})",
-            f"{record['share_of_limit']['median']:.0%}" if record["method"] != "reward" else "",
+            f"{record['share_of_limit']['median']:.0%}",
             f"{record['first_loss']['difference']:.0e}",
         ]
         for record in records
