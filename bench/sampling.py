@@ -11,6 +11,7 @@ length and their mean log-probability per token, both computed by the same code,
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 from bench import machine
 from bench.inputs import default_model, training_ballots
 
-BATCHES = (8, 16, 32, 64)  # prompts to a batch of generate
+BATCHES = (4, 8, 16, 32)  # prompts to a batch of generate
 MAX_LENGTH = 1024
 SEED = 0
 TOLERATED = 4.0  # standard errors between the two sides' means
@@ -174,6 +175,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         first = sides["ours"].ask(seed=SEED)
         sizes = sorted({min(size, given.prompts) for size in BATCHES})
         tried = {size: sides["peer"].ask(seed=SEED, batch=size) for size in sizes}
+        print("tried generate's batches; the turns begin", file=sys.stderr)
         rates = {size: reply["tokens"] / reply["seconds"] for size, reply in tried.items()}
         best = max(rates, key=rates.__getitem__)
         equal = equal_work(sides["ours"], {"ours": first["responses"], "peer": tried[best]["responses"]})
@@ -182,6 +184,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
             for side, options in (("ours", {}), ("peer", {"batch": best})):
                 reply = sides[side].ask(seed=turn, **options)
                 turns[side].append({name: reply[name] for name in ("seconds", "tokens", "peak_gib")})
+            print(f"turn {turn} of {given.turns}", file=sys.stderr)
     speed = {side: [reply["tokens"] / reply["seconds"] for reply in replies] for side, replies in turns.items()}
     prompt_tokens = first["prompt_tokens"]
     return {
