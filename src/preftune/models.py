@@ -11,7 +11,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,16 +187,22 @@ def branch_attention(
     unknown = [name for name, given in kwargs.items() if name not in HANDLED and given is not None]
     if unknown or dropout:
         raise NotImplementedError(f"branch attention does not handle {unknown or 'dropout'}")
-    groups = query.shape[1] // key.shape[1]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    place, dtype = query.device.type, value.dtype
+    in_float32 = place == "cpu" and dtype == torch.bfloat16  # whose kernel takes up to three times as long, backwards
+    if in_float32:
+        query, key, value = query.float(), key.float(), value.float()
+    if place != "cpu" or softcap is not None or s_aux is not None:  # the CPU's kernel reads shared keys as they are
+        groups = query.shape[1] // key.shape[1]
+        key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     # split, not sliced: the gradient of a slice is as long as the row, and there would be three of them a ballot
     sizes = [stop - start for start, _, stop in branch_plan.spans]
-    ballots = zip(*(states.split(sizes, dim=2) for states in (query, key, value)), strict=True)
+    ballots = zip(branch_plan.spans, *(states.split(sizes, dim=2) for states in (query, key, value)), strict=True)
     pieces = []
-    for span, (queries, keys, values) in zip(branch_plan.spans, ballots, strict=True):
-        keys, values = repeat_kv(keys, groups), repeat_kv(values, groups)
-        pieces += _attend_ballot(branch_plan, span, queries, keys, values, sliding_window, scale, softcap, s_aux)
-    return torch.cat([piece.transpose(1, 2) for piece in pieces], dim=1), None
+    with torch.autocast(place, enabled=False) if in_float32 else nullcontext():
+        for span, queries, keys, values in ballots:
+            pieces += _attend_ballot(branch_plan, span, queries, keys, values, sliding_window, scale, softcap, s_aux)
+    return torch.cat([piece.transpose(1, 2) for piece in pieces], dim=1).to(dtype), None
 
 
 def _attend_ballot(
@@ -234,7 +240,10 @@ def attend(
 ) -> Tensor:
     """Attention under a mask; None: each sees itself and what came before, which SDPA computes in half the time."""
     if softcap is None and sinks is None:
-        return scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale)
+        shared = query.shape[1] != key.shape[1]
+        return scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=shared
+        )
     if mask is None:
         mask = _causal(query.shape[2], key.shape[2], query.device)
     scores = (query @ key.transpose(-1, -2)).float() * scale
