@@ -27,7 +27,7 @@ import numpy as np
 from scipy.special import expit
 
 from preftune.ballots import Ballot, Vote
-from preftune.demo import TEMPERATURE, Experiment, prepare_demo, whole
+from preftune.demo import TEMPERATURE, Experiment, Size, prepare_demo, whole
 from preftune.errors import Interrupted
 from preftune.linear_preference import Floats
 from preftune.preferences import of_reward
@@ -39,6 +39,9 @@ from preftune.tokens import tokenize
 from preftune.verdict import verdict
 from preftune.workbench import open_workbench
 
+# the demo's prompts twice, seen once: where votes are seen again, IPO learns them by heart and gains nothing more
+SIZE = Size(256, 80, betas=(0.1, 0.5), seeds=(0, 1, 2), checkpoints=3, samples=4, tokens=12)
+LEARNING_RATE = 5e-5
 VALIDATION = 0.1
 STOPPED = "ipo, stopped early"
 
@@ -63,9 +66,9 @@ def run_grid(experiment: Experiment, out: Path, noise: float, given: argparse.Na
         votes_per_prompt=given.votes_per_prompt,
         out=out,
         prompts=experiment.prompts,
-        checkpoints=given.checkpoints,
+        checkpoints=SIZE.checkpoints,
         title=f"Learned targets with {noise:.0%} of the training votes flipped",
-        **experiment.shared,
+        **{**experiment.shared, "lr": LEARNING_RATE},
     )
     return read_study(out)
 
@@ -151,6 +154,7 @@ def describe(study: StudyRecord) -> dict[str, Any]:
         "finals": rows,
         "preferences": study.info.get("preferences", {}),
         "data": study.info["data"],
+        "settings": study.info["settings"],
         "seconds": study.info["seconds"],
     }
 
@@ -163,15 +167,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="working folder; what is in it is not done again")
     parser.add_argument("--noises", type=numbers(float), default=[0.0, 0.2])
-    parser.add_argument("--betas", type=numbers(float), default=[0.1, 0.5])
-    parser.add_argument("--seeds", type=numbers(int), default=[0, 1, 2])
+    parser.add_argument("--betas", type=numbers(float), default=list(SIZE.betas))
+    parser.add_argument("--seeds", type=numbers(int), default=list(SIZE.seeds))
     parser.add_argument("--arms", default=None, help="arms instead of the default ones, such as dpo,ipo[flip_rate=0.2]")
     parser.add_argument("--votes-per-prompt", type=int, default=None)
-    parser.add_argument("--checkpoints", type=int, default=4)
-    parser.add_argument("--size", default="default", help="of the embedded experiment")
     parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "amortized.json")
     given = parser.parse_args()
-    experiment = prepare_demo(given.out, given.size)
+    experiment = prepare_demo(given.out, SIZE)
     before = json.loads(given.json.read_text(encoding="utf-8")) if given.json.exists() else {}
     for noise in given.noises:
         folder = given.out / f"noise{noise:g}"

@@ -23,7 +23,7 @@ import torch
 
 from bench.contestants import timed_step
 from bench.machine import clock, describe_machine, median_ratio, show, write_results
-from preftune.demo import prepare_demo
+from preftune.demo import find_size, prepare_demo
 from preftune.methods import AMORTIZED_IPO, METHODS
 from preftune.models import start_policy
 from preftune.preferences import set_targets
@@ -78,7 +78,7 @@ def stepper(
 
 def measure(given: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Both sides ready, and then in turns."""
-    experiment = prepare_demo(work, given.size)
+    experiment = prepare_demo(work, find_size(given.size))
     names = ("max_length", "lr", "batch_size", "precision")
     settings = make_settings({name: experiment.shared[name] for name in names} | {"lora": given.lora})
     model = str(experiment.model)

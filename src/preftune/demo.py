@@ -99,14 +99,18 @@ class Experiment:
     shared: Mapping[str, Any]
 
 
-def prepare_demo(out: Path, size: str) -> Experiment:
+def find_size(name: str) -> Size:
+    """The size of that name. Raises UserError if there is none."""
+    if name not in SIZES:
+        raise UserError(f"--size {name}: must be one of {', '.join(SIZES)}")
+    return SIZES[name]
+
+
+def prepare_demo(out: Path, size: Size) -> Experiment:
     """Fetch what the experiment starts from (about 100 MB, once), fit gold, and make the ballots in `out`, once.
 
-    Raises UserError for an unknown size, or when the packages cannot be had.
+    Raises UserError when the packages cannot be had.
     """
-    if size not in SIZES:
-        raise UserError(f"--size {size}: must be one of {', '.join(SIZES)}")
-    chosen = SIZES[size]
     started = time.monotonic()
     cache = cache_folder() / "demo"
     assets = fetch_assets(cache)
@@ -115,11 +119,11 @@ def prepare_demo(out: Path, size: str) -> Experiment:
     fitting, prompting = hold_out(ratings.snippets, 0.2, seed=0)
     gold = fit_gold(fitting, prompting)
     say(f"gold: fitted on {len(fitting)} snippets; on {len(prompting)} others {describe_quality(gold)}")
-    train_prompts, eval_prompts = make_prompts(prompting, chosen.train_prompts, chosen.eval_prompts, seed=0)
+    train_prompts, eval_prompts = make_prompts(prompting, size.train_prompts, size.eval_prompts, seed=0)
     precision = choose_precision(out)
     train_file, eval_file = out / "ballots.jsonl", out / "eval-ballots.jsonl"
-    agreed = make_ballots(train_file, train_prompts, model, gold, RESPONSES, chosen.tokens, precision)
-    ceiling = make_ballots(eval_file, eval_prompts[::2], model, gold, EVAL_RESPONSES, chosen.tokens, precision)
+    agreed = make_ballots(train_file, train_prompts, model, gold, RESPONSES, size.tokens, precision)
+    ceiling = make_ballots(eval_file, eval_prompts[::2], model, gold, EVAL_RESPONSES, size.tokens, precision)
     say(f"{agreed:.1%} of the training votes agree with gold; ready after {time.monotonic() - started:.0f} s")
     vader = load_vader(assets.vader)
     judge = Judge(
@@ -133,8 +137,8 @@ def prepare_demo(out: Path, size: str) -> Experiment:
         lambda prompts, responses: vader(whole(prompts, responses)).tolist(),
     )
     shared = {
-        "samples": chosen.samples,
-        "max_new_tokens": chosen.tokens,
+        "samples": size.samples,
+        "max_new_tokens": size.tokens,
         "max_length": 64,
         "judge": judge,
         "others": {"VADER": second},
@@ -153,10 +157,10 @@ def run_demo(out: Path, *, size: str = "default", methods: str = "dpo,ipo") -> S
     """Run the embedded experiment, or go on with it, and draw its report in `out`.
 
     `methods` are the arms; ppo, rloo and best-of-n learn from, or select by, a reward model of the same votes (a linear
-    score of frozen features), and amortized-ipo is told by it. Raises UserError as `prepare_demo` does.
+    score of frozen features), and amortized-ipo is told by it. Raises UserError for an unknown size, and as `prepare_demo` does.
     """
-    experiment = prepare_demo(out, size)
-    chosen = SIZES[size]
+    chosen = find_size(size)
+    experiment = prepare_demo(out, chosen)
     return compare(
         [ONLINE.get(arm, arm) for arm in split_arms(methods)],
         experiment.ballots,
