@@ -115,7 +115,7 @@ def draw(rows: list[dict[str, float]], path: Path) -> None:
             color=alt.Color("responses:N", title="responses K"),
         )
     )
-    left = base.encode(y=alt.Y("pairs_per_second:Q", title="pairs a second", scale=alt.Scale(type="log")))
+    left = base.encode(y=alt.Y("pairs_per_second:Q", title="pairs a second", scale=alt.Scale(type="log", nice=False)))
     right = base.encode(y=alt.Y("microseconds:Q", title="µs per unique token, attention taken off"))
     (left | right).save(path, ppi=144)
 
