@@ -182,9 +182,8 @@ def clearly_better(records: Sequence[dict[str, Any]], method: str) -> str:
     """In how many cases a method is more than 3 standard errors better, or worse, than IPO."""
     cells = [found for record in records for found in record["methods"] if found["method"] == method]
     z = [found["difference"] / found["difference_error"] for found in cells]
-    return (
-        f"{method}: better than IPO in {sum(v < -3 for v in z)} and worse in {sum(v > 3 for v in z)} of {len(z)} cases"
-    )
+    better, worse = sum(v < -3 for v in z), sum(v > 3 for v in z)
+    return f"{method}: better than IPO in {better}, worse in {worse} of {len(z)} cases, by 3 standard errors"
 
 
 def main() -> None:
