@@ -52,7 +52,7 @@ def keep_freed_memory() -> None:
     trim_threshold, top_pad, mmap_max = -1, -2, -4  # names of <malloc.h>
     with suppress(OSError, AttributeError):
         set_option = ctypes.CDLL("libc.so.6").mallopt
-        for option, value in ((trim_threshold, -1), (top_pad, 2**26), (mmap_max, 0)):
+        for option, value in ((trim_threshold, 2**31 - 1), (top_pad, 2**26), (mmap_max, 0)):
             set_option(option, value)
 
 
