@@ -31,7 +31,7 @@ from preftune.demo import TEMPERATURE, Experiment, Size, prepare_demo, whole
 from preftune.errors import Interrupted
 from preftune.linear_preference import Floats
 from preftune.preferences import of_reward
-from preftune.results import Result, StudyRecord, read_study, write_json
+from preftune.results import REFERENCE, Result, StudyRecord, read_study, write_json
 from preftune.run import open_reward
 from preftune.study import compare
 from preftune.study_plan import condition_folder, noisy_votes, slug
@@ -70,7 +70,15 @@ def run_grid(experiment: Experiment, out: Path, noise: float, given: argparse.Na
         title=f"Learned targets with {noise:.0%} of the training votes flipped",
         **{**experiment.shared, "lr": LEARNING_RATE},
     )
-    return read_study(out)
+    return of_seeds(read_study(out), given.seeds)
+
+
+def of_seeds(study: StudyRecord, seeds: Sequence[int]) -> StudyRecord:
+    """The study as if it had these seeds only: what else is in its folder may not be finished."""
+    results = tuple(row for row in study.results if row.run == REFERENCE or row.seed in seeds)
+    runs = {row.run for row in results}
+    samples = tuple(sample for sample in study.samples if sample.run in runs)
+    return replace(study, info={**study.info, "seeds": list(seeds)}, results=results, samples=samples)
 
 
 # --- early stopping ---------------------------------------------------------------------------------------------------
@@ -155,7 +163,6 @@ def describe(study: StudyRecord) -> dict[str, Any]:
         "preferences": study.info.get("preferences", {}),
         "data": study.info["data"],
         "settings": study.info["settings"],
-        "seconds": study.info["seconds"],
     }
 
 

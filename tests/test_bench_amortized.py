@@ -5,7 +5,7 @@ from pathlib import Path
 
 from synthetic_study import write_synthetic_study
 
-from bench.amortized import STOPPED, describe, stopped_early
+from bench.amortized import STOPPED, describe, of_seeds, stopped_early
 from preftune.results import read_study
 from preftune.verdict import verdict
 
@@ -26,3 +26,12 @@ def test_a_run_that_is_stopped_early_ends_at_its_lowest_validation_loss(tmp_path
     record = describe(told)
     assert len(record["comparisons"]) + len(record["not_compared"]) == 3
     assert not told.unfinished()
+
+
+def test_a_seed_that_is_left_out_leaves_no_trace(tmp_path: Path) -> None:
+    study = read_study(write_synthetic_study(tmp_path, betas=(0.1,), seeds=(0, 1)))
+    one = of_seeds(study, [0])
+    assert {row.seed for row in one.trained()} == {0} and one.info["seeds"] == [0]
+    assert len(one.results) < len(study.results) and one.results[0] == study.results[0]
+    assert {sample.run for sample in one.samples} == {row.run for row in one.results}
+    assert of_seeds(study, [0, 1]) == study
