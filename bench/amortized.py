@@ -161,7 +161,7 @@ def describe(study: StudyRecord) -> dict[str, Any]:
         "frontiers": [asdict(fit) for fit in answer.frontiers],
         "finals": rows,
         "preferences": study.info.get("preferences", {}),
-        "data": study.info["data"],
+        "data": {**study.info["data"], "source": Path(study.info["data"]["source"]).name},
         "settings": study.info["settings"],
     }
 
