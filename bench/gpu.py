@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from bench.contestants import arguments
 from bench.inputs import default_model
 from bench.machine import describe_machine, need, show, write_results
-from bench.throughput import best_peer, compare
+from bench.throughput import best_peer, compare, rows_of
 from preftune.reference import cache_folder
 
 SHAPES: Mapping[str, Mapping[str, int]] = {
@@ -64,18 +64,12 @@ def measure(given: argparse.Namespace, shape: str, lora: int) -> dict[str, Any]:
     }
 
 
-def line(record: Mapping[str, Any]) -> list[str]:
+def line(record: dict[str, Any]) -> list[str]:
     """A record in the table."""
-    peak, ratio = record["peak_gib"], record["ratio"]
-    return [
-        f"{record['shape']}" + (f", LoRA {record['lora']}" if record["lora"] else ""),
-        f"{record['pairs_per_second']['ours']:.2f}",
-        f"{record['pairs_per_second']['trl']:.2f}",
-        f"{ratio['median']:.2f} ({ratio['min']:.2f}–{ratio['max']:.2f})",
-        f"{record['unique_tokens_per_second']:,.0f}",
-        f"{record['share_of_limit']['median']:.0%}",
-        f"{peak['ours']:.1f} / {peak['trl']:.1f}",
-    ]
+    shape = record["shape"] + (f", LoRA {record['lora']}" if record["lora"] else "")
+    peak = record["peak_gib"]
+    more = [f"{record['unique_tokens_per_second']:,.0f}", f"{peak['ours']:.1f} / {peak['trl']:.1f}"]
+    return [shape, *rows_of([record])[0][1:], *more]
 
 
 def main() -> None:
@@ -99,7 +93,16 @@ def main() -> None:
             records.append(measure(given, shape, lora))
             write_results("gpu", result, given.out)
     title = f"DPO, {given.batch_size} pairs a step, {given.precision}; ratio: median (smallest–largest)"
-    columns = ["", "pairs/s", "TRL's", "ratio", "our tokens/s", "share of limit", "peak GiB, ours / TRL's"]
+    columns = [
+        "",
+        "pairs/s",
+        "TRL's",
+        "ratio",
+        "share of limit",
+        "loss differs by",
+        "our tokens/s",
+        "peak GiB: ours / TRL's",
+    ]
     show(title, columns, [line(record) for record in records])
 
 

@@ -33,9 +33,9 @@ from scipy.special import expit
 
 from bench.machine import show, write_results
 from preftune.console import track
-from preftune.lab.optima import project
 from preftune.lab.preference import pairs
 from preftune.lab.study import (
+    CHUNK,
     LIKELIHOOD,
     REWARD_STRETCH,
     SQUARES,
@@ -50,13 +50,15 @@ from preftune.lab.study import (
     contextual,
     draw_sample,
     fit_many,
+    follow,
     linear_ipo,
     regrets,
     reward,
+    votes_of,
 )
 from preftune.lab.worlds import Floats, world
+from preftune.objectives import smooth, unbias
 
-CHUNK = 10
 NOISES = (0.0, 0.1, 0.2, 0.3)
 VOTES = (1, 3)
 GENERAL: tuple[Ridge, ...] = tuple(product((0.3, 1.0, 3.0, 10.0), (1.0, 3.0, 10.0, 30.0)))
@@ -83,20 +85,10 @@ CASES = [
 ]
 
 
-def relabelled(sample: Sample, ridge: Ridge, *, weights: Callable[[float], tuple[float, float]]) -> Floats:
-    """DPO on other labels: each vote counts `weights(ε)` times for its winner and for its loser."""
-    own, other = weights(sample.flips)
+def relabelled(sample: Sample, ridge: Ridge, *, change: Callable[[float, float], float]) -> Floats:
+    """DPO on labels that a map of the preference changes at the true rate of flips."""
+    own, other = change(1.0, sample.flips), change(0.0, sample.flips)
     return reward(replace(sample, wins=own * sample.wins + other * np.swapaxes(sample.wins, -1, -2)), ridge)
-
-
-def smoothed(flips: float) -> tuple[float, float]:
-    """Of cDPO."""
-    return 1 - flips, flips
-
-
-def unbiased(flips: float) -> tuple[float, float]:
-    """Of rDPO."""
-    return (1 - flips) / (1 - 2 * flips), -flips / (1 - 2 * flips)
 
 
 def general(sample: Sample, ridge: Ridge) -> Floats:
@@ -106,19 +98,16 @@ def general(sample: Sample, ridge: Ridge) -> Floats:
     i, j = np.triu_indices(f.shape[-1], 1)
     rows = np.concatenate([f - g, f[..., i] * g[..., j] - f[..., j] * g[..., i]], -1)
     rows = rows.reshape(len(rows), -1, rows.shape[-1])
-    wins, losses = (sample.wins[..., x, y].reshape(len(rows), -1) for x, y in ((a, b), (b, a)))
     penalty = np.concatenate([np.full(f.shape[-1], ridge[0]), np.full(len(i), ridge[1])])
-    logits = (rows @ fit_many(rows, wins, losses, penalty)[..., None])[..., 0]
-    target = np.zeros(sample.wins.shape)
-    target[..., a, b] = (expit(logits) - 0.5).reshape(*sample.wins.shape[:2], -1)
-    return project(target - np.swapaxes(target, -1, -2), sample.sampler[..., :, None] * sample.sampler[..., None, :])
+    theta = fit_many(rows, *votes_of(sample), penalty)
+    return follow(sample, (rows @ theta[..., None])[..., 0], everywhere=True)
 
 
 COLUMNS = (
     Column("IPO", linear_ipo, SQUARES, STRETCH),
     Column("DPO", reward, scales=REWARD_STRETCH),
-    Column("cDPO", partial(relabelled, weights=smoothed), scales=REWARD_STRETCH),
-    Column("rDPO", partial(relabelled, weights=unbiased), scales=REWARD_STRETCH),
+    Column("cDPO", partial(relabelled, change=smooth), scales=REWARD_STRETCH),
+    Column("rDPO", partial(relabelled, change=unbias), scales=REWARD_STRETCH),
     Column("amortized", partial(amortized, everywhere=True), LIKELIHOOD, STRETCH),
     Column("noise-aware", partial(amortized, everywhere=True, noise_aware=True), LIKELIHOOD, STRETCH),
     Column("general", general, GENERAL, STRETCH),

@@ -143,7 +143,7 @@ def tabular_ipo(sample: Sample, ridge: Ridge) -> Floats:
 
 def linear_ipo(sample: Sample, ridge: Ridge) -> Floats:
     """IPO with scores that are linear in the features, s = φ·θ, and a ridge on θ."""
-    theta = _least_squares(_rows(sample), *_votes(sample), ridge[0])
+    theta = _least_squares(_rows(sample), *votes_of(sample), ridge[0])
     return np.asarray((sample.features @ theta[:, None, :, None])[..., 0])
 
 
@@ -160,10 +160,15 @@ def amortized(
     if cyclic:
         extra = np.broadcast_to(np.eye(rows.shape[1]), (len(rows), rows.shape[1], rows.shape[1]))
         rows, penalty = np.concatenate([rows, extra], -1), np.append(penalty, np.full(rows.shape[1], ridge[1]))
-    theta = fit_many(rows, *_votes(sample), penalty, sample.flips if noise_aware else 0.0)
+    theta = fit_many(rows, *votes_of(sample), penalty, sample.flips if noise_aware else 0.0)
+    return follow(sample, _times(rows, theta), everywhere=everywhere)
+
+
+def follow(sample: Sample, logits: Floats, *, everywhere: bool) -> Floats:
+    """The table that follows targets σ(logit v) − ½, logits `[R, X·M]`, on all pairs or on those voted on."""
     a, b = pairs(sample.responses)
     target = np.zeros(sample.wins.shape)
-    target[..., a, b] = (expit(_times(rows, theta)) - 0.5).reshape(*sample.wins.shape[:2], -1)
+    target[..., a, b] = (expit(logits) - 0.5).reshape(*sample.wins.shape[:2], -1)
     target -= np.swapaxes(target, -1, -2)
     shown = sample.wins + np.swapaxes(sample.wins, -1, -2)
     drawn = sample.sampler[..., :, None] * sample.sampler[..., None, :]
@@ -173,7 +178,7 @@ def amortized(
 def reward(sample: Sample, ridge: Ridge) -> Floats:
     """RLHF: the Bradley–Terry reward φ·θ that the votes make likeliest is the score."""
     rows = _rows(sample)
-    theta = fit_many(rows, *_votes(sample), np.full(rows.shape[-1], ridge[0]))
+    theta = fit_many(rows, *votes_of(sample), np.full(rows.shape[-1], ridge[0]))
     return np.asarray((sample.features @ theta[:, None, :, None])[..., 0])
 
 
@@ -184,7 +189,7 @@ def _rows(sample: Sample) -> Floats:
     return rows.reshape(len(rows), -1, rows.shape[-1])
 
 
-def _votes(sample: Sample) -> tuple[Floats, Floats]:
+def votes_of(sample: Sample) -> tuple[Floats, Floats]:
     """Wins of the first and of the second response of each row of `_rows`, `[R, X·M]` each."""
     a, b = pairs(sample.responses)
     first, second = sample.wins[..., a, b], sample.wins[..., b, a]
