@@ -40,6 +40,8 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--precision", default="fp32", help="fp32 or bf16")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--compile", action="store_true", help="our blocks compiled; what that takes is not timed")
+    parser.add_argument("--peer-compile", action="store_true", help="TRL's torch_compile; likewise")
     return parser
 
 
@@ -111,7 +113,7 @@ class Ours:
         start = clock(self.device)
         reference = reference_values(self.bench, self.training) if given.method != "reward" else {}
         self.reference_seconds = clock(self.device) - start
-        policy = start_policy(self.bench.base, lora=given.lora, seed=0)
+        policy = start_policy(self.bench.base, lora=given.lora, seed=0, compiled=given.compile)
         options = self.settings.loss_options(1.0 if given.method == "reward" else BETA)
         if given.method == "reward":
             trainee = Trainee(policy, _head(self.bench.base.model).to(given.device), self.bench)
@@ -217,6 +219,7 @@ def peer_trainer(given: argparse.Namespace, folder: str) -> tuple[Any, float]:
         "gradient_accumulation_steps": given.batch_size // given.peer_batch,
         "max_length": given.max_length,
         "max_steps": given.steps,
+        "torch_compile": given.peer_compile,
         "learning_rate": LR,
         "lr_scheduler_type": "constant",
         "optim": "adamw_torch_fused",

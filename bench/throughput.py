@@ -30,7 +30,8 @@ def flags(given: argparse.Namespace, method: str, lora: int, steps: int) -> list
     shared = ["model", "data", "batch_size", "max_length", "micro_tokens", "precision", "device", "seed"]
     pairs = [(f"--{name.replace('_', '-')}", getattr(given, name)) for name in shared]
     chosen = [("--method", method), ("--lora", lora), ("--steps", steps)]
-    return [str(part) for flag, value in pairs + chosen if value is not None for part in (flag, value)]
+    switches = [f"--{name.replace('_', '-')}" for name in ("compile", "peer_compile") if getattr(given, name)]
+    return switches + [str(part) for flag, value in pairs + chosen if value is not None for part in (flag, value)]
 
 
 def best_peer(given: argparse.Namespace, method: str, lora: int) -> tuple[int, dict[int, dict[str, float]]]:
@@ -70,6 +71,7 @@ def compare(given: argparse.Namespace, method: str, lora: int, peer_batch: int) 
         "method": method,
         "lora": lora,
         "precision": given.precision,
+        "compiled": {"ours": given.compile, "trl": given.peer_compile},
         "peer_batch": peer_batch,
         "first_loss": agree,
         "pairs_per_second": {name: given.batch_size / statistics.median(value) for name, value in seconds.items()},

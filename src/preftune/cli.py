@@ -68,6 +68,7 @@ FLAGS: dict[str, tuple[Any, str]] = {
     "batch-size": (int, "ballots per optimiser step (default: 32)"),
     "micro-tokens": (int, "tokens per forward pass; bounds memory, changes no result (default: 4096)"),
     "grad-checkpointing": (bool, "less memory for more time (default: false)"),
+    "compile": (bool, "faster steps after a minute for the first; needs a C++ compiler (default: false)"),
     "max-length": (int, "tokens of a prompt and a response together (default: 1024)"),
     "max-new-tokens": (int, "tokens of a sampled response (default: 64)"),
     "samples": (int, "sampled responses per prompt (default: 1)"),
@@ -101,11 +102,21 @@ FLAGS: dict[str, tuple[Any, str]] = {
     "quick": (bool, "fewer steps and seeds: a look, no result (default: false)"),
     "resume": (bool, "go on with an interrupted run (default: false)"),
 }
-SWITCHES = {"resume", "estimate-flips", "merge-prompts", "grad-checkpointing", "quick"}
+SWITCHES = {"resume", "estimate-flips", "merge-prompts", "grad-checkpointing", "compile", "quick"}
 NARGS: dict[str, Any] = {"folders": "+", "what": "?"}  # positional arguments that may be many, or none
 TRAINING = (
     *("reduction", "label-smoothing", "flip-rate", "lr", "epochs", "steps", "batch-size", "micro-tokens"),
-    *("grad-checkpointing", "max-length", "lora", "precision", "device", "warmup", "clip-norm", "weight-decay"),
+    *(
+        "grad-checkpointing",
+        "compile",
+        "max-length",
+        "lora",
+        "precision",
+        "device",
+        "warmup",
+        "clip-norm",
+        "weight-decay",
+    ),
     *("rollouts", "max-new-tokens", "inner-epochs", "kl-target", "end-penalty", "whiten"),
     *("estimate-flips", "head", "pairs", "target", "gamma", "stop-gradient", "extra-responses"),
 )

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .blocks import decoder_blocks
 from .branches import BranchBatch
-from .errors import UserError
 from .logprobs import decoder_states
 
 
@@ -56,7 +56,7 @@ def watched_layers(
 
     With `stop` it goes no further than the last of them. Raises UserError for a model whose layers cannot be found.
     """
-    blocks = decoder_layers(model)
+    blocks = decoder_blocks(model)
     kept: dict[int, Tensor] = {}
 
     def keep(layer: int, output: Any) -> None:
@@ -74,16 +74,6 @@ def watched_layers(
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def decoder_layers(model: Any) -> nn.ModuleList:
-    """The blocks of a model's decoder, in order."""
-    decoder = model.get_decoder()
-    count = decoder.config.get_text_config().num_hidden_layers
-    for module in decoder.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return module
-    raise UserError(f"--model: the layers of {type(decoder).__name__} were not found; train the reward without --kind")
 
 
 def score_head(width: int, *, seed: int) -> nn.Linear:

@@ -37,6 +37,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from .adapters import LAYERS
+from .blocks import compile_blocks, plain_blocks
 from .branches import BranchPlan
 from .errors import UserError
 from .gguf import load_gguf
@@ -158,6 +159,7 @@ def use_stock_attention(model: PreTrainedModel) -> None:
             model.set_attn_implementation("eager")
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # compiled, it would be made anew for every number of ballots
 def branch_attention(
     module: nn.Module,
     query: Tensor,
@@ -340,14 +342,17 @@ class Policy:
     def close(self) -> None:
         """Take the adapter out of the base model, which is then as it was."""
         if self.adapter is not None:
+            plain_blocks(self.model)
             self.adapter.unload()
 
 
-def start_policy(base: Base, *, lora: int, seed: int, grad_checkpointing: bool = False) -> Policy:
+def start_policy(
+    base: Base, *, lora: int, seed: int, grad_checkpointing: bool = False, compiled: bool = False
+) -> Policy:
     """A policy equal to the base: a copy of all weights, or with `lora` > 0 an adapter of that rank in the base.
 
     The adapter sits on every linear layer but the head (alpha = 2·rank, no dropout); switched off, the model is the
-    reference, bit for bit.
+    reference, bit for bit. `compiled`: as `blocks.compile_blocks`.
     """
     base.model.requires_grad_(False)
     if lora:
@@ -357,6 +362,8 @@ def start_policy(base: Base, *, lora: int, seed: int, grad_checkpointing: bool =
         policy = Policy(copy.deepcopy(base.model).requires_grad_(True), base.form)
     if grad_checkpointing:
         checkpoint_activations(policy.model)
+    if compiled:
+        compile_blocks(policy.model)
     policy.model.train()
     return policy
 

@@ -280,7 +280,7 @@ def train_online(
     method = training.method
     check_context(bench, training, settings)
     session = Session(folder, online_identity(bench, training, reward, settings, beta, seed), resume=resume)
-    policy = start_policy(bench.base, lora=settings.lora, seed=seed, grad_checkpointing=settings.grad_checkpointing)
+    policy = start_policy(bench.base, seed=seed, **settings.policy_options())
     critic = start_critic(policy, bench, settings) if method.has_critic else None
     record = session.record()
     now = record["kept"]["beta"] if record else beta

@@ -34,12 +34,13 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor, nn
 
 from .ballots import Ballot, split_by_prompt
+from .blocks import decoder_blocks
 from .branches import pack
 from .console import say, track
 from .engine import remove_state
 from .errors import UserError
 from .evaluate import VoteTable, accuracy, evaluation_groups, reference_table
-from .heads import decoder_layers, last_states, pooled_layers, score_head
+from .heads import last_states, pooled_layers, score_head
 from .linear_preference import fit_frozen, fit_linear, vote_pairs
 from .methods import DPO, AnyMethod, LossOptions, Method, Scored, Terms, pairwise_terms
 from .models import Policy, start_policy
@@ -402,7 +403,7 @@ def judge(
 
 def candidate_layers(bench: Workbench) -> tuple[int, list[int]]:
     """(number of layers, those that frozen features are chosen from)."""
-    depth = len(decoder_layers(bench.base.model))
+    depth = len(decoder_blocks(bench.base.model))
     return depth, sorted({max(1, round(depth * share)) for share in DEPTHS})
 
 
@@ -525,7 +526,7 @@ def _fit_trained(
     session = Session(folder, identity | {"data": hashlib.sha256(both).hexdigest()}, resume=resume)
     record = session.record()
     best = Best(folder / "best.safetensors", *(record["kept"]["best"] if record else ()))
-    policy = start_policy(bench.base, lora=settings.lora, seed=seed, grad_checkpointing=settings.grad_checkpointing)
+    policy = start_policy(bench.base, seed=seed, **settings.policy_options())
     try:
         width = bench.base.model.config.get_text_config().hidden_size
         trainee = Trainee(policy, score_head(width, seed=seed).to(bench.base.model.device), bench)

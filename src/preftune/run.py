@@ -189,7 +189,7 @@ def train_policy(
     options = settings.loss_options(beta)
     session = Session(folder, run_identity(bench, training, settings, beta, seed), resume=resume)
     reference = reference_values(bench, training)
-    policy = start_policy(bench.base, lora=settings.lora, seed=seed, grad_checkpointing=settings.grad_checkpointing)
+    policy = start_policy(bench.base, seed=seed, **settings.policy_options())
     beside = training.companion.start(bench.base.model.device) if training.companion else None
     parameters = policy.trainable()
     if beside:
@@ -347,6 +347,8 @@ def train(
     say(f"layout: {bench.layout.name} ({bench.layout.reason})")
     say(f"{len(tokens.ballots)} ballots, {training.steps} steps; skipped: {describe_counts(tokens.skipped)}")
     say(f"shortened: {describe_counts(tokens.shortened)}; left out: {describe_counts(training.left_out)}")
+    if settings.compile:
+        say("compiling the model's blocks: the first step takes about a minute longer")
     known = held_out_reference(bench, held_out.ballots, settings.micro_tokens)  # before an adapter is in the model
     if callable(reward):
         reward = reward(bench, tokens, held_out.ballots, settings, seed, folder)

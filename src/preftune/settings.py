@@ -62,6 +62,7 @@ class Settings:
         precision: fp32, or bf16 for matrix products over float32 weights.
         device: cpu, cuda, ...; auto takes a GPU where there is one.
         grad_checkpointing: less memory for about a third more time.
+        compile: faster steps after a first one that takes a minute longer; needs a C++ compiler.
         warmup: share of the steps over which the learning rate rises.
         clip_norm: largest norm of the gradient.
         weight_decay: decoupled weight decay.
@@ -96,6 +97,7 @@ class Settings:
     precision: str = "fp32"
     device: str = "auto"
     grad_checkpointing: bool = False
+    compile: bool = False
     warmup: float = 0.1
     clip_norm: float = 1.0
     weight_decay: float = 0.0
@@ -126,6 +128,8 @@ class Settings:
                 raise UserError(f"--{flag(name)} {getattr(self, name)}: must be one of {', '.join(choices)}")
         if self.lora < 0 or self.weight_decay < 0 or not 0 <= self.warmup <= 1:
             raise UserError("--lora and --weight-decay must be at least 0, and --warmup between 0 and 1")
+        if self.compile and self.grad_checkpointing:
+            raise UserError("--compile: has no effect with --grad-checkpointing; leave one of them out")
         if self.extra_responses < 0:
             raise UserError(f"--extra-responses {self.extra_responses}: must be at least 0")
         if self.extra_responses and self.pairs == "votes":
@@ -147,6 +151,10 @@ class Settings:
     def learning_rate(self) -> float:
         """The peak learning rate, default filled in."""
         return self.lr if self.lr is not None else (1e-4 if self.lora else 5e-6)
+
+    def policy_options(self) -> dict[str, Any]:
+        """What the start of a policy reads of the settings."""
+        return {"lora": self.lora, "grad_checkpointing": self.grad_checkpointing, "compiled": self.compile}
 
     def loss_options(self, beta: float | None) -> LossOptions:
         """What the loss reads of the settings."""
