@@ -35,6 +35,7 @@ def measure(given: argparse.Namespace, lora: int) -> dict[str, Any]:
     sides = {
         "ours": ["--side", "ours"],
         "ours, 1,024 tokens": ["--side", "ours", "--micro-tokens", "1024"],
+        "the same, compiled": ["--side", "ours", "--micro-tokens", "1024", "--compile"],
         f"TRL, {given.batch_size} pairs": ["--side", "trl", "--peer-batch", str(given.batch_size)],
         "TRL, 1 pair": ["--side", "trl", "--peer-batch", "1"],
     }

@@ -43,7 +43,7 @@ def timed(function: Callable[..., Any], spent: dict[str, float], name: str) -> C
     return call
 
 
-def measure(model: str, data: Path, method: str, lora: int, steps: int) -> dict[str, Any]:
+def measure(model: str, data: Path, method: str, steps: int, **options: Any) -> dict[str, Any]:
     """Seconds of a run's steps, and of what is inside."""
     spent: dict[str, float] = {}
     ballots = training_ballots(data, (steps + 2) * 8, seed=0)
@@ -53,9 +53,10 @@ def measure(model: str, data: Path, method: str, lora: int, steps: int) -> dict[
             target, _, attribute = name.rpartition(".")
             original = getattr(resolve_name(target), attribute)
             stack.enter_context(patch(name, timed(original, spent, name)))
-        train(method, ballots, model=model, beta=0.1, out=Path(folder) / "run", batch_size=8, steps=steps, lora=lora)
+        out = Path(folder) / "run"
+        train(method, ballots, model=model, beta=0.1, out=out, batch_size=8, steps=steps, **options)
     inside = sum(spent[name] for name in INSIDE)
-    return {"method": method, "lora": lora, "seconds": spent, "overhead": 1 - inside / spent[WHOLE]}
+    return {"method": method, **options, "seconds": spent, "overhead": 1 - inside / spent[WHOLE]}
 
 
 def main() -> None:
@@ -63,11 +64,13 @@ def main() -> None:
     parser.add_argument("--model", default="", help="local folder or hub name (default: the embedded experiment's)")
     parser.add_argument("--data", type=Path, default=DATA, help="preference file (default: HH helpful-base, test)")
     parser.add_argument("--lora", nargs="+", type=int, default=[0, 16], help="ranks; 0 is full fine-tuning")
+    parser.add_argument("--precision", default="fp32", help="fp32 or bf16")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     model = given.model or default_model()
-    records = [measure(model, given.data, "dpo", lora, given.steps) for lora in given.lora]
+    shared = {"precision": given.precision}
+    records = [measure(model, given.data, "dpo", given.steps, lora=lora, **shared) for lora in given.lora]
     rows = [
         [
             f"{record['method']}, LoRA {record['lora']}" if record["lora"] else record["method"],
@@ -76,7 +79,7 @@ def main() -> None:
         ]
         for record in records
     ]
-    show(f"{given.steps} steps of 8 pairs", ["", "s a step", "outside model and optimiser"], rows)
+    show(f"{given.steps} steps of 8 pairs, {given.precision}", ["", "s a step", "outside model and optimiser"], rows)
     write_results("overhead", {"machine": describe_machine(), "runs": records}, given.out)
 
 

@@ -2,11 +2,11 @@
 
     python -m bench.sampling
 
-Both sides answer the same prompts of real conversations with the same model in float32: so many samples each, at
-temperature 1 from the whole vocabulary, until the same end-of-text tokens or the limit. What counts is generated tokens
-per second. generate is left-padded, with prompts of similar length in one batch; it first tries several batch sizes, a
-turn each, and then takes the best of them. Before any timing counts, the two sides' samples are compared: their mean
-length and their mean log-probability per token, both computed by the same code, must agree within their errors.
+Both sides answer the same prompts of real conversations with the same model: so many samples each, at temperature 1
+from the whole vocabulary, until the same end-of-text tokens or the limit. What counts is generated tokens per second.
+generate is left-padded, with prompts of similar length in one batch; it first tries several batch sizes, a turn each,
+and then takes the best of them. Before any timing counts, the two sides' samples are compared: their mean length and
+their mean log-probability per token, both computed by the same code, must agree within their errors.
 """
 
 import argparse
@@ -49,7 +49,7 @@ class Ours:
             samples=self.given.samples,
             max_new_tokens=self.given.tokens,
             seed=seed,
-            precision="fp32",
+            precision=self.given.precision,
         )
         return [list(rollout.responses) for rollout in rollouts]
 
@@ -70,7 +70,10 @@ class Ours:
 
 
 class Peer:
-    """Sampling by `generate`, with the model as transformers loads it, in batches of prompts of similar length."""
+    """Sampling by `generate`, with the model as transformers loads it, in batches of prompts of similar length.
+
+    In bf16 its weights are rounded to that as well, which is faster than casting them from float32 at every token.
+    """
 
     def __init__(self, given: argparse.Namespace) -> None:
         import torch
@@ -80,7 +83,8 @@ class Peer:
 
         form = text_format(AutoTokenizer.from_pretrained(given.model))
         self.given, self.stops, self.prompts = given, list(form.stops), read_prompts(given, form)
-        self.model = AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32).eval()
+        dtype = torch.bfloat16 if given.precision == "bf16" else torch.float32
+        self.model = AutoModelForCausalLM.from_pretrained(given.model, dtype=dtype).eval()
 
     def draw(self, seed: int, batch: int) -> Responses:
         import torch
@@ -170,7 +174,9 @@ def equal_work(ours: machine.Worker, drawn: Mapping[str, Responses]) -> dict[str
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """The record of the benchmark."""
-    shared = [f"--{name}={getattr(given, name)}" for name in ("model", "data", "prompts", "samples", "tokens")]
+    shared = [
+        f"--{name}={getattr(given, name)}" for name in ("model", "data", "prompts", "samples", "tokens", "precision")
+    ]
     with machine.workers("bench.sampling", {s: ["--side", s, *shared] for s in ("ours", "peer")}) as sides:
         first = sides["ours"].ask(seed=SEED)
         sizes = sorted({min(size, given.prompts) for size in BATCHES})
@@ -195,6 +201,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
             "prompts": given.prompts,
             "samples": given.samples,
             "max_new_tokens": given.tokens,
+            "precision": given.precision,
             "prompt_tokens": {"mean": statistics.mean(prompt_tokens), "max": max(prompt_tokens)},
         },
         "equal_work": equal,
@@ -215,7 +222,8 @@ def table(record: Mapping[str, Any]) -> None:
         speed, peak = record["tokens_per_second"][side], max(reply["peak_gib"] for reply in turns[side])
         rows.append([label, f"{speed:.0f}", f"{seconds:.1f}", f"{peak:.1f}"])
     title = (
-        f"Sampling {work['prompts']} prompts × {work['samples']} samples × {work['max_new_tokens']} tokens, "
+        f"Sampling in {work['precision']}: {work['prompts']} prompts × {work['samples']} samples × "
+        f"{work['max_new_tokens']} tokens, "
         f"prompts of {work['prompt_tokens']['mean']:.0f} tokens on average: {ratio['median']:.2f} × "
         f"({ratio['min']:.2f} to {ratio['max']:.2f}, {ratio['repeats']} turns)"
     )
@@ -233,6 +241,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--precision", default="fp32", help="fp32 or bf16")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)

@@ -47,7 +47,7 @@ def timed(arguments: Sequence[str], cache: Path) -> float:
 def flags(given: argparse.Namespace, data: Path, rank: int) -> list[str]:
     """What both sides are told."""
     values = {"model": given.model, "data": data, "batch-size": given.batch_size, "max-length": 1024, "epochs": 1}
-    values |= {"lora": rank} if rank else {}
+    values |= {"precision": given.precision} | ({"lora": rank} if rank else {})
     return [text for name, value in values.items() for text in (f"--{name}", str(value))]
 
 
@@ -107,7 +107,10 @@ def table(record: Mapping[str, Any]) -> None:
         ]
         for mode, r in record["modes"].items()
     ]
-    title = f"{len(METHODS) * len(BETAS)} runs of an epoch of {record['work']['ballots']} ballots, in seconds"
+    work = record["work"]
+    title = (
+        f"{len(METHODS) * len(BETAS)} runs of an epoch of {work['ballots']} ballots, {work['precision']}, in seconds"
+    )
     machine.show(title, ["weights", "study", "single runs", "ratio", "goal, at most"], rows)
 
 
@@ -117,11 +120,13 @@ def main() -> None:
     parser.add_argument("--data", default=str(machine.DATA), help="preference file")
     parser.add_argument("--ballots", type=int, default=24)
     parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--precision", default="fp32", help="fp32 or bf16")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     given.model = given.model or default_model()
     work = {"methods": METHODS, "betas": BETAS, "ballots": given.ballots, "batch_size": given.batch_size}
+    work |= {"precision": given.precision}
     record = {"machine": machine.describe_machine(), "model": Path(given.model).name, "data": Path(given.data).name}
     record |= {"work": work, "modes": {mode: measure(given, MODES[mode]) for mode in given.modes}}
     table(record)
