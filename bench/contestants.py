@@ -113,7 +113,7 @@ class Ours:
         start = clock(self.device)
         reference = reference_values(self.bench, self.training) if given.method != "reward" else {}
         self.reference_seconds = clock(self.device) - start
-        policy = start_policy(self.bench.base, lora=given.lora, seed=0, compiled=given.compile)
+        self.policy = policy = start_policy(self.bench.base, lora=given.lora, seed=0, compiled=given.compile)
         options = self.settings.loss_options(1.0 if given.method == "reward" else BETA)
         if given.method == "reward":
             trainee = Trainee(policy, _head(self.bench.base.model).to(given.device), self.bench)

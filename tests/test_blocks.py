@@ -69,7 +69,7 @@ def test_compiled_gradients_are_the_plain_ones(architecture: str, lora: int) -> 
 @needs_compiler
 @pytest.mark.slow
 def test_other_lengths_and_other_blocks_share_the_compiled_code() -> None:
-    """Compiled at every new length, a run would never be over its first minute."""
+    """Compiled at every new length, a run would never be over its first steps."""
     torch._dynamo.reset()
     policy = start_policy(base_of("llama"), lora=0, seed=0, compiled=True)
     gradients(policy, LONG)

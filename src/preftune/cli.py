@@ -68,7 +68,7 @@ FLAGS: dict[str, tuple[Any, str]] = {
     "batch-size": (int, "ballots per optimiser step (default: 32)"),
     "micro-tokens": (int, "tokens per forward pass; bounds memory, changes no result (default: 4096)"),
     "grad-checkpointing": (bool, "less memory for more time (default: false)"),
-    "compile": (bool, "faster steps after a minute for the first; needs a C++ compiler (default: false)"),
+    "compile": (bool, "faster steps but the first, half a minute longer; needs a C++ compiler (default: false)"),
     "max-length": (int, "tokens of a prompt and a response together (default: 1024)"),
     "max-new-tokens": (int, "tokens of a sampled response (default: 64)"),
     "samples": (int, "sampled responses per prompt (default: 1)"),

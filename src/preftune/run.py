@@ -348,7 +348,7 @@ def train(
     say(f"{len(tokens.ballots)} ballots, {training.steps} steps; skipped: {describe_counts(tokens.skipped)}")
     say(f"shortened: {describe_counts(tokens.shortened)}; left out: {describe_counts(training.left_out)}")
     if settings.compile:
-        say("compiling the model's blocks: the first step takes about a minute longer")
+        say("compiling the model's blocks: the first step takes about half a minute longer")
     known = held_out_reference(bench, held_out.ballots, settings.micro_tokens)  # before an adapter is in the model
     if callable(reward):
         reward = reward(bench, tokens, held_out.ballots, settings, seed, folder)

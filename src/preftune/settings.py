@@ -62,7 +62,7 @@ class Settings:
         precision: fp32, or bf16 for matrix products over float32 weights.
         device: cpu, cuda, ...; auto takes a GPU where there is one.
         grad_checkpointing: less memory for about a third more time.
-        compile: faster steps after a first one that takes a minute longer; needs a C++ compiler.
+        compile: faster steps but the first, which takes half a minute longer; needs a C++ compiler.
         warmup: share of the steps over which the learning rate rises.
         clip_norm: largest norm of the gradient.
         weight_decay: decoupled weight decay.
