@@ -328,6 +328,19 @@ def test_a_head_that_does_something_else_with_the_logits_is_refused() -> None:
         probe_layout(model)
 
 
+def test_one_pass_that_goes_wrong_does_not_make_a_causal_model_another(capsys: pytest.CaptureFixture[str]) -> None:
+    model = make("llama")
+    calls = iter(range(10**6))
+
+    def spoil_the_first(module: Any, inputs: Any, output: Any) -> None:
+        if next(calls) == 0:
+            output.logits.add_(1.0)
+
+    model.register_forward_hook(spoil_the_first)
+    assert probe_layout(model).name == "branch"
+    assert "asking again" in capsys.readouterr().err
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_a_model_that_sees_the_tokens_it_should_predict_is_refused() -> None:
     config = BertConfig(

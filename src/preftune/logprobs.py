@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 from .branches import BranchBatch, Branches, branch_layout, padded_layout
+from .console import say
 from .engine import autocast, compute_dtype
 from .errors import UserError
 from .models import BRANCH_ATTENTION, use_branch_attention, use_stock_attention
@@ -300,11 +301,21 @@ def _compare(model: Any, batch: BranchBatch, wanted: tuple[Tensor, ...]) -> str 
 
 @torch.no_grad()
 def _looks_ahead(model: Any, batch: BranchBatch) -> bool:
-    """Whether another last token changes what the model says before it."""
+    """Whether another last token changes what the model says before it.
+
+    Asked again before a model is refused: one pass in many was seen to go wrong on a virtual machine.
+    """
     ids_T = batch.ids_RT[0]
     other_T = torch.cat([ids_T[:-1], (ids_T[-1:] + 1) % model.config.get_text_config().vocab_size])
-    logits, others = (model(input_ids=row_T[None], use_cache=False).logits[0, :-1] for row_T in (ids_T, other_T))
-    return bool((logits - others).abs().max() > TOLERANCE)
+
+    def changes() -> bool:
+        logits, others = (model(input_ids=row_T[None], use_cache=False).logits[0, :-1] for row_T in (ids_T, other_T))
+        return bool((logits - others).abs().max() > TOLERANCE)
+
+    if not changes():
+        return False
+    say("probing the model: another last token changed what it says before; asking again")
+    return changes()
 
 
 def _probe_ballots(vocabulary: int) -> list[TokenBallot]:
