@@ -128,9 +128,12 @@ def main() -> None:
     work = {"methods": METHODS, "betas": BETAS, "ballots": given.ballots, "batch_size": given.batch_size}
     work |= {"precision": given.precision}
     record = {"machine": machine.describe_machine(), "model": Path(given.model).name, "data": Path(given.data).name}
-    record |= {"work": work, "modes": {mode: measure(given, MODES[mode]) for mode in given.modes}}
+    modes: dict[str, Any] = {}
+    record |= {"work": work, "modes": modes}
+    for mode in given.modes:
+        modes[mode] = measure(given, MODES[mode])
+        machine.write_results("study", record, given.out)  # as it goes
     table(record)
-    machine.write_results("study", record, given.out)
 
 
 if __name__ == "__main__":
