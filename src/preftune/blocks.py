@@ -21,7 +21,7 @@ def decoder_blocks(model: Any) -> nn.ModuleList:
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
     raise UserError(
-        f"--model: the layers of {type(decoder).__name__} were not found, which --compile and --kind linear need"
+        f"--model: the layers of {type(decoder).__name__} were not found, which --compile and --kind frozen need"
     )
 
 
@@ -36,7 +36,7 @@ def compile_blocks(model: Any) -> None:
     blocks = decoder_blocks(model)
     _try_compiler(next(model.parameters()).device)
     for block in blocks:
-        compiled = _compiled_for_training(type(block))  # type: ignore[arg-type]
+        compiled = _compiled_for_training(type(block))  # type: ignore[arg-type]  # mypy asks whether blocks are hashable
         block.forward = MethodType(compiled, block)  # a method: a copied block gets its own, with its own weights
 
 

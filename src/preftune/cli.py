@@ -106,17 +106,8 @@ SWITCHES = {"resume", "estimate-flips", "merge-prompts", "grad-checkpointing", "
 NARGS: dict[str, Any] = {"folders": "+", "what": "?"}  # positional arguments that may be many, or none
 TRAINING = (
     *("reduction", "label-smoothing", "flip-rate", "lr", "epochs", "steps", "batch-size", "micro-tokens"),
-    *(
-        "grad-checkpointing",
-        "compile",
-        "max-length",
-        "lora",
-        "precision",
-        "device",
-        "warmup",
-        "clip-norm",
-        "weight-decay",
-    ),
+    *("grad-checkpointing", "compile", "max-length", "lora", "precision", "device"),
+    *("warmup", "clip-norm", "weight-decay"),
     *("rollouts", "max-new-tokens", "inner-epochs", "kl-target", "end-penalty", "whiten"),
     *("estimate-flips", "head", "pairs", "target", "gamma", "stop-gradient", "extra-responses"),
 )
