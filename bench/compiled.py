@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.contestants import Ours, arguments
 from bench.inputs import default_model
-from bench.machine import describe_machine, median_ratio, show, write_results
+from bench.machine import describe_machine, median_ratio, named, show, spread, write_results
 from preftune.blocks import compile_blocks, plain_blocks
 
 
@@ -29,9 +29,8 @@ def measure(given: argparse.Namespace, lora: int) -> dict[str, Any]:
         for way, switch in (("plain", plain_blocks), ("compiled", compile_blocks)):
             switch(model)
             seconds[way].append(ours.step(turn)["seconds"])
-        print(
-            f"LoRA {lora}, turn {turn}: " + ", ".join(f"{w} {s[-1]:.2f} s" for w, s in seconds.items()), file=sys.stderr
-        )
+        latest = ", ".join(f"{way} {values[-1]:.2f} s" for way, values in seconds.items())
+        print(f"{named('dpo', lora)}, turn {turn}: {latest}", file=sys.stderr)
     first = {way: values.pop(0) for way, values in seconds.items()}
     ratio = median_ratio(seconds["compiled"], seconds["plain"])
     return {"lora": lora, "first_step_seconds": first, "seconds": seconds, "ratio": ratio}
@@ -51,10 +50,9 @@ def main() -> None:
         records = [measure(given, lora) for lora in given.lora]
     rows = []
     for record in records:
-        ratio, first = record["ratio"], record["first_step_seconds"]
-        times = f"{ratio['median']:.2f} ({ratio['min']:.2f}–{ratio['max']:.2f})"
-        name = f"dpo, LoRA {record['lora']}" if record["lora"] else "dpo"
-        rows.append([name, times, f"{first['compiled']:.0f} / {first['plain']:.0f}"])
+        first = record["first_step_seconds"]
+        times = [spread(record["ratio"]), f"{first['compiled']:.0f} / {first['plain']:.0f}"]
+        rows.append([named("dpo", record["lora"]), *times])
     title = f"a compiled step's time over a plain one's, {given.precision}, {given.turns} turns"
     show(title, ["", "ratio", "first step, s: compiled / plain"], rows)
     result = {"machine": describe_machine(given.device), "precision": given.precision, "comparisons": records}

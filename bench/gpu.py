@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from bench.contestants import arguments
 from bench.inputs import default_model
-from bench.machine import describe_machine, need, show, write_results
+from bench.machine import describe_machine, named, need, show, write_results
 from bench.throughput import best_peer, compare, rows_of
 from preftune.reference import cache_folder
 
@@ -66,10 +66,9 @@ def measure(given: argparse.Namespace, shape: str, lora: int) -> dict[str, Any]:
 
 def line(record: dict[str, Any]) -> list[str]:
     """A record in the table."""
-    shape = record["shape"] + (f", LoRA {record['lora']}" if record["lora"] else "")
     peak = record["peak_gib"]
     more = [f"{record['unique_tokens_per_second']:,.0f}", f"{peak['ours']:.1f} / {peak['trl']:.1f}"]
-    return [shape, *rows_of([record])[0][1:], *more]
+    return [named(record["shape"], record["lora"]), *rows_of([record])[0][1:], *more]
 
 
 def main() -> None:

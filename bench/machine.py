@@ -181,6 +181,16 @@ def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
     return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios), "repeats": len(ratios)}
 
 
+def named(what: str, lora: int) -> str:
+    """A row's name: what was trained, and the rank of its adapter if it had one."""
+    return f"{what}, LoRA {lora}" if lora else what
+
+
+def spread(ratio: Mapping[str, float]) -> str:
+    """`median_ratio` in a table: median (smallest–largest)."""
+    return f"{ratio['median']:.2f} ({ratio['min']:.2f}–{ratio['max']:.2f})"
+
+
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table, numbers to the right."""
     table = Table(title=title, title_justify="left")

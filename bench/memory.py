@@ -4,8 +4,8 @@
 
 Every configuration is a process of its own that trains for a few steps; its peak is the largest resident set that the
 system has seen (on a GPU, the largest allocation). It includes the interpreter and its libraries, and loading. Both run
-all pairs of a step in one forward pass, and then less at a time: we 1,024 tokens, TRL one pair, which is its fastest on
-a CPU. A process that the system ends for want of memory is in the table as that.
+all pairs of a step in one forward pass, and then less at a time: we 1,024 tokens, with plain and with compiled blocks,
+TRL one pair, which is its fastest on a CPU. A process that the system ends for want of memory is in the table as that.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.contestants import arguments
 from bench.inputs import default_model
-from bench.machine import WorkerEnded, describe_machine, need, show, workers, write_results
+from bench.machine import WorkerEnded, describe_machine, named, need, show, workers, write_results
 from bench.throughput import MODULE, flags
 
 
@@ -65,10 +65,7 @@ def main() -> None:
     for lora in given.lora:
         records.append(measure(given, lora))
         write_results("memory", result, given.out)
-    rows = [
-        [f"DPO, LoRA {record['lora']}" if record["lora"] else "DPO", *map(_words, record["peak_gib"].values())]
-        for record in records
-    ]
+    rows = [[named("DPO", record["lora"]), *map(_words, record["peak_gib"].values())] for record in records]
     title = f"peak memory, {given.batch_size} pairs a step, {given.precision}"
     show(title, ["", *records[0]["peak_gib"]], rows)
 

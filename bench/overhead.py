@@ -18,7 +18,7 @@ from typing import Any
 from unittest.mock import patch
 
 from bench.inputs import default_model, training_ballots
-from bench.machine import DATA, clock, describe_machine, show, write_results
+from bench.machine import DATA, clock, describe_machine, named, show, write_results
 from preftune import train
 
 INSIDE = (
@@ -73,7 +73,7 @@ def main() -> None:
     records = [measure(model, given.data, "dpo", given.steps, lora=lora, **shared) for lora in given.lora]
     rows = [
         [
-            f"{record['method']}, LoRA {record['lora']}" if record["lora"] else record["method"],
+            named(record["method"], record["lora"]),
             f"{record['seconds'][WHOLE] / given.steps:.2f}",
             f"{record['overhead']:.1%}",
         ]

@@ -18,7 +18,7 @@ from typing import Any
 
 from bench.contestants import BETA, arguments
 from bench.inputs import default_model
-from bench.machine import describe_machine, gemm_rate, median_ratio, need, show, workers, write_results
+from bench.machine import describe_machine, gemm_rate, median_ratio, named, need, show, spread, workers, write_results
 
 TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2}  # relative; bf16 rounds at 4e-3
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
@@ -105,10 +105,10 @@ def rows_of(records: Sequence[dict[str, Any]]) -> list[list[str]]:
     """The table's lines."""
     return [
         [
-            record["method"] + (f", LoRA {record['lora']}" if record["lora"] else ""),
+            named(record["method"], record["lora"]),
             f"{record['pairs_per_second']['ours']:.2f}",
             f"{record['pairs_per_second']['trl']:.2f}",
-            f"{record['ratio']['median']:.2f} ({record['ratio']['min']:.2f}–{record['ratio']['max']:.2f})",
+            spread(record["ratio"]),
             f"{record['share_of_limit']['median']:.0%}",
             f"{record['first_loss']['difference']:.0e}",
         ]
