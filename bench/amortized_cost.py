@@ -61,7 +61,7 @@ def get_ready_for_amortized_ipo(
         start = clock()
         targets = set_targets(bench, tokens, (), settings, SEED, folder / "v", kind="frozen")
         training = prepare_targets(AMORTIZED_IPO, targets, settings, bench.layout, SEED)
-        reference = reference_values(bench, training)
+        reference = reference_values(bench, training).logprobs
         return training, clock() - start, bench, reference
 
 

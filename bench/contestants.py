@@ -111,7 +111,7 @@ class Ours:
         method = REWARD if given.method == "reward" else METHODS[given.method]
         self.training = prepare_training(method, tokens, self.settings, self.bench.layout, given.seed)
         start = clock(self.device)
-        reference = reference_values(self.bench, self.training) if given.method != "reward" else {}
+        reference = reference_values(self.bench, self.training).logprobs if given.method != "reward" else {}
         self.reference_seconds = clock(self.device) - start
         self.policy = policy = start_policy(self.bench.base, lora=given.lora, seed=0, compiled=given.compile)
         options = self.settings.loss_options(1.0 if given.method == "reward" else BETA)

@@ -27,9 +27,9 @@ from preftune.branches import Branches
 from preftune.loop import Step
 from preftune.methods import METHODS
 from preftune.models import start_policy
-from preftune.reference import response_keys
 from preftune.run import Training, loss_of_votes
 from preftune.settings import make_settings
+from preftune.stores import response_keys
 from preftune.tokens import TokenBallot
 from preftune.workbench import Workbench, open_workbench
 

@@ -8,7 +8,7 @@ from preftune.console import say
 from preftune.demo_assets import fetch_assets
 from preftune.gguf import convert_model
 from preftune.readers import read_ballots
-from preftune.reference import cache_folder
+from preftune.stores import cache_folder
 
 
 def default_model() -> str:

@@ -29,9 +29,9 @@ from preftune.evaluate import (
 from preftune.judges import Judge
 from preftune.logprobs import Layout
 from preftune.models import use_branch_attention
-from preftune.reference import response_keys
 from preftune.results import Sample
 from preftune.stats import Estimate
+from preftune.stores import response_keys
 from preftune.tokens import TokenBallot, text_format
 
 BRANCH = Layout("branch", "")

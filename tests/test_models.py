@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import ARCHITECTURES, WINDOW, tiny_config, tiny_llama, tiny_model, tiny_tokenizer
 from torch import Tensor
 from transformers import (
@@ -28,8 +29,10 @@ from preftune.errors import UserError
 from preftune.logprobs import response_logprobs
 from preftune.models import (
     Base,
+    Reference,
     active_adapter,
-    as_reference,
+    adapted_layers,
+    closed_on_error,
     load_base,
     no_dropout,
     save_policy,
@@ -233,7 +236,7 @@ def test_full_fine_tuning_trains_a_copy(tmp_path: Path) -> None:
     train_a_little(policy)
     assert not torch.equal(scores(policy.model), frozen)
     assert all(torch.equal(value, before[name]) for name, value in base.model.state_dict().items())
-    with as_reference(policy, base) as reference:
+    with Reference(base).alone() as reference:
         assert torch.equal(scores(reference), frozen)
 
 
@@ -247,7 +250,7 @@ def test_an_adapter_starts_at_the_reference_and_switched_off_stays_there_to_the_
     train_a_little(policy)
     trained = scores(policy.model)
     assert float((trained - frozen).abs().max()) > 1e-3
-    with as_reference(policy, base) as reference:
+    with Reference(base).alone() as reference:
         assert torch.equal(scores(reference), frozen)
     assert torch.equal(scores(policy.model), trained)
     policy.close()
@@ -296,6 +299,76 @@ def test_a_merged_adapter_is_the_same_policy_and_unmerging_leaves_no_rounding(ar
         assert float((scores(policy.model) - trained).abs().max()) < 3e-5
     assert all(torch.equal(value, before[name]) for name, value in policy.model.state_dict().items())
     assert torch.equal(scores(policy.model), trained)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3"])
+def test_the_reference_is_the_start_to_the_bit_whatever_is_done_around_it(architecture: str) -> None:
+    """With an adapter trained, folded in, another one active, in training mode: whoever asks the reference gets it."""
+    base = base_of(architecture)
+    frozen, reference = scores(base.model), Reference(base)
+    policy = start_policy(base, lora=4, seed=0)
+    train_a_little(policy)
+    policy.model.train()
+    trained = scores(policy.model)
+    with policy.merged():
+        folded = scores(policy.model)
+        with reference.alone() as model:
+            assert not any(module.training for module in model.modules()) and not torch.is_grad_enabled()
+            assert torch.equal(scores(model), frozen)
+        assert torch.equal(scores(policy.model), folded)
+    with active_adapter(policy.model, "value"), reference.alone() as model:
+        assert torch.equal(scores(model), frozen)
+    with pytest.raises(ValueError, match="stop"), reference.alone():
+        raise ValueError("stop")
+    assert policy.model.training and torch.is_grad_enabled()
+    assert torch.equal(scores(policy.model), trained)
+
+
+def test_a_merge_that_kept_no_plain_weights_is_no_reference() -> None:
+    base = base_of("llama")
+    policy = start_policy(base, lora=4, seed=0)
+    for layer in adapted_layers(policy.model):
+        layer.merge()
+    with pytest.raises(RuntimeError, match="lost"), Reference(base).alone():
+        pass
+
+
+def test_a_second_policy_does_not_start_inside_the_first() -> None:
+    base = base_of("llama")
+    policy = start_policy(base, lora=4, seed=0)
+    with pytest.raises(RuntimeError, match="already"):
+        start_policy(base, lora=4, seed=1)
+    with pytest.raises(ValueError, match="stop"), closed_on_error(policy):
+        raise ValueError("stop")
+    start_policy(base, lora=4, seed=1).close()
+
+
+@pytest.mark.parametrize("lora", [0, 4])
+def test_a_policy_whose_file_is_not_what_was_trained_is_not_called_saved(
+    lora: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = base_of("llama")
+    policy = start_policy(base, lora=lora, seed=0)
+    train_a_little(policy)
+    real = type(base.model).save_pretrained
+
+    def lose_a_bit(model: Any, folder: Path) -> None:
+        real(model, folder)
+        weights = load_file(folder / "model.safetensors")
+        weights[sorted(weights)[0]].flatten()[0] += 1e-6
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+    def lose_a_tensor(model: Any, folder: Path) -> None:
+        real(model, folder)
+        weights = load_file(folder / "model.safetensors")
+        weights.pop(sorted(weights)[-1])
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+    policy.save(tmp_path / "right")
+    for lossy in (lose_a_bit, lose_a_tensor):
+        monkeypatch.setattr(type(base.model), "save_pretrained", lossy)
+        with pytest.raises(RuntimeError, match="was not saved as it was trained"):
+            policy.save(tmp_path / "wrong")
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3"])

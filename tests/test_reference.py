@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ import preftune.reference
 from preftune.ballots import Ballot, Vote
 from preftune.errors import UserError
 from preftune.logprobs import Layout, probe_layout, response_logprobs
-from preftune.models import Base, as_reference, load_base, start_policy
-from preftune.reference import ReferenceStore, fill_store, response_keys
+from preftune.models import Base, Reference, load_base, start_policy
+from preftune.reference import fill_store
 from preftune.run import Run, train
+from preftune.stores import Store, StoreKey, read_key, response_keys
 from preftune.tokens import TokenBallot, tokenize
 
 WORDS = [f"w{i}" for i in range(30)]
@@ -80,29 +82,54 @@ def run(model: str, out: Path, ballots: Sequence[Ballot] | None = None, *, metho
 # --- the store -------------------------------------------------------------------------------------------------------
 
 
+KEY = StoreKey("name", "w", "fp32", "branch", "machine")
+PAIR = TokenBallot((3, 4), ((5,), (6,)), (Vote(0, 1, 1),))
+
+
 @settings(max_examples=50, deadline=None)
-@given(st.dictionaries(st.binary(min_size=1, max_size=32), st.floats(width=32, allow_nan=False, allow_infinity=False)))
-def test_values_come_back_bit_for_bit(tmp_path_factory: pytest.TempPathFactory, values: dict[bytes, float]) -> None:
-    store = ReferenceStore(tmp_path_factory.mktemp("store"), weights="w", precision="fp32", layout="branch", device="d")
-    assert store.read(list(values)) == {}
-    store.write(values)
-    found = store.read([*values, b"of nobody" * 9])
-    assert found == values
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=2, max_size=2))
+def test_values_come_back_bit_for_bit(tmp_path_factory: pytest.TempPathFactory, values: list[float]) -> None:
+    store, keys = Store(tmp_path_factory.mktemp("store"), KEY), response_keys(PAIR)
+    assert store.logprobs(keys) == {}
+    store.add_logprobs([PAIR], values)
+    assert store.logprobs([*keys, b"of nobody" * 9]) == dict(zip(keys, values, strict=True))
+    states = torch.tensor([values]).reshape(1, 2, 1)
+    store.add_features([PAIR], [7], states)
+    assert store.features(keys, [7, 8]) == {
+        (key, 7): state.numpy().tobytes() for key, state in zip(keys, states[0], strict=True)
+    }
 
 
 def test_a_value_that_is_there_stays_so_that_runs_side_by_side_see_the_same(tmp_path: Path) -> None:
-    store = ReferenceStore(tmp_path, weights="w", precision="fp32", layout="branch", device="d")
-    store.write({b"k": -1.5})
-    store.write({b"k": -2.5, b"l": -3.5})
-    assert store.read([b"k", b"l"]) == {b"k": -1.5, b"l": -3.5}
+    store, other = Store(tmp_path, KEY), replace(PAIR, responses=((6,), (7,)))
+    store.add_logprobs([PAIR], [-1.5, -2.5])
+    store.add_logprobs([other], [-9.0, -3.5])
+    assert list(store.logprobs([*response_keys(PAIR), response_keys(other)[1]]).values()) == [-1.5, -2.5, -3.5]
 
 
-def test_each_of_weights_precision_layout_and_device_has_a_store_of_its_own(tmp_path: Path) -> None:
-    kinds = {"weights": "w", "precision": "fp32", "layout": "branch", "device": "d"}
-    ReferenceStore(tmp_path, **kinds).write({b"k": -1.0})
-    assert ReferenceStore(tmp_path, **kinds).read([b"k"])
-    for name in kinds:
-        assert not ReferenceStore(tmp_path, **kinds | {name: "other"}).read([b"k"])
+def test_each_of_weights_precision_layout_machine_and_arithmetic_has_a_store_of_its_own(tmp_path: Path) -> None:
+    Store(tmp_path, KEY).add_logprobs([PAIR], [-1.0, -2.0])
+    assert Store(tmp_path, replace(KEY, model="under another name")).logprobs(response_keys(PAIR))
+    for name in ("weights", "precision", "layout", "machine"):
+        assert not Store(tmp_path, replace(KEY, **{name: "other"})).logprobs(response_keys(PAIR))
+    assert not Store(tmp_path, replace(KEY, arithmetic=2)).logprobs(response_keys(PAIR))
+
+
+def test_a_store_says_what_it_is_of_and_keeps_a_witness_of_every_pass(tmp_path: Path) -> None:
+    store, other = Store(tmp_path, KEY), TokenBallot((7,), ((8, 9), (10,)), ())
+    store.add_logprobs([PAIR, other], [-1.0, -2.0, -3.0, -4.0])
+    store.add_logprobs([other], [-3.0, -4.0])
+    assert read_key(store.path) == KEY
+    found = {witness.key: (witness.prompt, witness.response) for witness in store.witnesses()}
+    assert found == {response_keys(PAIR)[0]: ((3, 4), (5,)), response_keys(other)[0]: ((7,), (8, 9))}
+    (tmp_path / "none.sqlite").write_bytes(b"no database")
+    assert read_key(tmp_path / "none.sqlite") is None
+
+
+def test_the_store_of_one_model_is_not_filled_by_another(model: str, tmp_path: Path) -> None:
+    base = load_base(model, device=CPU)
+    with pytest.raises(RuntimeError, match="another model"):
+        fill_store(Store(tmp_path, KEY), Reference(base), [[PAIR]], layout=Layout("branch", ""), precision="fp32")
 
 
 def test_a_response_is_told_by_its_prompts_tokens_and_its_own() -> None:
@@ -121,8 +148,10 @@ def test_an_interrupted_fill_ends_in_the_values_of_an_uninterrupted_one(
     groups = [ballots[i : i + 3] for i in range(0, len(ballots), 3)]
 
     def fill(name: str) -> dict[bytes, float]:
-        store = ReferenceStore(tmp_path / name, weights="w", precision="fp32", layout=layout.name, device="d")
-        return fill_store(store, base.model, groups, layout=layout, precision="fp32")
+        store = Store(tmp_path / name, replace(KEY, weights=base.sha256))
+        filled = fill_store(store, Reference(base), groups, layout=layout, precision="fp32")
+        assert filled.computed <= filled.logprobs.keys()
+        return filled.logprobs
 
     with counted_passes(monkeypatch, fail_at=3), pytest.raises(KeyboardInterrupt):
         fill("interrupted")
@@ -136,8 +165,10 @@ def test_an_interrupted_fill_ends_in_the_values_of_an_uninterrupted_one(
 def test_the_values_are_the_models_own_log_probs(model: str, tmp_path: Path) -> None:
     base = load_base(model, device=CPU)
     ballots = tokenize(many_ballots(4), base.form, max_length=64).ballots
-    store = ReferenceStore(tmp_path / "s", weights="w", precision="fp32", layout="branch", device="d")
-    found = fill_store(store, base.model, [ballots], layout=probe_layout(base.model), precision="fp32")
+    store, layout = Store(tmp_path / "s", replace(KEY, weights=base.sha256)), probe_layout(base.model)
+    found, computed = fill_store(store, Reference(base), [ballots], layout=layout, precision="fp32")
+    assert computed == found.keys()
+    assert fill_store(store, Reference(base), [ballots], layout=layout, precision="fp32") == (found, frozenset())
     plain = AutoModelForCausalLM.from_pretrained(model)
     for ballot in ballots:
         for key, response in zip(response_keys(ballot), ballot.responses, strict=True):
@@ -151,11 +182,10 @@ def test_log_probs_that_are_not_finite_are_refused_and_not_kept(model: str, tmp_
     base = load_base(model, device=CPU)
     with torch.no_grad():
         base.model.get_output_embeddings().weight[5] = math.nan
-    ballots = [TokenBallot((3, 4), ((5,), (6,)), (Vote(0, 1, 1),))]
-    store = ReferenceStore(tmp_path / "s", weights="w", precision="fp32", layout="branch", device="d")
+    store = Store(tmp_path / "s", replace(KEY, weights=base.sha256))
     with pytest.raises(UserError, match="not finite"):
-        fill_store(store, base.model, [ballots], layout=Layout("branch", ""), precision="fp32")
-    assert store.read(response_keys(ballots[0])) == {}
+        fill_store(store, Reference(base), [[PAIR]], layout=Layout("branch", ""), precision="fp32")
+    assert store.logprobs(response_keys(PAIR)) == {}
 
 
 # --- what a run computes ---------------------------------------------------------------------------------------------
@@ -261,14 +291,14 @@ def test_an_adapter_switched_off_merged_or_taken_out_leaves_the_base_bit_for_bit
     scramble(list(policy.trainable().values()))
     adapted = logprobs(policy.model, base)
     assert (adapted - wanted).abs().max() > 0.1
-    with as_reference(policy, base) as reference:
+    with Reference(base).alone() as reference:
         assert torch.equal(logprobs(reference, base), wanted)
     assert torch.equal(logprobs(policy.model, base), adapted)
     with pytest.raises(RuntimeError, match="stop"), policy.merged():
         torch.testing.assert_close(logprobs(policy.model, base), adapted, atol=1e-4, rtol=0)
         raise RuntimeError("stop")
     assert torch.equal(logprobs(policy.model, base), adapted)
-    with as_reference(policy, base) as reference:
+    with Reference(base).alone() as reference:
         assert torch.equal(logprobs(reference, base), wanted)
 
     policy.close()

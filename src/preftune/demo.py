@@ -37,9 +37,9 @@ from .gguf import convert_model
 from .judges import Judge
 from .models import load_base
 from .readers import read_ballots, write_ballots
-from .reference import cache_folder
 from .rollouts import sample_responses
 from .settings import split_arms
+from .stores import cache_folder
 from .study import Study, compare
 
 TEMPERATURE = 0.36  # of the labels, in gold's units: about four in five votes agree with gold

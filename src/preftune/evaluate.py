@@ -20,10 +20,10 @@ from .branches import pack
 from .console import track
 from .judges import Judge, Reward
 from .logprobs import Layout, response_logprobs
-from .reference import response_keys
 from .results import Result, Sample
 from .rollouts import Rollout, exact_kl, sample_responses
 from .stats import Estimate, clustered_mean
+from .stores import response_keys
 from .tokens import TextFormat, TokenBallot
 from .verdict import PROXY
 

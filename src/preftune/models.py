@@ -10,16 +10,16 @@ import copy
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import (
@@ -46,6 +46,7 @@ from .tokens import TextFormat, text_format
 BRANCH_ATTENTION = "preftune_branch"
 HANDLED = {"sliding_window", "softcap", "s_aux", "branch_plan", "position_ids", "use_cache", "is_causal"}
 SHORT_PROMPT = 32  # up to here one call over the whole ballot costs less than two
+PLAIN = "plain_weight"  # where a layer keeps its own weight while an adapter is folded into it
 
 
 @dataclass(frozen=True)
@@ -133,10 +134,56 @@ def weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def save_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a folder that `from_pretrained` loads: safetensors, configuration, tokenizer."""
+def save_policy(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write a folder that `from_pretrained` loads: safetensors, configuration, tokenizer.
+
+    Then the file is compared with `weights`, by default the model's own. Raises RuntimeError where they differ.
+    """
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    check_saved(folder, model.state_dict() if weights is None else weights, type(model))
+
+
+def save_adapter(adapter: PeftModel, folder: Path) -> None:
+    """Write the adapter as peft does, with the place of its base as anybody finds it. Checked as `save_policy` is."""
+    config = adapter.peft_config["default"]
+    name = config.base_model_name_or_path
+    if name and Path(name).exists():
+        config.base_model_name_or_path = str(Path(name).resolve())
+    adapter.save_pretrained(str(folder), safe_serialization=True, selected_adapters=["default"])
+    check_saved(folder, get_peft_model_state_dict(adapter, adapter_name="default"))
+
+
+def check_saved(folder: Path, weights: Mapping[str, Tensor], kind: type[PreTrainedModel] | None = None) -> None:
+    """Compare every tensor with what lies in the folder. Raises RuntimeError, naming the first that differs.
+
+    The files are read one tensor at a time. A tensor that shares its memory with one that is there (tied embeddings)
+    need not be there itself. Some architectures are saved under other names: then the model, which is of that `kind`,
+    is loaded again.
+    """
+    with ExitStack() as files:
+        opened = [files.enter_context(safe_open(path, "pt")) for path in sorted(folder.glob("*.safetensors"))]
+        homes = {name: file for file in opened for name in sorted(file.keys())}
+        shared = {weights[name].data_ptr() for name in homes if name in weights}
+        absent = [name for name, tensor in weights.items() if name not in homes and tensor.data_ptr() not in shared]
+        if absent and kind is not None and homes.keys() - weights.keys():
+            check_loaded(folder, weights, kind)
+            return
+        differ = (n for n, w in weights.items() if n in homes and not torch.equal(homes[n].get_tensor(n), w.cpu()))
+        if wrong := [*absent, *differ]:
+            raise RuntimeError(f"{folder}: {wrong[0]} was not saved as it was trained; the policy is not whole")
+
+
+def check_loaded(folder: Path, weights: Mapping[str, Tensor], kind: type[PreTrainedModel]) -> None:
+    """As `check_saved`, of the model as it is loaded from the folder."""
+    loaded = kind.from_pretrained(folder, dtype=torch.float32).state_dict()
+    if wrong := [n for n, w in weights.items() if n not in loaded or not torch.equal(loaded[n], w.cpu())]:
+        raise RuntimeError(f"{folder}: {wrong[0]} was not saved as it was trained; the policy is not whole")
 
 
 # --- attention -------------------------------------------------------------------------------------------------------
@@ -308,36 +355,38 @@ class Policy:
     def merged(self) -> Iterator[None]:
         """Within it the adapter is folded into the weights (sampling is faster); after it they are as before, exactly.
 
-        Un-merging by subtraction would leave rounding behind, so the weights are kept and put back.
+        Un-merging by subtraction would leave rounding behind, so the plain weights are kept and put back.
         """
-        layers = [module for module in self.model.modules() if isinstance(module, LoraLayer)]
-        kept = [layer.get_base_layer().weight.detach().clone() for layer in layers]
-        for layer in layers:
-            layer.merge()
+        layers = adapted_layers(self.model)
         try:
+            for layer in layers:
+                weight = layer.get_base_layer().weight
+                setattr(layer, PLAIN, weight.data)
+                weight.data = weight.data.clone()
+                layer.merge()
             yield
         finally:
-            with torch.no_grad():
-                for layer, weight in zip(layers, kept, strict=True):
-                    layer.get_base_layer().weight.copy_(weight)
-                    layer.merged_adapters.clear()
+            for layer in layers:
+                if hasattr(layer, PLAIN):
+                    layer.get_base_layer().weight.data = getattr(layer, PLAIN)
+                    delattr(layer, PLAIN)
+                layer.merged_adapters.clear()
 
     def save(self, folder: Path) -> None:
-        """Write `folder/policy`, which `from_pretrained` loads, and `folder/adapter` where there is one."""
+        """Write `folder/policy`, which `from_pretrained` loads, and `folder/adapter` where there is one.
+
+        Raises RuntimeError if what lies in the files is not what was trained.
+        """
         if self.adapter is None:
             save_policy(self.model, self.form.tokenizer, folder / "policy")
             return
-        self.adapter.save_pretrained(str(folder / "adapter"), safe_serialization=True, selected_adapters=["default"])
+        save_adapter(self.adapter, folder / "adapter")
         with self.merged():
-            plain = {
-                name.replace(".base_layer", ""): value
-                for name, value in self.model.state_dict().items()
-                if ".lora_" not in name
-            }
+            plain = plain_weights(self.model)
             whole = type(self.model)(copy.deepcopy(self.model.config))
             whole.load_state_dict(plain)
             whole.generation_config = self.model.generation_config
-        save_policy(whole, self.form.tokenizer, folder / "policy")
+            save_policy(whole, self.form.tokenizer, folder / "policy", weights=plain)
 
     def close(self) -> None:
         """Take the adapter out of the base model, which is then as it was."""
@@ -346,24 +395,37 @@ class Policy:
             self.adapter.unload()
 
 
+@contextmanager
+def closed_on_error(policy: Policy) -> Iterator[None]:
+    """Close the policy if what is done with it fails, so that no adapter stays in a model that others share."""
+    try:
+        yield
+    except BaseException:
+        policy.close()
+        raise
+
+
 def start_policy(
     base: Base, *, lora: int, seed: int, grad_checkpointing: bool = False, compiled: bool = False
 ) -> Policy:
     """A policy equal to the base: a copy of all weights, or with `lora` > 0 an adapter of that rank in the base.
 
     The adapter sits on every linear layer but the head (alpha = 2·rank, no dropout); switched off, the model is the
-    reference, bit for bit. `compiled`: as `blocks.compile_blocks`.
+    reference, bit for bit. `compiled`: as `blocks.compile_blocks`. Raises RuntimeError if the base has an adapter.
     """
+    if adapted_layers(base.model):
+        raise RuntimeError("there is an adapter in the base model already: the run before was not closed")
     base.model.requires_grad_(False)
     if lora:
         torch.manual_seed(seed)
         policy = Policy(base.model, base.form, _add_adapter(base.model, lora))
     else:
         policy = Policy(copy.deepcopy(base.model).requires_grad_(True), base.form)
-    if grad_checkpointing:
-        checkpoint_activations(policy.model)
-    if compiled:
-        compile_blocks(policy.model)
+    with closed_on_error(policy):
+        if grad_checkpointing:
+            checkpoint_activations(policy.model)
+        if compiled:
+            compile_blocks(policy.model)
     policy.model.train()
     return policy
 
@@ -389,6 +451,18 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
         model.gradient_checkpointing_enable(options)
 
 
+def adapted_layers(model: nn.Module) -> list[Any]:
+    """The layers of a model that have a LoRA adapter."""
+    return [module for module in model.modules() if isinstance(module, LoraLayer)]
+
+
+def plain_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The state of a model without its adapters, under the names that it had before they came."""
+    return {
+        name.replace(".base_layer", ""): value for name, value in model.state_dict().items() if ".lora_" not in name
+    }
+
+
 @contextmanager
 def active_adapter(model: nn.Module, name: str | None) -> Iterator[None]:
     """Within it only the adapter of that name acts on the model (None: none does); after it all is as before.
@@ -397,7 +471,7 @@ def active_adapter(model: nn.Module, name: str | None) -> Iterator[None]:
     a backward pass through two adapters would leave one of them still, silently. This one touches no parameter. An
     adapter that a layer does not have does nothing there.
     """
-    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    layers = adapted_layers(model)
     before = [(layer._disable_adapters, layer._active_adapter) for layer in layers]
     for layer in layers:
         layer._disable_adapters = name is None
@@ -411,10 +485,60 @@ def active_adapter(model: nn.Module, name: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def as_reference(policy: Policy, reference: Base) -> Iterator[PreTrainedModel]:
-    """The reference model of a policy: the base itself, or the policy's own model with its adapter switched off."""
-    if policy.model is reference.model and policy.adapter is not None:
-        with active_adapter(policy.model, None):
-            yield reference.model
-    else:
-        yield reference.model
+def alone(model: nn.Module) -> Iterator[None]:
+    """Within it the model is as it was loaded: no adapter acts, none is folded in, dropout is off, no gradient is kept.
+
+    Whatever surrounds it is as before after it. Raises RuntimeError if an adapter was folded in by somebody else, who
+    did not keep the plain weights.
+    """
+    layers = [layer for layer in adapted_layers(model) if layer.merged]
+    if not all(hasattr(layer, PLAIN) for layer in layers):
+        raise RuntimeError("an adapter is merged into the weights of the base model, and its plain weights are lost")
+    folded = [(layer, layer.get_base_layer().weight.data, layer.merged_adapters) for layer in layers]
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        for layer in layers:
+            layer.get_base_layer().weight.data = getattr(layer, PLAIN)
+            layer.merged_adapters = []  # peft would un-merge by subtraction
+        model.eval()
+        with active_adapter(model, None), torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for layer, weight, names in folded:
+            layer.get_base_layer().weight.data = weight
+            layer.merged_adapters = names
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A model as it was loaded, whatever is trained inside it: the one door to reference log-probs, features, scores.
+
+    Nobody gets at the model but through `alone`. A LoRA policy lives inside its base model, so that whoever asked the
+    model itself would ask the policy.
+    """
+
+    _base: Base
+
+    @property
+    def name(self) -> str:
+        return self._base.name
+
+    @property
+    def sha256(self) -> str:
+        return self._base.sha256
+
+    @property
+    def form(self) -> TextFormat:
+        return self._base.form
+
+    def is_start(self, base: Base) -> bool:
+        """Whether the policies that start from `base` start from this."""
+        return self._base.sha256 == base.sha256
+
+    @contextmanager
+    def alone(self) -> Iterator[PreTrainedModel]:
+        """The model, as `alone` has it."""
+        with alone(self._base.model):
+            yield self._base.model

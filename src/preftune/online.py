@@ -24,15 +24,17 @@ from .ballots import Prompt
 from .branches import BranchBatch, pack
 from .console import say
 from .errors import UserError
+from .invariants import StartCheck
 from .judges import Reward
 from .logprobs import chunked_comparison, chunked_logprobs, head_of, predicting_states
 from .loop import Step, plan_steps
 from .methods import Experience, OnlineMethod, OnlineOptions, Terms, critic_loss, explained_variance
-from .models import Policy, active_adapter, as_reference, start_policy
+from .models import Policy, active_adapter, closed_on_error, start_policy
 from .objectives import adapted_beta
 from .rollouts import Rollout, sample_responses
 from .session import Session, run_session
 from .settings import Settings
+from .stores import response_keys
 from .tokens import REFUSED, TextFormat, TokenBallot, fit_prompt
 from .workbench import Workbench, check_room
 
@@ -204,7 +206,10 @@ class Collector:
             batch |= dict(zip(group, measured, strict=True))
         s = self.settings
         options = OnlineOptions(self.beta, whitened=s.whiten, end_penalty=s.end_penalty)
-        self.batch = self.training.method.judge([batch[i] for i in range(len(ballots))], options)
+        fresh = [batch[i] for i in range(len(ballots))]
+        if iteration.number == 1:
+            self._check_start(fresh)
+        self.batch = self.training.method.judge(fresh, options)
         self.explained = explained_variance(self.batch) if self.critic else 0.0
 
     @torch.no_grad()
@@ -217,7 +222,7 @@ class Collector:
             text = self.bench.base.form.text([ids for ballot in ballots for ids in ballot.responses][bad])
             raise UserError(f"--reward: its score of a response is {float(score_B[bad])}, not a number: {text[:60]!r}")
         hidden_ND, head = predicting_states(model, batch, precision), head_of(model)
-        with as_reference(self.policy, self.bench.reference) as other:
+        with self.bench.reference.alone() as other:
             other_hidden_ND, other_head = predicting_states(other, batch, precision), head_of(other)
         compared = chunked_comparison(hidden_ND, head, other_hidden_ND, other_head, batch.target_N)
         columns = [*compared] + ([self.critic.values(batch, precision)] if self.critic else [])
@@ -228,6 +233,15 @@ class Collector:
             Experience(ballot, rollout.ended, score_K, *values)
             for ballot, rollout, score_K, values in zip(ballots, rollouts, scores, tokens, strict=True)
         ]
+
+    def _check_start(self, batch: Sequence[Experience]) -> None:
+        """The policy that nothing has moved yet against its reference, both on the same samples."""
+        bench, keys = self.bench, [key for e in batch for key in response_keys(e.ballot)]
+        in_order = bench.base.model.device.type == "cpu"  # a GPU adds up in any order
+        computed = keys if in_order else []
+        check = StartCheck(bench.reference.is_start(bench.base), bench.precision, {1}, computed, "the reference model")
+        ratio_B = torch.cat([e.by_response(e.logprob_N - e.reference_N) for e in batch])
+        check.see(1, keys, ratio_B, torch.tensor([length for e in batch for length in e.lengths]))
 
     def _follow_target(self) -> None:
         count = sum(len(e.ended) for e in self.batch)
@@ -280,25 +294,26 @@ def train_online(
     method = training.method
     check_context(bench, training, settings)
     session = Session(folder, online_identity(bench, training, reward, settings, beta, seed), resume=resume)
-    policy = start_policy(bench.base, seed=seed, **settings.policy_options())
-    critic = start_critic(policy, bench, settings) if method.has_critic else None
     record = session.record()
     now = record["kept"]["beta"] if record else beta
-    collector = Collector(bench, training, reward, settings, seed, now, policy, critic)
-    run_session(
-        session,
-        collector.steps,
-        collector.loss,
-        parameters=policy.trainable() | (critic.trainable() if critic else {}),
-        settings=settings,
-        total=training.steps,
-        tokens_of=collector.tokens_of,
-        description=description,
-        at_checkpoint=lambda step: at_checkpoint(step, policy),
-        checkpoints=checkpoints,
-        kept=lambda: {"beta": collector.beta},
-        eps=ADAM_EPS,
-    )
+    policy = start_policy(bench.base, seed=seed, **settings.policy_options())
+    with closed_on_error(policy):
+        critic = start_critic(policy, bench, settings) if method.has_critic else None
+        collector = Collector(bench, training, reward, settings, seed, now, policy, critic)
+        run_session(
+            session,
+            collector.steps,
+            collector.loss,
+            parameters=policy.trainable() | (critic.trainable() if critic else {}),
+            settings=settings,
+            total=training.steps,
+            tokens_of=collector.tokens_of,
+            description=description,
+            at_checkpoint=lambda step: at_checkpoint(step, policy),
+            checkpoints=checkpoints,
+            kept=lambda: {"beta": collector.beta},
+            eps=ADAM_EPS,
+        )
     return policy
 
 

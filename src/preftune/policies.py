@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from .ballots import Message, Prompt
 from .engine import pick_device
 from .errors import UserError
 from .evaluate import Questions, answer, reference_table, summarise, vote_table
-from .models import Base, Policy, as_reference, load_base
+from .models import Base, Policy, load_base
 from .readers import read_ballots, read_prompts
 from .report.text import harmless
 from .results import REFERENCE, Result, Sample, write_records
@@ -107,7 +106,7 @@ def _evaluate(
     shared: dict[str, Any] = {"layout": bench.layout, "precision": bench.precision, "micro_tokens": micro_tokens}
     answers: list[Sample] = []
     if questions.samples:
-        reference = None if folder.name == REFERENCE else partial(as_reference, policy, bench.reference)
+        reference = None if folder.name == REFERENCE else bench.reference.alone
         answers = answer(
             base.model, reference, questions, bench.base.form, run=folder.name, step=0, merged=policy.merged, **shared
         )

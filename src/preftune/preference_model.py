@@ -30,7 +30,16 @@ from .branches import BranchBatch, padded_layout
 from .errors import UserError
 from .heads import last_states, pooled_states
 from .logprobs import Layout
-from .models import Base, active_adapter, loading, no_dropout, use_branch_attention, use_stock_attention, weights_hash
+from .models import (
+    Base,
+    Reference,
+    check_saved,
+    loading,
+    no_dropout,
+    use_branch_attention,
+    use_stock_attention,
+    weights_hash,
+)
 from .results import write_json
 from .tokens import TextFormat, TokenBallot
 
@@ -127,20 +136,11 @@ def _load_frozen(path: Path, record: Mapping[str, Any], base: Base, precision: s
     layer = int(record["layer"])
 
     def raw(batch: BranchBatch) -> Tensor:
-        with base_alone(base.model):
-            return pooled_states(base.model, batch, layer, precision) @ weight_D
+        with Reference(base).alone() as model:
+            return pooled_states(model, batch, layer, precision) @ weight_D
 
     sha256, linear = _content_hash(path, record), (layer, weight_D)
     return RewardModel("frozen", sha256, record["center"], record["info"], base.form, raw, linear)
-
-
-@contextmanager
-def base_alone(model: nn.Module) -> Iterator[None]:
-    """The base model with every adapter inside it switched off. Raises RuntimeError while one is folded in."""
-    if any(module.merged for module in model.modules() if isinstance(module, LoraLayer)):
-        raise RuntimeError("the base model cannot score while an adapter is merged into its weights")
-    with active_adapter(model, None):
-        yield
 
 
 # --- an adapter beside the base --------------------------------------------------------------------------------------
@@ -158,9 +158,9 @@ class Delta:
     scale: float
 
     @contextmanager
-    def on(self, model: nn.Module) -> Iterator[None]:
-        """Within it the model, its own adapters switched off, has this one."""
-        with base_alone(model), ExitStack() as hooks:
+    def on(self, reference: Reference) -> Iterator[PreTrainedModel]:
+        """The model as it was loaded, with this adapter."""
+        with reference.alone() as model, ExitStack() as hooks:
             for name, (a, b) in self.factors.items():
                 layer = model.get_submodule(name)
                 plain = layer.get_base_layer() if isinstance(layer, LoraLayer) else layer
@@ -168,12 +168,12 @@ class Delta:
                     lambda module, inputs, output, a=a, b=b: output + linear(linear(inputs[0], a), b) * self.scale
                 )
                 hooks.callback(hook.remove)
-            yield
+            yield model
 
 
 def delta_of(model: nn.Module, name: str = "default") -> Delta:
     """The adapter of that name inside a model, as tensors."""
-    layers = {path: module for path, module in model.named_modules() if isinstance(module, LoraLayer)}
+    layers: dict[str, Any] = {path: module for path, module in model.named_modules() if isinstance(module, LoraLayer)}
     factors = {
         path: (layer.lora_A[name].weight.detach().clone(), layer.lora_B[name].weight.detach().clone())
         for path, layer in layers.items()
@@ -188,8 +188,8 @@ def _load_lora(path: Path, record: Mapping[str, Any], base: Base, precision: str
     delta = Delta({name: (tensors[f"{name}.lora_A"], tensors[f"{name}.lora_B"]) for name in names}, record["scale"])
 
     def raw(batch: BranchBatch) -> Tensor:
-        with delta.on(base.model):
-            return last_states(base.model, batch, precision) @ weight_D
+        with delta.on(Reference(base)) as model:
+            return last_states(model, batch, precision) @ weight_D
 
     return RewardModel("lora", _content_hash(path, record), record["center"], record["info"], base.form, raw)
 
@@ -231,6 +231,8 @@ def save_classifier(
         model.score.weight.copy_(head_D[None])
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
+    prefix = next(name for name, module in model.named_modules() if module is model.get_decoder())
+    check_saved(folder, {f"{prefix}.{name}": value for name, value in decoder.items()}, type(model))
     tokenizer = copy.deepcopy(base.tokenizer)
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
     tokenizer.save_pretrained(folder)

@@ -30,7 +30,6 @@ from .judges import Reward
 from .linear_preference import Floats, Head, fit_frozen, vote_pairs, winner_first
 from .methods import AMORTIZED_IPO
 from .preference_model import RewardModel
-from .reference import response_keys
 from .results import write_json
 from .rewards import (
     candidate_layers,
@@ -43,12 +42,13 @@ from .rewards import (
     reliability,
     score_ballots,
     settings_of,
+    stored_layers,
     targets_of,
-    watch_features,
 )
 from .rollouts import sample_responses
 from .run import Targets, prepare_training, reference_values
 from .settings import Settings
+from .stores import response_keys
 from .tokens import TokenBallot, TokenSet
 from .workbench import Workbench, check_room
 
@@ -217,7 +217,7 @@ def set_targets(
     if kind == "frozen":
         # what is computed of a ballot does not depend on its targets, so one pass gives log-probs and features
         plan = prepare_training(AMORTIZED_IPO, replace(tokens, ballots=blank), settings, bench.layout, seed)
-        reference_values(bench, plan, watch_features(bench))
+        reference_values(bench, plan, stored_layers(bench))
     if settings.gamma is not None:
         return Targets(replace(tokens, ballots=blank), {"head": "score"}, 0, companion_of(bench, wide, settings))
     preference = open_preference(bench, tokens, held_out, settings, kind=kind, seed=seed, folder=folder, reward=reward)
@@ -283,15 +283,16 @@ def add_responses(
     if not settings.extra_responses:
         return tuple(ballots)
     prompts = tuple(dict.fromkeys(ballot.prompt for ballot in ballots))
-    rollouts = sample_responses(
-        bench.reference.model,
-        prompts,
-        stops=bench.base.form.stops,
-        samples=settings.extra_responses,
-        max_new_tokens=settings.max_new_tokens,
-        seed=f"extra/{seed}",
-        precision=bench.precision,
-        description="extra responses",
-    )
+    with bench.reference.alone() as model:
+        rollouts = sample_responses(
+            model,
+            prompts,
+            stops=bench.base.form.stops,
+            samples=settings.extra_responses,
+            max_new_tokens=settings.max_new_tokens,
+            seed=f"extra/{seed}",
+            precision=bench.precision,
+            description="extra responses",
+        )
     drawn = {prompt: rollout.responses for prompt, rollout in zip(prompts, rollouts, strict=True)}
     return tuple(replace(ballot, responses=ballot.responses + drawn[ballot.prompt]) for ballot in ballots)

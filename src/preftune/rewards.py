@@ -16,10 +16,8 @@ import json
 import math
 import os
 import random
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,18 +41,16 @@ from .evaluate import VoteTable, accuracy, evaluation_groups, reference_table
 from .heads import last_states, pooled_layers, score_head
 from .linear_preference import fit_frozen, fit_linear, vote_pairs
 from .methods import DPO, AnyMethod, LossOptions, Method, Scored, Terms, pairwise_terms
-from .models import Policy, start_policy
+from .models import Policy, plain_weights, start_policy
 from .objectives import bradley_terry, smooth
 from .preference_model import (
     KINDS,
     RewardModel,
-    base_alone,
     classifier_class,
     delta_of,
     save_classifier,
     save_frozen,
 )
-from .reference import Watch, cache_folder, response_keys
 from .results import read_metrics, write_json
 from .run import (
     Run,
@@ -71,6 +67,7 @@ from .run import (
 from .session import Session, run_session
 from .settings import AMORTIZED, Settings, make_settings, nearest
 from .stats import Estimate, clustered_mean, number
+from .stores import response_keys
 from .tokens import TextFormat, TokenBallot, TokenSet, tokenize
 from .workbench import Workbench, open_workbench
 
@@ -199,56 +196,12 @@ def _baseline(
 # --- features --------------------------------------------------------------------------------------------------------
 
 
-class FeatureStore:
-    """Mean-pooled hidden states of responses by content, float32, on disk: studies of one model share them."""
+def stored_layers(bench: Workbench) -> list[int]:
+    """The layers whose features the passes for reference log-probs leave behind: those that `frozen` chooses from.
 
-    def __init__(self, bench: Workbench) -> None:
-        identity = "/".join(
-            ("pooled", bench.base.sha256, bench.precision, bench.layout.name, str(bench.base.model.device))
-        )
-        folder = cache_folder() / "features"
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.sqlite"
-        with self._open() as database, database:
-            database.execute(
-                "CREATE TABLE IF NOT EXISTS features (key BLOB, layer INTEGER, value BLOB, PRIMARY KEY (key, layer))"
-            )
-
-    def _open(self) -> closing[sqlite3.Connection]:
-        return closing(sqlite3.connect(self.path, timeout=60))
-
-    def read(self, keys: Sequence[bytes], layers: Sequence[int]) -> dict[tuple[bytes, int], bytes]:
-        """The values that are there."""
-        with self._open() as database:
-            query = "SELECT value FROM features WHERE key = ? AND layer = ?"
-            rows = ((key, layer, database.execute(query, (key, layer)).fetchone()) for key in keys for layer in layers)
-            return {(key, layer): row[0] for key, layer, row in rows if row is not None}
-
-    def write(self, keys: Sequence[bytes], layers: Sequence[int], values_LBD: Tensor) -> None:
-        """Add values; one that is there already stays."""
-        rows = [
-            (key, layer, value.tobytes())
-            for layer, value_BD in zip(layers, values_LBD.cpu().numpy(), strict=True)
-            for key, value in zip(keys, value_BD, strict=True)
-        ]
-        with self._open() as database, database:
-            database.executemany("INSERT OR IGNORE INTO features VALUES (?, ?, ?)", rows)
-
-
-def watch_features(bench: Workbench) -> Watch | None:
-    """Have the passes that are made for reference log-probs leave the features that `frozen` chooses from.
-
-    None where the reference is another model than the one whose features are read.
+    None of them where the reference is another model than the one whose features are read.
     """
-    if bench.reference is not bench.base:
-        return None
-    store, (_, layers) = FeatureStore(bench), candidate_layers(bench)
-
-    def write(keys: Sequence[bytes], values_LBD: Tensor) -> None:
-        if bool(values_LBD.isfinite().all()):
-            store.write(keys, layers, values_LBD)
-
-    return Watch(layers, write)
+    return candidate_layers(bench)[1] if bench.reference.is_start(bench.base) else []
 
 
 def pooled_features(
@@ -256,20 +209,20 @@ def pooled_features(
 ) -> npt.NDArray[np.float32]:
     """Features of all responses of the ballots after some layers of the base model, `[L, B, D]`, from the store where
     they are there. Raises UserError for one that is not finite."""
-    store = FeatureStore(bench)
+    store = bench.start_store
     keys = [response_keys(ballot) for ballot in ballots]
     flat = [key for group in keys for key in group]
-    known = store.read(flat, layers)
+    known = store.features(flat, layers)
     missing = [i for i, own in enumerate(keys) if any((key, layer) not in known for key in own for layer in layers)]
     groups = [[missing[i] for i in g] for g in pack([bench.layout.size(ballots[i]) for i in missing], micro_tokens)]
-    for group in track(groups, "features") if groups else ():
-        batch = bench.layout.lay_out([ballots[i] for i in group]).to(bench.base.model.device)
-        with base_alone(bench.base.model):
-            values_LBD = pooled_layers(bench.base.model, batch, layers, bench.precision)
-        if not bool(values_LBD.isfinite().all()):
-            raise UserError("--model: its hidden states are not finite; use --precision fp32, or check for NaN")
-        store.write([key for i in group for key in keys[i]], layers, values_LBD)
-    known |= store.read([key for i in missing for key in keys[i]], layers)
+    with bench.start.alone() as model:
+        for group in track(groups, "features") if groups else ():
+            batch = bench.layout.lay_out([ballots[i] for i in group]).to(model.device)
+            values_LBD = pooled_layers(model, batch, layers, bench.precision)
+            if not bool(values_LBD.isfinite().all()):
+                raise UserError("--model: its hidden states are not finite; use --precision fp32, or check for NaN")
+            store.add_features([ballots[i] for i in group], layers, values_LBD)
+    known |= store.features([key for i in missing for key in keys[i]], layers)
     return np.stack([[np.frombuffer(known[key, layer], np.float32) for key in flat] for layer in layers])
 
 
@@ -472,11 +425,7 @@ class Trainee:
     def save(self, folder: Path, *, kind: str, center: float, info: Mapping[str, Any]) -> None:
         """Write a folder that transformers loads, and the adapter beside it where there is one."""
         with self.policy.merged():
-            decoder = {
-                name.replace(".base_layer", ""): value
-                for name, value in self.policy.model.get_decoder().state_dict().items()
-                if ".lora_" not in name
-            }
+            decoder = plain_weights(self.policy.model.get_decoder())
             delta = None if self.policy.adapter is None else delta_of(self.policy.model)
             head_D = self.head.weight.detach()[0].cpu()
             base = self.bench.base

@@ -22,18 +22,20 @@ from .engine import remove_state
 from .errors import UserError
 from .evaluate import accuracy, evaluation_groups, log_loss, vote_table
 from .heads import Companion
+from .invariants import StartCheck
 from .judges import Reward
 from .logprobs import Layout, response_logprobs
 from .loop import Step, plan_steps
 from .methods import AnyMethod, LossOptions, Method, OnlineMethod, Scored, Selection, Terms
-from .models import Policy, start_policy
+from .models import Policy, closed_on_error, start_policy
 from .objectives import ipo_target, smooth, unbias
 from .online import PromptTraining, prepare_prompts, say_alarms, train_online
 from .preference_model import RewardModel, load_reward
-from .reference import Watch, fill_store, response_keys
+from .reference import ReferenceValues, fill_store
 from .results import read_metrics, write_json
 from .session import Session, run_session
 from .settings import Settings, find_method, make_settings
+from .stores import response_keys
 from .tokens import TokenBallot, TokenSet, tokenize
 from .workbench import Workbench, open_workbench
 
@@ -189,24 +191,42 @@ def train_policy(
     options = settings.loss_options(beta)
     session = Session(folder, run_identity(bench, training, settings, beta, seed), resume=resume)
     reference = reference_values(bench, training)
+    start = start_check(bench, training, settings, reference.computed)
     policy = start_policy(bench.base, seed=seed, **settings.policy_options())
-    beside = training.companion.start(bench.base.model.device) if training.companion else None
-    parameters = policy.trainable()
-    if beside:
-        parameters |= dict(beside.named_parameters(prefix="preference"))
-    run_session(
-        session,
-        lambda done: training.plan[done:],
-        partial(loss_of_votes, policy, bench, training, reference, options, beside=beside),
-        parameters=parameters,
-        settings=settings,
-        total=len(training.plan),
-        tokens_of=lambda indices: sum(bench.layout.size(training.ballots[i]) for i in indices),
-        description=description,
-        at_checkpoint=lambda step: at_checkpoint(step, policy),
-        checkpoints=checkpoints,
-    )
+    with closed_on_error(policy):
+        beside = training.companion.start(bench.base.model.device) if training.companion else None
+        parameters = policy.trainable()
+        if beside:
+            parameters |= dict(beside.named_parameters(prefix="preference"))
+        run_session(
+            session,
+            lambda done: training.plan[done:],
+            partial(loss_of_votes, policy, bench, training, reference.logprobs, options, beside=beside, start=start),
+            parameters=parameters,
+            settings=settings,
+            total=len(training.plan),
+            tokens_of=lambda indices: sum(bench.layout.size(training.ballots[i]) for i in indices),
+            description=description,
+            at_checkpoint=lambda step: at_checkpoint(step, policy),
+            checkpoints=checkpoints,
+        )
     return policy
+
+
+def start_check(
+    bench: Workbench, training: Training, settings: Settings, computed: frozenset[bytes]
+) -> StartCheck | None:
+    """What the first step is held to; a run that is gone on with has no first step. None without a reference."""
+    if not training.method.uses_reference:
+        return None
+    in_order = bench.base.model.device.type == "cpu"  # a GPU adds up in any order
+    return StartCheck(
+        bench.reference.is_start(bench.base),
+        bench.precision,
+        set(training.plan[0].micro_batches),
+        computed if in_order and not settings.compile else (),
+        f"a reference log-prob in {bench.store.path}",
+    )
 
 
 def train_any(
@@ -234,10 +254,11 @@ def loss_of_votes(
     options: LossOptions,
     indices: Sequence[int],
     beside: nn.Linear | None = None,
+    start: StartCheck | None = None,
 ) -> Terms:
     """Forward pass and loss of one micro-batch of ballots, whose reference log-probs are given by content.
 
-    `beside` is the score that the training's companion is read by.
+    `beside` is the score that the training's companion is read by; `start` looks at the first step.
     """
     ballots = [training.ballots[i] for i in indices]
     batch = bench.layout.lay_out(ballots).to(next(policy.model.parameters()).device)
@@ -246,15 +267,17 @@ def loss_of_votes(
     keys = [key for ballot in ballots for key in response_keys(ballot)]
     if training.method.uses_reference:
         reference_B = logprob_B.new_tensor([reference[key] for key in keys])
+    if start:
+        start.see(indices, keys, logprob_B - reference_B, batch.lengths_B())
     score_B = training.companion.scores(beside, keys) if training.companion and beside else None
     scored = Scored(ballots, logprob_B, reference_B, batch.lengths_B(), score_B)
     return training.method.loss(scored, options)
 
 
-def reference_values(bench: Workbench, training: Training, watch: Watch | None = None) -> dict[bytes, float]:
+def reference_values(bench: Workbench, training: Training, layers: Sequence[int] = ()) -> ReferenceValues:
     """Reference log-probs of the ballots that the plan reaches, computed in the plan's own micro-batches."""
     if not training.method.uses_reference:
-        return {}
+        return ReferenceValues({}, frozenset())
     seen: set[int] = set()
     groups = []
     for step in training.plan:
@@ -263,7 +286,7 @@ def reference_values(bench: Workbench, training: Training, watch: Watch | None =
                 groups.append([training.ballots[i] for i in indices])
                 seen.update(indices)
     return fill_store(
-        bench.store, bench.reference.model, groups, layout=bench.layout, precision=bench.precision, watch=watch
+        bench.store, bench.reference, groups, layout=bench.layout, precision=bench.precision, layers=layers
     )
 
 
@@ -433,7 +456,7 @@ def _held_out(
 def held_out_reference(bench: Workbench, ballots: Sequence[TokenBallot], micro_tokens: int) -> dict[bytes, float]:
     """Reference log-probs of held-out ballots, in the micro-batches in which policies are evaluated on them."""
     groups = [[ballots[i] for i in group] for group in evaluation_groups(ballots, bench.layout, micro_tokens)]
-    return fill_store(bench.store, bench.reference.model, groups, layout=bench.layout, precision=bench.precision)
+    return fill_store(bench.store, bench.reference, groups, layout=bench.layout, precision=bench.precision).logprobs
 
 
 def check_out(folder: Path, *, resume: bool) -> Path:

@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from .evaluate import (
     vote_table,
 )
 from .methods import AMORTIZED_IPO, Selection, best_of_n_kl
-from .models import Policy, as_reference
+from .models import Policy
 from .online import PromptTraining, say_alarms
 from .preference_model import RewardModel
 from .preferences import set_targets
@@ -89,15 +88,16 @@ def fit_rewards(
 
 def reference_rollouts(bench: Workbench, questions: Questions, samples: int, seed: int | str) -> list[Rollout]:
     """Samples of the reference to the study's prompts."""
-    return sample_responses(
-        bench.reference.model,
-        questions.prompts,
-        stops=bench.base.form.stops,
-        samples=samples,
-        max_new_tokens=questions.max_new_tokens,
-        seed=seed,
-        precision=bench.precision,
-    )
+    with bench.reference.alone() as model:
+        return sample_responses(
+            model,
+            questions.prompts,
+            stops=bench.base.form.stops,
+            samples=samples,
+            max_new_tokens=questions.max_new_tokens,
+            seed=seed,
+            precision=bench.precision,
+        )
 
 
 def _where(bench: Workbench, plan: Plan) -> dict[str, Any]:
@@ -160,9 +160,9 @@ class Runner:
     def evaluate_reference(self) -> None:
         """The reference's own row: its samples are what every policy is paired with."""
         if not self._is_recorded(REFERENCE, 0):
-            policy = Policy(self.bench.reference.model, self.bench.base.form)
             identity = {"run": REFERENCE, "arm": REFERENCE, "method": REFERENCE, "beta": None, "seed": 0, "noise": 0.0}
-            self._evaluate(policy, self.plan.settings, identity, 0)
+            with self.bench.reference.alone() as model:
+                self._evaluate(Policy(model, self.bench.base.form), self.plan.settings, identity, 0)
 
     def run(self, arm: Arm, beta: float | None, seed: int, noise: float) -> None:
         """Train one run, evaluating it at its checkpoints; leave `runs/<id>/policy`."""
@@ -265,7 +265,7 @@ class Runner:
         if self.questions.prompts:
             samples = answer(
                 policy.model,
-                None if is_reference else partial(as_reference, policy, self.bench.reference),
+                None if is_reference else self.bench.reference.alone,
                 self.questions,
                 self.bench.base.form,
                 run=identity["run"],

@@ -1,30 +1,43 @@
-"""What the runs of a study share: the models, the layout that they can take, the store of reference log-probs."""
+"""What the runs of a study share: the models, the layout that they can take, what is stored of them."""
 
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
 from .engine import keep_freed_memory, pick_device
 from .errors import UserError
 from .logprobs import Layout, probe_layout
-from .models import Base, load_base
-from .reference import ReferenceStore, cache_folder
-
-ARITHMETIC = 2  # raise it when log-probs come out differently in the last bits: what is stored no longer serves
+from .models import Base, Reference, load_base
+from .stores import Store, StoreKey, stores_folder
 
 
 @dataclass(frozen=True)
 class Workbench:
-    """What the runs of a study share: the model they start from, the reference, the layout, the store's place."""
+    """What the runs of a study share: the model they start from, the reference, the layout, what is stored of both.
+
+    `base` is the model that policies live in: of it as it was loaded, ask `start`.
+    """
 
     base: Base
-    reference: Base
+    reference: Reference
     layout: Layout
     precision: str
-    store: ReferenceStore
+    store: Store
+
+    @property
+    def start(self) -> Reference:
+        """The base as it was loaded, whatever is trained inside it."""
+        return Reference(self.base)
+
+    @property
+    def start_store(self) -> Store:
+        """What is stored of the base: the reference's store, where the base is the reference."""
+        key = replace(self.store.key, model=self.base.name, weights=self.base.sha256)
+        return self.store if key == self.store.key else Store(self.store.path.parent, key)
 
 
 def check_room(bench: Workbench, longest: int, max_new_tokens: int) -> None:
@@ -50,9 +63,13 @@ def open_workbench(
     layout = probe_layout(base.model)
     if other is not base and probe_layout(other.model).name != layout.name:
         layout = Layout("padded", "the reference cannot take the policy's layout")
-    chip = platform.machine() if place.type == "cpu" else torch.cuda.get_device_name(place)
-    kind = f"{layout.name}/{chip}/torch {torch.__version__}/{ARITHMETIC}"
-    store = ReferenceStore(
-        cache_folder() / "reference", weights=other.sha256, precision=precision, layout=layout.name, device=kind
-    )
-    return Workbench(base, other, layout, precision, store)
+    store = Store(stores_folder(), store_key(other, layout, precision, place))
+    return Workbench(base, Reference(other), layout, precision, store)
+
+
+def store_key(base: Base, layout: Layout, precision: str, device: torch.device) -> StoreKey:
+    """What values that are stored of the model depend on."""
+    chip = platform.machine() if device.type == "cpu" else torch.cuda.get_device_name(device)
+    found = Path(base.name)
+    name = str(found.resolve()) if found.exists() else base.name
+    return StoreKey(name, base.sha256, precision, layout.name, f"{chip}/torch {torch.__version__}")
