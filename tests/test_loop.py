@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from preftune.ballots import Ballot, Vote
+from preftune.errors import UserError
 from preftune.logprobs import Layout, response_logprobs
 from preftune.loop import Step, linear_schedule, plan_steps, run_loop
 from preftune.methods import AMORTIZED_IPO, DPO, IPO, SFT, LossOptions, Method, Scored, Terms
@@ -305,7 +306,7 @@ def test_a_short_gradient_is_left_alone_and_none_is_carried_to_the_next_step() -
 @pytest.mark.parametrize("force", [math.nan, math.inf])
 def test_a_gradient_that_is_not_finite_stops_the_run_before_it_touches_the_weights(force: float) -> None:
     point = Point()
-    with pytest.raises(FloatingPointError, match="step 1: the gradient is not finite"):
+    with pytest.raises(UserError, match="step 1: the gradient is not finite"):
         descend(point, [STEP], pull(point.at, (force, 1.0)))
     assert point.at.tolist() == [0.0, 0.0]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+import os
+import signal
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from preftune.demo import ONLINE
 from preftune.errors import Interrupted, UserError
 from preftune.lab import optima
 from preftune.lab.worlds import Floats
+from preftune.loop import Step
 from preftune.online import alarms
 from preftune.run import train
 from preftune.settings import Settings, parse_arm
@@ -127,6 +130,21 @@ def weights(run: Path) -> dict[str, Tensor]:
     return load_file(run / "policy" / "model.safetensors")
 
 
+def ask_to_stop(patch: pytest.MonkeyPatch, *, at: int) -> None:
+    """Have somebody ask when that step is made."""
+    real = preftune.session.run_loop
+
+    def loop(*args: Any, after_step: Any, **named: Any) -> None:
+        def watched(step: Step, metrics: Mapping[str, float]) -> None:
+            if step.number == at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            after_step(step, metrics)
+
+        real(*args, after_step=watched, **named)
+
+    patch.setattr(preftune.session, "run_loop", loop)
+
+
 @pytest.mark.parametrize(
     ("method", "options"), [("ppo", {}), ("ppo", {"lora": 4}), ("rloo", {}), ("ppo", {"kl_target": 0.5})]
 )
@@ -136,15 +154,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     """Rollouts, critic, moments and a moving β included; the stop comes between two steps on the same samples."""
     settings = {**SHORT, **options, "model": model, "beta": 0.5, "reward": KnownReward()}
     whole = train(method, ballots(), out=tmp_path / "whole", **settings)
-    real, asked = preftune.session.stop_requests, []
-
-    @contextmanager
-    def stop_early() -> Iterator[Callable[[], bool]]:
-        with real():
-            yield lambda: len(asked.append(0) or asked) > 5
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preftune.session, "stop_requests", stop_early)
+        ask_to_stop(patch, at=6 if method == "ppo" else 3)
         with pytest.raises(Interrupted, match="the state is saved"):
             train(method, ballots(), out=tmp_path / "parts", **settings)
     resumed = train(method, ballots(), out=tmp_path / "parts", resume=True, **settings)
@@ -160,7 +171,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
 def test_a_resumed_run_must_have_the_same_reward(model: str, tmp_path: Path) -> None:
     settings = {**SHORT, "model": model, "beta": 0.5}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preftune.session, "stop_requests", lambda: nullcontext(lambda: True))
+        ask_to_stop(patch, at=1)
         with pytest.raises(Interrupted):
             train("rloo", ballots(), out=tmp_path / "run", reward=KnownReward(), **settings)
     with pytest.raises(UserError, match="another reward"):

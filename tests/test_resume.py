@@ -135,7 +135,7 @@ def test_a_run_that_died_before_its_first_state_starts_again(
     assert_equal_runs(tmp_path / "out", tmp_path / "whole")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_run_that_is_asked_to_stop_finishes_its_step_and_goes_on_later(
     number: signal.Signals, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from preftune.study import Study, compare
     from preftune.training import train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["Ballot", "BallotSet", "Run", "Study", "Vote", "compare", "read_ballots", "train"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -101,8 +102,9 @@ FLAGS: dict[str, tuple[Any, str]] = {
     "merge-prompts": (bool, "one ballot per prompt: responses joined, votes pooled (default: false)"),
     "quick": (bool, "fewer steps and seeds: a look, no result (default: false)"),
     "resume": (bool, "go on with an interrupted run (default: false)"),
+    "stores": (bool, "stored reference log-probs and features, a sample computed anew (what is checked by default)"),
 }
-SWITCHES = {"resume", "estimate-flips", "merge-prompts", "grad-checkpointing", "compile", "quick"}
+SWITCHES = {"resume", "estimate-flips", "merge-prompts", "grad-checkpointing", "compile", "quick", "stores"}
 NARGS: dict[str, Any] = {"folders": "+", "what": "?"}  # positional arguments that may be many, or none
 TRAINING = (
     *("reduction", "label-smoothing", "flip-rate", "lr", "epochs", "steps", "batch-size", "micro-tokens"),
@@ -132,7 +134,17 @@ def _demo(given: Parsed) -> None:
     from .demo import run_demo
 
     options = dict(given)
-    run_demo(Path(options.pop("out")), **options)
+    _exit_if_failed(run_demo(Path(options.pop("out")), **options).failed)
+
+
+def _exit_if_failed(failed: Mapping[str, str]) -> None:
+    """A study that lacks runs is drawn all the same; whoever called it is told by exit code 1."""
+    if failed:
+        named = "; ".join(f"{run}: {reason}" for run, reason in failed.items())
+        print(
+            f"preftune: {len(failed)} of the runs failed ({named}); the same command tries them again", file=sys.stderr
+        )
+        sys.exit(1)
 
 
 def _compare(given: Parsed) -> None:
@@ -146,7 +158,7 @@ def _compare(given: Parsed) -> None:
     if "prompts" in options:
         options["prompts"] = read_prompts(options.pop("prompts"))
     command = "preftune " + " ".join(map(shlex.quote, sys.argv[1:]))
-    compare(options.pop("methods"), ballots, command=command, **options)
+    _exit_if_failed(compare(options.pop("methods"), ballots, command=command, **options).failed)
 
 
 def _train(given: Parsed) -> None:
@@ -196,6 +208,15 @@ def _convert(given: Parsed) -> None:
     for reason, count in ballots.skipped.items():
         say(f"skipped: {count} × {reason}")
     print(f"{given['out_file']}: {len(kept)} ballots from {ballots.rows} rows")
+
+
+def _doctor(given: Parsed) -> None:
+    from .doctor import check_stores, show_stores
+
+    checked = check_stores(device=given.get("device", "auto"))
+    show_stores(checked)
+    if any(one.wrong for one in checked):
+        sys.exit(1)
 
 
 def _lab(given: Parsed) -> None:
@@ -299,6 +320,12 @@ COMMANDS = {
     "report": Command(
         _report, "draw the report of a study again", "preftune report DIR", positional={"folder": "a study's folder"}
     ),
+    "doctor": Command(
+        _doctor,
+        "compute a sample of what earlier runs stored anew, and say what differs",
+        "preftune doctor --stores",
+        flags=["stores", "device"],
+    ),
     "data": Command(
         _convert,
         "any accepted preference file to canonical JSONL",
@@ -390,11 +417,18 @@ def flag_of(name: str) -> str:
 
 
 def main() -> None:
-    """Run the command line: exit 0, 2 with one line for a user's mistake, 130 after an interruption."""
+    """Run the command line: exit 0, or 2 with one line for a user's mistake.
+
+    1 for a study with runs that failed, 130 after an interruption (SIGINT, SIGTERM, SIGHUP).
+    """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TQDM_DISABLE", "1")  # progress is shown by our own bars
     parsed = Namespace(command="")
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP: that stays
+            signal.signal(number, signal.default_int_handler)
     try:
         parsed = build_parser().parse_args()
         COMMANDS[parsed.command].run(given(parsed))

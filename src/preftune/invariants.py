@@ -52,11 +52,16 @@ class StartCheck:
             say(f"the policy starts {mean:.4g} nats from the reference (mean log-ratio of the first step's responses)")
 
 
+def bound(precision: str, length: float) -> float:
+    """How far, in nats, two computations of the log-prob of a response of that many tokens may lie apart."""
+    return BOUNDS[precision] * math.sqrt(max(1.0, length / LONG))
+
+
 def _check(
     ratios: Sequence[float], lengths: Sequence[float], exact: Sequence[bool], precision: str, source: str
 ) -> None:
     for ratio, length, is_exact in zip(ratios, lengths, exact, strict=True):
-        allowed = 0.0 if is_exact else BOUNDS[precision] * math.sqrt(max(1.0, length / LONG))
+        allowed = 0.0 if is_exact else bound(precision, length)
         if not abs(ratio) <= allowed:
             raise UserError(
                 f"step 1: a policy that has not moved has a log-ratio of {ratio:.4g} nats, and may have {allowed:.2g}: "

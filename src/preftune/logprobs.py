@@ -201,10 +201,25 @@ def response_logprobs(model: Any, batch: BranchBatch, *, precision: str = "fp32"
     """log π(y|x) of every response, summed over its tokens, in nats, float32, `[B]`.
 
     `precision` is `fp32`, or `bf16` for matrix products under autocast. Divide by `batch.lengths_B()` for means.
+    Raises UserError for one that is not finite.
     """
     hidden_ND = predicting_states(model, batch, precision)
     logprobs_N = chunked_logprobs(hidden_ND, head_of(model), batch.target_N)
-    return sum_by_branch(logprobs_N, batch)
+    logprobs_B = sum_by_branch(logprobs_N, batch)
+    check_finite(logprobs_B, "log-probs", model)
+    return logprobs_B
+
+
+def check_finite(values_B: Tensor, what: str, model: Any) -> None:
+    """Raises UserError, naming the model, if a value per response (or token) is not finite: it would pass for a number.
+
+    A NaN compares as a tie, and an average drowns in it.
+    """
+    finite_B = values_B.isfinite()
+    if not bool(finite_B.all()):
+        name = getattr(model, "name_or_path", "") or type(model).__name__
+        count = f"{int((~finite_B).sum())} of {len(finite_B)}"
+        raise UserError(f"{name}: {count} {what} are not finite; use --precision fp32, or check the model's weights")
 
 
 def sum_by_branch(values_N: Tensor, batch: BranchBatch) -> Tensor:

@@ -16,6 +16,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LRScheduler
 
 from .branches import pack
+from .errors import UserError
 from .methods import Terms
 
 
@@ -89,7 +90,7 @@ def run_loop(
             totals.update({**terms.sums, "loss": float(terms.loss.detach())})
         grad_norm = float(nn.utils.clip_grad_norm_(parameters, clip_norm))
         if not math.isfinite(grad_norm):
-            raise FloatingPointError(f"step {step.number}: the gradient is not finite; lower --lr, or use fp32")
+            raise UserError(f"step {step.number}: the gradient is not finite; lower --lr, or use fp32")
         rate = float(scheduler.get_last_lr()[0])
         optimizer.step()
         scheduler.step()

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import (
@@ -41,6 +41,7 @@ from .blocks import compile_blocks, plain_blocks
 from .branches import BranchPlan
 from .errors import UserError
 from .gguf import load_gguf
+from .starts import find_adapter, load_adapted, loading
 from .tokens import TextFormat, text_format
 
 BRANCH_ATTENTION = "preftune_branch"
@@ -66,12 +67,30 @@ class Base:
 def load_base(name: str, *, device: torch.device) -> Base:
     """Load a causal language model from a folder, a GGUF file or the hub, weights in float32, dropout off.
 
-    Raises UserError when there is no such model, or when it is not one that generates text.
+    A folder with an adapter in it is its base (the model in the folder, else the one that the adapter names) with the
+    adapter folded in. Raises UserError when there is no such model, when it is not one that generates text, or when a
+    weight is not finite.
     """
     transformers_logging.disable_progress_bar()
-    model, tokenizer = _load_gguf(Path(name)) if name.endswith(".gguf") else _load_folder_or_hub(name)
+    model, tokenizer = _load(name)
+    check_weights(model, f"--model {name}")
     model.to(device)
     return Base(model, text_format(tokenizer), name, weights_hash(model))
+
+
+def check_weights(model: nn.Module, where: str) -> None:
+    """Raises UserError, naming the weight, for one with values that are not finite."""
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise UserError(f"{where}: its weight {name} holds values that are not finite; fetch or train it again")
+
+
+def _load(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if name.endswith(".gguf"):
+        return _load_gguf(Path(name))
+    if adapter := find_adapter(name):
+        return load_adapted(name, adapter, _load)
+    return _load_folder_or_hub(name)
 
 
 def _load_gguf(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -101,20 +120,6 @@ def _load_folder_or_hub(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizer
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     use_branch_attention(model)
     return model, tokenizer
-
-
-@contextmanager
-def loading(problem: str) -> Iterator[None]:
-    """Turn whatever transformers raises on a bad folder into one line, and keep its own report off the screen."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{problem} ({reason})") from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
 
 
 def no_dropout(config: Any) -> None:
@@ -155,8 +160,11 @@ def save_adapter(adapter: PeftModel, folder: Path) -> None:
     name = config.base_model_name_or_path
     if name and Path(name).exists():
         config.base_model_name_or_path = str(Path(name).resolve())
-    adapter.save_pretrained(str(folder), safe_serialization=True, selected_adapters=["default"])
-    check_saved(folder, get_peft_model_state_dict(adapter, adapter_name="default"))
+    # on linear layers alone: peft need not look on the hub whether the vocabulary was changed
+    adapter.save_pretrained(
+        str(folder), safe_serialization=True, selected_adapters=["default"], save_embedding_layers=False
+    )
+    check_saved(folder, get_peft_model_state_dict(adapter, adapter_name="default", save_embedding_layers=False))
 
 
 def check_saved(folder: Path, weights: Mapping[str, Tensor], kind: type[PreTrainedModel] | None = None) -> None:

@@ -26,7 +26,7 @@ from .console import say
 from .errors import UserError
 from .invariants import StartCheck
 from .judges import Reward
-from .logprobs import chunked_comparison, chunked_logprobs, head_of, predicting_states
+from .logprobs import check_finite, chunked_comparison, chunked_logprobs, head_of, predicting_states
 from .loop import Step, plan_steps
 from .methods import Experience, OnlineMethod, OnlineOptions, Terms, critic_loss, explained_variance
 from .models import Policy, active_adapter, closed_on_error, start_policy
@@ -225,6 +225,8 @@ class Collector:
         with self.bench.reference.alone() as other:
             other_hidden_ND, other_head = predicting_states(other, batch, precision), head_of(other)
         compared = chunked_comparison(hidden_ND, head, other_hidden_ND, other_head, batch.target_N)
+        check_finite(compared.logprob_N, "log-probs of samples", model)
+        check_finite(compared.kl_N, "values of KL", model)
         columns = [*compared] + ([self.critic.values(batch, precision)] if self.critic else [])
         sizes = [sum(map(len, ballot.responses)) for ballot in ballots]
         tokens = zip(*(column.split(sizes) for column in columns), strict=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -16,15 +17,17 @@ from rich.text import Text
 from .ballots import Message, Prompt
 from .engine import pick_device
 from .errors import UserError
-from .evaluate import Questions, answer, reference_table, summarise, vote_table
+from .evaluate import Proxy, Questions, answer, reference_table, score_rollouts, summarise, vote_table
+from .judges import Judge, Reward
 from .models import Base, Policy, load_base
 from .readers import read_ballots, read_prompts
 from .report.text import harmless
 from .results import REFERENCE, Result, Sample, write_records
-from .rollouts import sample_responses
-from .run import held_out_reference
+from .rollouts import Rollout, sample_responses
+from .run import held_out_reference, open_reward
 from .stats import number
 from .study_plan import held_out_prompts, make_questions
+from .study_runs import reference_rollouts
 from .tokens import tokenize
 from .workbench import Workbench, open_workbench
 
@@ -43,7 +46,7 @@ def find_policy(folder: str) -> PolicyFolder:
     path = Path(folder)
     if (path / "run.json").is_file() and (path / "policy" / "config.json").is_file():
         return PolicyFolder(path / "policy", path.name, json.loads((path / "run.json").read_text(encoding="utf-8")))
-    if (path / "config.json").is_file():
+    if (path / "config.json").is_file() or (path / "adapter_config.json").is_file():
         return PolicyFolder(path, path.name, {})
     raise UserError(f"{folder}: no trained policy there (a run leaves policy/ and run.json); name a run's folder")
 
@@ -63,11 +66,15 @@ def evaluate_folders(
     precision: str = "fp32",
     device: str = "auto",
     out: str | None = None,
+    judge: Judge | None = None,
+    reward: str | None = None,
 ) -> tuple[Result, ...]:
     """Meet every policy with the same prompts, ballots and random numbers, and print one table.
 
-    The reference is the model that the policies were trained from, unless another is named. `out` keeps the rows and
-    the samples as JSONL. Raises UserError when there is nothing to ask, or the policies have different references.
+    The reference is the model that the policies were trained from, unless another is named. `judge` is the reward of a
+    response, where one is known; `reward` the folder of a reward model whose opinion is `proxy` in a row's `extra`.
+    `out` keeps the rows and the samples as JSONL. Raises UserError when there is nothing to ask, or the policies have
+    different references.
     """
     found = [find_policy(folder) for folder in folders]
     bench = open_workbench(_common_reference(found, reference), precision=precision, device=device)
@@ -76,14 +83,15 @@ def evaluate_folders(
     if not asked:
         raise UserError("evaluate: nothing to ask; give --prompts FILE, or --data FILE with preferences")
     tokens = tokenize(ballots, bench.base.form, max_length=max_length)
-    questions, _ = make_questions(asked, tokens, bench.base.form, max_length, samples, max_new_tokens, None, {})
+    questions, _ = make_questions(asked, tokens, bench.base.form, max_length, samples, max_new_tokens, judge, {})
     known = held_out_reference(bench, questions.ballots, micro_tokens)
+    proxy = proxy_of(open_reward(reward, bench), bench, questions, micro_tokens) if reward and samples else None
     rows: list[Result] = []
     everything: list[Sample] = []
     for number_, folder in enumerate([PolicyFolder(Path(), REFERENCE, {}), *found]):
         base = bench.base if number_ == 0 else load_base(str(folder.path), device=pick_device(device))
         _check_tokenizer(base, bench, folder)
-        row, answers = _evaluate(base, folder, bench, questions, known, micro_tokens)
+        row, answers = _evaluate(base, folder, bench, questions, known, micro_tokens, proxy, everything)
         rows.append(row)
         everything += answers
     Console().print(_table(rows))
@@ -101,14 +109,25 @@ def _evaluate(
     questions: Questions,
     known: dict[bytes, float],
     micro_tokens: int,
+    proxy: Proxy | None,
+    before: Sequence[Sample],
 ) -> tuple[Result, list[Sample]]:
+    """A row and the samples of one policy; among the samples `before` are the reference's, unless this is it."""
     policy = Policy(base.model, bench.base.form)
     shared: dict[str, Any] = {"layout": bench.layout, "precision": bench.precision, "micro_tokens": micro_tokens}
     answers: list[Sample] = []
     if questions.samples:
         reference = None if folder.name == REFERENCE else bench.reference.alone
         answers = answer(
-            base.model, reference, questions, bench.base.form, run=folder.name, step=0, merged=policy.merged, **shared
+            base.model,
+            reference,
+            questions,
+            bench.base.form,
+            run=folder.name,
+            step=0,
+            merged=policy.merged,
+            proxy=None if folder.name == REFERENCE else proxy,
+            **shared,
         )
     reduction = folder.record.get("settings", {}).get("reduction", "sum")
     table = reference_table(questions.ballots) if known else None
@@ -117,7 +136,22 @@ def _evaluate(
     record = folder.record
     identity = {"arm": record.get("arm", folder.name), "method": record.get("method", "model")}
     identity |= {"run": folder.name, "beta": record.get("beta"), "seed": record.get("seed", 0), "step": 0}
-    return summarise(answers, answers, table, **identity), answers
+    own = [sample for sample in before if sample.run == REFERENCE]
+    return summarise(answers, own or answers, table, **identity), answers
+
+
+def proxy_of(reward: Reward, bench: Workbench, questions: Questions, micro_tokens: int) -> Proxy:
+    """What a reward model thinks of samples, less its mean over the reference's samples of the same prompt."""
+    device = bench.base.model.device
+    where: dict[str, Any] = {"layout": bench.layout, "micro_tokens": micro_tokens, "device": device}
+    drawn = reference_rollouts(bench, questions, questions.samples, questions.seed)
+    starts = [float(np.mean(row)) for row in score_rollouts(reward, drawn, **where)]
+
+    def proxy(rollouts: Sequence[Rollout]) -> list[list[float]]:
+        scores = score_rollouts(reward, rollouts, **where)
+        return [[s - start for s in row] for row, start in zip(scores, starts, strict=True)]
+
+    return proxy
 
 
 def _common_reference(folders: Sequence[PolicyFolder], named: str | None) -> str:

@@ -34,13 +34,14 @@ from .models import (
     Base,
     Reference,
     check_saved,
-    loading,
+    check_weights,
     no_dropout,
     use_branch_attention,
     use_stock_attention,
     weights_hash,
 )
 from .results import write_json
+from .starts import loading
 from .tokens import TextFormat, TokenBallot
 
 KINDS = ("frozen", "lora", "full")
@@ -296,6 +297,7 @@ def _load_classifier(path: Path) -> PreTrainedModel:
         raise UserError(f"--reward {path}: no score head there (a decoder with a linear layer `score`)")
     if model.score.bias is not None:
         raise UserError(f"--reward {path}: its score head has a bias; fold it into score_center in config.json")
+    check_weights(model, f"--reward {path}")
     model.eval()
     return model
 

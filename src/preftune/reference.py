@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor
 
 from .console import track
-from .errors import UserError
 from .heads import watched_layers
 from .logprobs import Layout, response_logprobs
 from .models import Reference
@@ -54,10 +52,6 @@ def fill_store(
                 watched = watched_layers(model, batch, layers)
             with watched as states:
                 values = response_logprobs(model, batch, precision=precision).tolist()
-            if not all(map(math.isfinite, values)):
-                raise UserError(
-                    f"{reference.name}: its log-probs are not finite; use --precision fp32, or check its weights"
-                )
             store.add_logprobs(micro_batches[i], values)
             computed |= dict(zip(keys[i], values, strict=True))
             if layers:

@@ -43,9 +43,17 @@ _EMPTY_INFO: dict[str, Any] = {
     "targets": {},
     "notes": [],
     "seconds": {},
+    "failed": {},  # why, by run
+    "arithmetic": 0,  # how reference log-probs were computed and stored; studies of before 0.2 do not tell
 }
-_KINDS: dict[type, str] = {str: "text", list: "list", dict: "object"}
+_KINDS: dict[type, str] = {str: "text", list: "list", dict: "object", int: "whole number"}
 WITHOUT_BETA = ("sft", "best-of-n")
+TRUSTED_ARITHMETIC = 3
+HELD_OUT = ("accuracy", "accuracy_se", "log_loss", "log_loss_se", "validation", "validation_se")
+AGAINST_A_POLICY = (
+    "This study trained adapters with a version of before 0.2, which measured held-out votes against its first policy "
+    "and not against the reference: its accuracies and log-losses are left out. preftune evaluate measures them anew."
+)
 
 Record = TypeVar("Record")
 
@@ -227,14 +235,29 @@ def read_study(folder: Path) -> StudyRecord:
     paths = [folder / RESULTS_FILE, folder / SAMPLES_FILE, *metrics_paths]
     content = {path: _read_lines(path) if path.exists() else ([], False) for path in paths}
     torn = [path.relative_to(folder) for path, (_, cut) in content.items() if cut]
+    results = _results(content[paths[0]][0], paths[0])
+    notes = [f"The last line of {name} was cut off by an interruption and is left out." for name in torn]
+    if measured_against_a_policy(info):
+        nothing: dict[str, Any] = dict.fromkeys(HELD_OUT)
+        results = tuple(replace(row, **nothing) if row.run != REFERENCE else row for row in results)
+        notes.append(AGAINST_A_POLICY)
     return StudyRecord(
         folder=folder,
         info=info,
-        results=_results(content[paths[0]][0], paths[0]),
+        results=results,
         samples=_samples(content[paths[1]][0], paths[1]),
         metrics={path.parent.name: _metrics(content[path][0], path) for path in metrics_paths},
-        notes=tuple(f"The last line of {name} was cut off by an interruption and is left out." for name in torn),
+        notes=tuple(notes),
     )
+
+
+def measured_against_a_policy(info: Mapping[str, Any]) -> bool:
+    """Whether a study's held-out log-ratios may be against its first policy: it has adapters and is of before 0.2.
+
+    Such a study took the reference log-probs of held-out votes from the shared model, the first run's adapter in it.
+    """
+    adapted = info["settings"].get("lora") or any(re.search(r"\blora=[1-9]", arm) for arm in info["arms"])
+    return bool(adapted) and info["arithmetic"] < TRUSTED_ARITHMETIC
 
 
 def _read_info(path: Path) -> Mapping[str, Any]:

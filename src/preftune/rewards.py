@@ -18,6 +18,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from .errors import UserError
 from .evaluate import VoteTable, accuracy, evaluation_groups, reference_table
 from .heads import last_states, pooled_layers, score_head
 from .linear_preference import fit_frozen, fit_linear, vote_pairs
+from .logprobs import check_finite
 from .methods import DPO, AnyMethod, LossOptions, Method, Scored, Terms, pairwise_terms
 from .models import Policy, plain_weights, start_policy
 from .objectives import bradley_terry, smooth
@@ -67,6 +69,7 @@ from .run import (
 from .session import Session, run_session
 from .settings import AMORTIZED, Settings, make_settings, nearest
 from .stats import Estimate, clustered_mean, number
+from .stopping import only_writer, stop_requests
 from .stores import response_keys
 from .tokens import TextFormat, TokenBallot, TokenSet, tokenize
 from .workbench import Workbench, open_workbench
@@ -110,7 +113,9 @@ def score_ballots(
     """Scores of all responses of the ballots, in order, computed in micro-batches."""
     found: dict[int, list[float]] = {}
     for group in track(evaluation_groups(ballots, bench.layout, micro_tokens), "scores"):
-        values = iter(score([ballots[i] for i in group]).tolist())
+        scores_B = score([ballots[i] for i in group])
+        check_finite(scores_B, "scores", bench.base.model)
+        values = iter(scores_B.tolist())
         found |= {i: [next(values) for _ in ballots[i].responses] for i in group}
     return np.array([value for i in range(len(ballots)) for value in found[i]])
 
@@ -290,10 +295,11 @@ def fit_or_load(
     validation: Sequence[TokenBallot] = ()
     if kind != "frozen":
         tokens, validation = take_out(tokens, seed=seed)
-    reward = fit_reward(
-        bench, tokens, held_out, settings, kind=kind, seed=seed, folder=folder, resume=True, validation=validation
-    )
-    write_json(done, {"kind": kind, "seed": seed})
+    with stop_requests():
+        reward = fit_reward(
+            bench, tokens, held_out, settings, kind=kind, seed=seed, folder=folder, resume=True, validation=validation
+        )
+        write_json(done, {"kind": kind, "seed": seed})
     remove_state(folder / "state")
     return reward
 
@@ -476,12 +482,10 @@ def _fit_trained(
     record = session.record()
     best = Best(folder / "best.safetensors", *(record["kept"]["best"] if record else ()))
     policy = start_policy(bench.base, seed=seed, **settings.policy_options())
-    try:
+    with stop_requests(hand_on=True), closing(policy):
         width = bench.base.model.config.get_text_config().hidden_size
         trainee = Trainee(policy, score_head(width, seed=seed).to(bench.base.model.device), bench)
         return _train(trainee, session, best, training, held_out, stop_on, settings, kind, seed)
-    finally:
-        policy.close()
 
 
 def _train(
@@ -579,27 +583,31 @@ def train_reward(
     training_ballots: Sequence[Ballot] = tuple(ballots)
     if eval_ballots is None:
         training_ballots, eval_ballots = split_by_prompt(ballots, eval_fraction, seed=seed)
-    bench = open_workbench(model, precision=settings.precision, device=settings.device)
-    tokens = tokenize(training_ballots, bench.base.form, max_length=settings.max_length)
-    held_out = tokenize(eval_ballots, bench.base.form, max_length=settings.max_length)
-    say(f"layout: {bench.layout.name} ({bench.layout.reason})")
-    say(f"{len(tokens.ballots)} ballots, {len(held_out.ballots)} held out; skipped: {describe_counts(tokens.skipped)}")
-    say(f"shortened: {describe_counts(tokens.shortened)}")
-    reward = fit_reward(bench, tokens, held_out.ballots, settings, kind=kind, seed=seed, folder=folder, resume=resume)
-    record = {
-        "method": "reward",
-        "kind": kind,
-        "seed": seed,
-        "model": {"name": model, "sha256": bench.base.sha256},
-        "reward": {"sha256": reward.sha256, "center": reward.center, **reward.info},
-        "chat": trained_on_chats(training_ballots),
-        "layout": asdict(bench.layout),
-        "settings": asdict(settings) | {"lr": settings.learning_rate},
-        "data": describe_training_data(ballots, tokens),
-        "versions": versions(),
-    }
-    write_json(folder / "run.json", record)
-    remove_state(folder / "state")
+    with only_writer(folder), stop_requests():
+        bench = open_workbench(model, precision=settings.precision, device=settings.device)
+        tokens = tokenize(training_ballots, bench.base.form, max_length=settings.max_length)
+        held_out = tokenize(eval_ballots, bench.base.form, max_length=settings.max_length)
+        say(f"layout: {bench.layout.name} ({bench.layout.reason})")
+        skipped = describe_counts(tokens.skipped)
+        say(f"{len(tokens.ballots)} ballots, {len(held_out.ballots)} held out; skipped: {skipped}")
+        say(f"shortened: {describe_counts(tokens.shortened)}")
+        reward = fit_reward(
+            bench, tokens, held_out.ballots, settings, kind=kind, seed=seed, folder=folder, resume=resume
+        )
+        record = {
+            "method": "reward",
+            "kind": kind,
+            "seed": seed,
+            "model": {"name": model, "sha256": bench.base.sha256},
+            "reward": {"sha256": reward.sha256, "center": reward.center, **reward.info},
+            "chat": trained_on_chats(training_ballots),
+            "layout": asdict(bench.layout),
+            "settings": asdict(settings) | {"lr": settings.learning_rate},
+            "data": describe_training_data(ballots, tokens),
+            "versions": versions(),
+        }
+        write_json(folder / "run.json", record)
+        remove_state(folder / "state")
     log = folder / "metrics.jsonl"
     metrics = read_metrics(log) if log.exists() else ()  # frozen features take no steps
     return Run(reward, bench.base.tokenizer, metrics, folder, record)

@@ -25,7 +25,8 @@ from .branches import pack
 from .console import track
 from .decoding import can_decode, decode
 from .engine import autocast, remembered_casts
-from .logprobs import Layout, chunked_comparison, head_of, predicting_states, sum_by_branch
+from .errors import UserError
+from .logprobs import Layout, check_finite, chunked_comparison, head_of, predicting_states, sum_by_branch
 from .tokens import TokenBallot
 
 SAMPLING_ROWS = 256  # sequences that decode together, and the tokens that their caches may hold
@@ -50,6 +51,8 @@ def draw_tokens(keys: Sequence[int], logits: Tensor, position: int) -> Tensor:
     float32 exponentials are exactly 0 too often for a vocabulary of this size.
     """
     weights = logits.softmax(-1).cpu().numpy()
+    if not np.isfinite(weights.sum(1)).all():  # of NaN, argmax would make a token like any other
+        raise UserError("sampling: next-token probabilities are not finite; use --precision fp32, or check the weights")
 
     def draw(key: int, weights_V: npt.NDArray[np.float32]) -> int:
         stream = np.random.Philox(key=key, counter=[0, 0, 0, position])
@@ -205,6 +208,7 @@ def exact_kl(
         with reference() as other:
             other_hidden_ND, other_head = predicting_states(other, batch, precision), head_of(other)
         compared = chunked_comparison(hidden_ND, head, other_hidden_ND, other_head, batch.target_N)
+        check_finite(compared.kl_N, "values of KL", model)
         kl_B = sum_by_branch(compared.kl_N, batch).tolist()
         for i in group:
             count = len(ballots[i].responses)

@@ -35,6 +35,7 @@ from .reference import ReferenceValues, fill_store
 from .results import read_metrics, write_json
 from .session import Session, run_session
 from .settings import Settings, find_method, make_settings
+from .stopping import LOCK, only_writer, stop_requests
 from .stores import response_keys
 from .tokens import TokenBallot, TokenSet, tokenize
 from .workbench import Workbench, open_workbench
@@ -191,7 +192,7 @@ def train_policy(
     options = settings.loss_options(beta)
     session = Session(folder, run_identity(bench, training, settings, beta, seed), resume=resume)
     reference = reference_values(bench, training)
-    start = start_check(bench, training, settings, reference.computed)
+    start = start_check(bench, training, settings, reference.computed) if session.record() is None else None
     policy = start_policy(bench.base, seed=seed, **settings.policy_options())
     with closed_on_error(policy):
         beside = training.companion.start(bench.base.model.device) if training.companion else None
@@ -216,7 +217,7 @@ def train_policy(
 def start_check(
     bench: Workbench, training: Training, settings: Settings, computed: frozenset[bytes]
 ) -> StartCheck | None:
-    """What the first step is held to; a run that is gone on with has no first step. None without a reference."""
+    """What the first step of a fresh run is held to; None without a reference."""
     if not training.method.uses_reference:
         return None
     in_order = bench.base.model.device.type == "cpu"  # a GPU adds up in any order
@@ -363,54 +364,73 @@ def train(
         training_ballots, eval_ballots = split_by_prompt(ballots, eval_fraction, seed=seed)
     else:
         training_ballots = tuple(ballots)
-    bench = open_workbench(model, reference=reference, precision=settings.precision, device=settings.device)
-    tokens = tokenize(training_ballots, bench.base.form, max_length=settings.max_length)
-    held_out = tokenize(eval_ballots, bench.base.form, max_length=settings.max_length)
-    training = prepare(chosen, training_ballots, tokens, bench, settings, seed)
+    with only_writer(folder), stop_requests():
+        bench = open_workbench(model, reference=reference, precision=settings.precision, device=settings.device)
+        tokens = tokenize(training_ballots, bench.base.form, max_length=settings.max_length)
+        held_out = tokenize(eval_ballots, bench.base.form, max_length=settings.max_length)
+        training = prepare(chosen, training_ballots, tokens, bench, settings, seed)
+        say_training(bench, tokens, training, settings)
+        if callable(reward):
+            reward = reward(bench, tokens, held_out.ballots, settings, seed, folder)
+        judge = open_reward(reward, bench) if isinstance(reward, str | Path) else reward
+        told: Mapping[str, Any] = {}
+        if set_targets and isinstance(training, Training):
+            targets = set_targets(bench, tokens, held_out.ballots, settings, seed, folder)
+            training = prepare_targets(training.method, targets, settings, bench.layout, seed)
+            told = {"preference": dict(targets.info)}
+        target = describe_target(training, settings.loss_options(beta))
+        if target:
+            say(target)
+        measured: dict[str, Any] = {}
+
+        def measure(step: int, policy: Policy) -> None:
+            measured.update(_held_out(policy, bench, held_out.ballots, settings))
+
+        policy = train_any(
+            bench,
+            training,
+            settings,
+            judge,
+            beta=beta,
+            seed=seed,
+            folder=folder,
+            resume=resume,
+            description=method,
+            at_checkpoint=measure,
+        )
+        if not measured:  # it was, before the state was saved from which this run went on
+            measure(training.steps, policy)
+        policy.save(folder)
+        metrics = read_metrics(folder / "metrics.jsonl")
+        record: dict[str, Any] = {
+            "method": method,
+            "beta": beta,
+            "seed": seed,
+            "model": {"name": model, "sha256": bench.base.sha256},
+            "reference": {"name": reference or model, "sha256": bench.reference.sha256},
+            "chat": trained_on_chats(training_ballots),
+            "layout": asdict(bench.layout),
+            "settings": asdict(settings) | {"lr": settings.learning_rate},
+            "data": describe_training_data(ballots, tokens) | {"left_out": dict(training.left_out)},
+            "target": target,
+            **told,
+            **({"held_out": measured} if measured else {}),
+            **({"alarms": say_alarms(metrics)} if isinstance(training, PromptTraining) else {}),
+            "budget": budget(training, metrics, settings),
+            "versions": versions(),
+        }
+        write_json(folder / "run.json", record)
+        remove_state(folder / "state")
+    return Run(policy.model, policy.form.tokenizer, metrics, folder, record)
+
+
+def say_training(bench: Workbench, tokens: TokenSet, training: AnyTraining, settings: Settings) -> None:
+    """What is trained on, and what was skipped, shortened or left out of it."""
     say(f"layout: {bench.layout.name} ({bench.layout.reason})")
     say(f"{len(tokens.ballots)} ballots, {training.steps} steps; skipped: {describe_counts(tokens.skipped)}")
     say(f"shortened: {describe_counts(tokens.shortened)}; left out: {describe_counts(training.left_out)}")
     if settings.compile:
         say("compiling the model's blocks: the first step takes about half a minute longer")
-    known = held_out_reference(bench, held_out.ballots, settings.micro_tokens)  # before an adapter is in the model
-    if callable(reward):
-        reward = reward(bench, tokens, held_out.ballots, settings, seed, folder)
-    judge = open_reward(reward, bench) if isinstance(reward, str | Path) else reward
-    told: Mapping[str, Any] = {}
-    if set_targets and isinstance(training, Training):
-        targets = set_targets(bench, tokens, held_out.ballots, settings, seed, folder)
-        training = prepare_targets(training.method, targets, settings, bench.layout, seed)
-        told = {"preference": dict(targets.info)}
-    target = describe_target(training, settings.loss_options(beta))
-    if target:
-        say(target)
-    policy = train_any(
-        bench, training, settings, judge, beta=beta, seed=seed, folder=folder, resume=resume, description=method
-    )
-    record: dict[str, Any] = {
-        "method": method,
-        "beta": beta,
-        "seed": seed,
-        "model": {"name": model, "sha256": bench.base.sha256},
-        "reference": {"name": reference or model, "sha256": bench.reference.sha256},
-        "chat": trained_on_chats(training_ballots),
-        "layout": asdict(bench.layout),
-        "settings": asdict(settings) | {"lr": settings.learning_rate},
-        "data": describe_training_data(ballots, tokens) | {"left_out": dict(training.left_out)},
-        "target": target,
-        **told,
-        "versions": versions(),
-    }
-    if held_out.ballots:
-        record["held_out"] = _held_out(policy, bench, held_out.ballots, known, settings)
-    policy.save(folder)
-    metrics = read_metrics(folder / "metrics.jsonl")
-    if isinstance(training, PromptTraining):
-        record["alarms"] = say_alarms(metrics)
-    record["budget"] = budget(training, metrics, settings)
-    write_json(folder / "run.json", record)
-    remove_state(folder / "state")
-    return Run(policy.model, policy.form.tokenizer, metrics, folder, record)
 
 
 def open_reward(folder: str | Path, bench: Workbench) -> RewardModel:
@@ -433,17 +453,15 @@ def describe_training_data(ballots: Sequence[Ballot], tokens: TokenSet) -> dict[
 
 
 def _held_out(
-    policy: Policy,
-    bench: Workbench,
-    ballots: Sequence[TokenBallot],
-    known: Mapping[bytes, float],
-    settings: Settings,
+    policy: Policy, bench: Workbench, ballots: Sequence[TokenBallot], settings: Settings
 ) -> dict[str, dict[str, float | None]]:
-    """Accuracy and log-loss on held-out votes, each with its standard error."""
+    """Accuracy and log-loss on held-out votes, each with its standard error; nothing if there are none."""
+    if not ballots:
+        return {}
     table = vote_table(
         policy.model,
         ballots,
-        known,
+        held_out_reference(bench, ballots, settings.micro_tokens),
         layout=bench.layout,
         precision=bench.precision,
         micro_tokens=settings.micro_tokens,
@@ -465,7 +483,7 @@ def check_out(folder: Path, *, resume: bool) -> Path:
         raise UserError(f"--out {folder}: is a file; name a folder")
     if (folder / "run.json").exists():
         raise UserError(f"--out {folder}: holds a finished run already; name another folder")
-    if folder.is_dir() and any(folder.iterdir()) and not resume:
+    if folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()) and not resume:
         raise UserError(f"--out {folder}: is not empty; add --resume to go on with it, or name another folder")
     return folder
 

@@ -1,25 +1,25 @@
-"""A training that can be stopped and gone on with: the loop, its log, its saved state and the signals that stop it."""
+"""A training that can be stopped and gone on with: the loop, its log and its saved state."""
 
 from __future__ import annotations
 
 import json
-import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import nn
 from torch.optim import AdamW
 
-from .console import bar, say
+from .console import bar
 from .engine import load_state, save_state, state_record
 from .errors import Interrupted, UserError
 from .loop import Step, linear_schedule, run_loop
 from .methods import Terms
 from .settings import Settings
+from .stopping import StopRequests, stop_requests
 
 SAVE_EVERY = 600.0  # seconds between saved states, so that little is lost when the machine goes down
 
@@ -77,44 +77,36 @@ def run_session(
 
     `steps_after(done)` gives the steps that are left; steps may be made while the loop runs. The state is saved, and a
     request to stop obeyed, after a step that is `whole`. `kept()` is saved with it, for what a method carries on from
-    step to step. `at_checkpoint(step)` runs at `checkpoints` evenly spaced whole steps. Raises Interrupted after a
-    request to stop.
+    step to step. `at_checkpoint(step)` runs at `checkpoints` evenly spaced whole steps; a request to stop interrupts
+    it, and it runs again when the training is gone on with. Raises Interrupted after a request to stop.
     """
     optimizer = AdamW(
         parameters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay, eps=eps, fused=True
     )
-    done = 0
-    if session.record() is not None:
-        done = load_state(session.state, parameters, optimizer)["step"]
+    marks = checkpoint_steps(total, checkpoints)
+    record = load_state(session.state, parameters, optimizer) if session.record() is not None else {"step": 0}
+    done = record["step"]
     scheduler = linear_schedule(optimizer, warmup=settings.warmup, steps=total, done=done)
     session.folder.mkdir(parents=True, exist_ok=True)
     _keep_metrics(session.log, done)
-    marks = checkpoint_steps(total, checkpoints)
-    passed = sum(mark <= done for mark in marks)
-    last_saved = time.monotonic()
 
-    with stop_requests() as stopping, bar() as progress, session.log.open("a", encoding="utf-8") as log:
+    with stop_requests(hand_on=True) as stopping, bar() as progress, session.log.open("a", encoding="utf-8") as log:
+        stopping.held = True  # until whoever asked for this training has kept what came of it
         task = progress.add_task(description, total=total, completed=done)
+        passed = record.get("passed", sum(mark <= done for mark in marks))
+        ongoing = _Ongoing(session, parameters, optimizer, kept, stopping, total, marks, at_checkpoint, passed)
 
         def after_step(step: Step, metrics: Mapping[str, float]) -> None:
-            nonlocal last_saved, passed
             log.write(json.dumps({"step": step.number, **metrics}) + "\n")
             log.flush()
             progress.update(task, completed=step.number, description=f"{description}  loss {metrics['loss']:.4f}")
-            if not step.whole:
-                return
-            if passed < len(marks) and marks[passed] <= step.number:
-                passed = sum(mark <= step.number for mark in marks)
-                at_checkpoint(step.number)
-            if stopping() or time.monotonic() - last_saved > SAVE_EVERY:
-                record = {"step": step.number, **session.identity, "kept": dict(kept())}
-                save_state(session.state, parameters, optimizer, record)
-                last_saved = time.monotonic()
-            if stopping() and step.number < total:
-                raise Interrupted(f"{session.folder}: stopped after step {step.number} of {total}; the state is saved")
+            if step.whole:
+                ongoing.evaluate(step.number)
+                ongoing.save_at_times(step.number)
 
+        ongoing.evaluate(done)
         run_loop(
-            steps_after(done),
+            ongoing.obeying(steps_after(done), done),
             loss_of,
             optimizer=optimizer,
             scheduler=scheduler,
@@ -125,33 +117,71 @@ def run_session(
         )
 
 
+@dataclass
+class _Ongoing:
+    """A training between two of its steps: there it is evaluated, saved and stopped.
+
+    `marks` are the steps to evaluate at, of which the first `passed` are over.
+    """
+
+    session: Session
+    parameters: Mapping[str, nn.Parameter]
+    optimizer: AdamW
+    kept: Callable[[], Mapping[str, Any]]
+    stopping: StopRequests
+    total: int
+    marks: Sequence[int]
+    at_checkpoint: Callable[[int], None]
+    passed: int
+    saved: float = field(default_factory=time.monotonic)
+
+    def obeying(self, steps: Iterable[Step], done: int) -> Iterator[Step]:
+        """The steps, until a request to stop comes. Making one, which may sample, is cut short."""
+        left, number, whole = iter(steps), done, True
+        while True:
+            try:
+                with self.stopping.interruptible() if whole else nullcontext():
+                    step = next(left, None)
+            except KeyboardInterrupt:
+                self.stop(number)
+            if step is None:
+                return
+            yield step
+            number, whole = step.number, step.whole
+
+    def evaluate(self, step: int) -> None:
+        """What is to be done at this step, unless it is over."""
+        if self.passed == len(self.marks) or self.marks[self.passed] > step:
+            return
+        try:
+            with self.stopping.interruptible():
+                self.at_checkpoint(step)
+        except KeyboardInterrupt:
+            self.stop(step)
+        self.passed = sum(mark <= step for mark in self.marks)
+
+    def save_at_times(self, step: int) -> None:
+        """Save if the last saved state is old."""
+        if time.monotonic() - self.saved > SAVE_EVERY:
+            self.save(step)
+
+    def save(self, step: int) -> None:
+        """Save the state after this step."""
+        record = {"step": step, "passed": self.passed, **self.session.identity, "kept": dict(self.kept())}
+        save_state(self.session.state, self.parameters, self.optimizer, record)
+        self.saved = time.monotonic()
+
+    def stop(self, step: int) -> NoReturn:
+        """Save what there is to save, and stop."""
+        if not step:
+            raise Interrupted(f"{self.session.folder}: stopped before the first step")
+        self.save(step)
+        raise Interrupted(f"{self.session.folder}: stopped after step {step} of {self.total}; the state is saved")
+
+
 def checkpoint_steps(total: int, checkpoints: int) -> list[int]:
     """`checkpoints` evenly spaced steps, the last one at the end."""
     return sorted({max(1, round(total * i / checkpoints)) for i in range(1, checkpoints + 1)})
-
-
-@contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn SIGINT and SIGTERM into a question that the loop asks after each step; a second one stops at once."""
-    asked: list[int] = []
-
-    def ask(number: int, frame: object) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-        say("stopping after this step (again to stop at once, losing what is not saved)")
-
-    handled = (signal.SIGINT, signal.SIGTERM)
-    try:
-        before = [signal.signal(number, ask) for number in handled]
-    except ValueError:  # not in the main thread: signals stay as they are
-        yield lambda: False
-        return
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in zip(handled, before, strict=True):
-            signal.signal(number, handler)
 
 
 def _keep_metrics(path: Path, done: int) -> None:

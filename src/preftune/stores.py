@@ -144,6 +144,12 @@ class Store:
             rows = database.execute("SELECT key, prompt, response FROM witnesses ORDER BY key").fetchall()
         return [Witness(key, _ids(prompt), _ids(response)) for key, prompt, response in rows]
 
+    def layers(self, key: bytes) -> list[int]:
+        """The layers of which there are features of a response."""
+        with self._open() as database:
+            rows = database.execute("SELECT layer FROM features WHERE key = ? ORDER BY layer", (key,)).fetchall()
+        return [layer for (layer,) in rows]
+
     def sizes(self) -> dict[str, int]:
         """How many log-probs and features there are."""
         with self._open() as database:

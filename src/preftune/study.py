@@ -18,10 +18,14 @@ from .console import say
 from .errors import UserError
 from .evaluate import Questions
 from .judges import Judge
-from .methods import Selection
+from .methods import AMORTIZED_IPO, Selection
+from .online import PromptTraining, check_context
+from .preferences import check_extra_responses
 from .report import write_report
-from .results import Result, StudyRecord, read_study, write_json
+from .results import Result, StudyRecord, measured_against_a_policy, read_study, write_json
 from .run import AnyTraining, check_out, describe_counts, describe_target, prepare, versions
+from .stopping import only_writer
+from .stores import ARITHMETIC
 from .study_plan import (
     Plan,
     StudyData,
@@ -60,6 +64,12 @@ class Study:
     @property
     def verdict(self) -> Verdict:
         return verdict(self.study)
+
+    @property
+    def failed(self) -> Mapping[str, str]:
+        """The runs that failed, and why."""
+        failed: Mapping[str, str] = self.study.info["failed"]
+        return failed
 
     def report(self) -> Path:
         """Draw `report.html` anew from the folder's JSON files and return its path."""
@@ -130,17 +140,57 @@ def compare(
     plan = make_plan(arms, betas, seeds, label_noise, {**options, "max_new_tokens": max_new_tokens}, checkpoints, kind)
     check_shares(votes_per_prompt, validation_fraction)
     folder = Path(out)
-    bench = open_workbench(model, reference=reference, precision=plan.settings.precision, device=plan.settings.device)
-    if eval_ballots is None:
-        distinct = len({ballot.prompt for ballot in ballots})
-        fraction = min(eval_fraction, eval_prompts / max(distinct, 1))
-        train_ballots, eval_ballots = split_by_prompt(ballots, fraction, seed=0)
-    else:
-        train_ballots = tuple(ballots)
-    form, length = bench.base.form, plan.settings.max_length
-    data = make_data(plan, train_ballots, eval_ballots, form, votes_per_prompt, validation_fraction)
-    asked = tuple(prompts) if prompts is not None else held_out_prompts(eval_ballots, eval_prompts)
-    questions, cuts = make_questions(asked, data.held_out, form, length, samples, max_new_tokens, judge, others or {})
+    with only_writer(folder):
+        bench = open_workbench(
+            model, reference=reference, precision=plan.settings.precision, device=plan.settings.device
+        )
+        if eval_ballots is None:
+            distinct = len({ballot.prompt for ballot in ballots})
+            fraction = min(eval_fraction, eval_prompts / max(distinct, 1))
+            train_ballots, eval_ballots = split_by_prompt(ballots, fraction, seed=0)
+        else:
+            train_ballots = tuple(ballots)
+        form, length = bench.base.form, plan.settings.max_length
+        data = make_data(plan, train_ballots, eval_ballots, form, votes_per_prompt, validation_fraction)
+        asked = tuple(prompts) if prompts is not None else held_out_prompts(eval_ballots, eval_prompts)
+        questions, cuts = make_questions(
+            asked, data.held_out, form, length, samples, max_new_tokens, judge, others or {}
+        )
+        trainings = prepare_trainings(bench, plan, data)
+        info = describe_study(plan, bench, ballots, data, questions, trainings, cuts)
+        info["data"] |= {"votes_per_prompt": votes_per_prompt} if votes_per_prompt is not None else {}
+        info |= {"title": title or f"{', '.join(info['arms'])} on {Path(str(model)).name}", "command": command}
+        info |= {"notes": list(notes), "seconds": {}}
+        info = open_study(folder, info)
+        say(f"layout: {bench.layout.name} ({bench.layout.reason})")
+        held_out, trained_on = len(data.held_out.ballots), len(data.training.ballots)
+        say(f"{trained_on} ballots to train on, {held_out} held out, {len(asked)} prompts")
+        say(f"skipped: {describe_counts(info['data']['skipped'])}")
+        for line in info["targets"].values():
+            say(line)
+        rewards = fit_rewards(folder, bench, plan, data, questions) if plan.needs_reward else {}
+        runner = Runner(folder, bench, plan, data, questions, dict(trainings), rewards)
+        if rewards:
+            info["opinions"] = {**info["opinions"], PROXY: PROXY_WORDS}
+            models = {condition_name(*where): dict(reward.model.info) for where, reward in rewards.items()}
+            info["reward"] = {"kind": plan.kind, **models}
+            write_json(folder / "study.json", info)
+        runner.evaluate_reference()
+        info["failed"] = runner.run_all()
+        records = runner.records()
+        info["budgets"] = {name: record["budget"] for name, record in records.items() if "budget" in record}
+        info["preferences"] = {name: record["preference"] for name, record in records.items() if "preference" in record}
+        info["targets"] |= {name: record["target"] for name, record in records.items() if "target" in record}
+        seconds = info["seconds"].get("study", 0.0) + time.monotonic() - started
+        write_json(folder / "study.json", info | {"seconds": {"study": round(seconds, 1)}})
+        comparison = Study(folder)
+        say(comparison.verdict.sentence)
+        say(f"report: {comparison.report()}")
+    return comparison
+
+
+def prepare_trainings(bench: Workbench, plan: Plan, data: StudyData) -> dict[TrainingKey, AnyTraining]:
+    """What the runs of every arm, seed and noise train on. Raises UserError for an arm that cannot train."""
     trainings = {
         (arm.name, *where): prepare(
             arm.method, data.ballots, data.votes[where].tokens, bench, arm.settings(plan.settings), where[0]
@@ -151,37 +201,15 @@ def compare(
     }
     if not trainings:
         raise UserError("--methods: best-of-n trains nothing; name a method beside it that does")
-    info = describe_study(plan, bench, ballots, data, questions, trainings, cuts)
-    info["data"] |= {"votes_per_prompt": votes_per_prompt} if votes_per_prompt is not None else {}
-    info |= {"title": title or f"{', '.join(info['arms'])} on {Path(str(model)).name}", "command": command}
-    info |= {"notes": list(notes), "seconds": {}}
-    info = open_study(folder, info)
-    say(f"layout: {bench.layout.name} ({bench.layout.reason})")
-    held_out, trained_on = len(data.held_out.ballots), len(data.training.ballots)
-    say(f"{trained_on} ballots to train on, {held_out} held out, {len(asked)} prompts")
-    say(f"skipped: {describe_counts(info['data']['skipped'])}")
-    for line in info["targets"].values():
-        say(line)
-    rewards = fit_rewards(folder, bench, plan, data, questions) if plan.needs_reward else {}
-    runner = Runner(folder, bench, plan, data, questions, dict(trainings), rewards)
-    if rewards:
-        info["opinions"] = {**info["opinions"], PROXY: PROXY_WORDS}
-        models = {condition_name(*where): dict(reward.model.info) for where, reward in rewards.items()}
-        info["reward"] = {"kind": plan.kind, **models}
-        write_json(folder / "study.json", info)
-    runner.evaluate_reference()
-    for run in plan.runs():
-        runner.run(*run)
-    records = runner.records()
-    info["budgets"] = {name: record["budget"] for name, record in records.items() if "budget" in record}
-    info["preferences"] = {name: record["preference"] for name, record in records.items() if "preference" in record}
-    info["targets"] |= {name: record["target"] for name, record in records.items() if "target" in record}
-    seconds = info["seconds"].get("study", 0.0) + time.monotonic() - started
-    write_json(folder / "study.json", info | {"seconds": {"study": round(seconds, 1)}})
-    comparison = Study(folder)
-    say(comparison.verdict.sentence)
-    say(f"report: {comparison.report()}")
-    return comparison
+    for arm in plan.arms:
+        settings = arm.settings(plan.settings)
+        for where in plan.conditions():
+            training = trainings.get((arm.name, *where))
+            if isinstance(training, PromptTraining):
+                check_context(bench, training, settings)
+            elif training and training.method is AMORTIZED_IPO:
+                check_extra_responses(bench, data.votes[where].tokens, settings)
+    return trainings
 
 
 # --- study.json ------------------------------------------------------------------------------------------------------
@@ -222,6 +250,8 @@ def describe_study(
         "betas": list(plan.betas),
         "seeds": list(plan.seeds),
         "noises": list(plan.noises),
+        "failed": {},
+        "arithmetic": ARITHMETIC,
         "gold": questions.judge and {"name": questions.judge.name, "description": questions.judge.description},
         "opinions": {name: judge.description for name, judge in questions.others.items()},
         "steps": {arm: training.steps for (arm, *_), training in trainings.items()}
@@ -299,6 +329,8 @@ def open_study(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
         write_json(path, info)
         return info
     before = read_study(folder).info
+    if measured_against_a_policy(before):
+        raise UserError(f"{folder}: its held-out figures are of before 0.2 and wrong (adapters); name a new --out")
     for label, old, new in (
         ("model", before["model"].get("sha256"), info["model"]["sha256"]),
         ("reference", before.get("reference", {}).get("sha256"), info["reference"]["sha256"]),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import textwrap
 import time
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .console import say
+from .errors import Interrupted, UserError
 from .evaluate import (
     Proxy,
     Questions,
@@ -44,9 +48,13 @@ from .run import (
 )
 from .settings import Arm, Settings
 from .stats import Estimate
+from .stopping import stop_requests
 from .study_plan import Plan, StudyData, TrainingKey, condition_folder, run_name, slug
 from .tokens import TokenBallot
 from .workbench import Workbench
+
+FAILED = "failed.json"  # in the folder of a run that failed: why
+
 
 # --- the reward models ------------------------------------------------------------------------------------------------
 
@@ -164,6 +172,27 @@ class Runner:
             with self.bench.reference.alone() as model:
                 self._evaluate(Policy(model, self.bench.base.form), self.plan.settings, identity, 0)
 
+    def run_all(self) -> dict[str, str]:
+        """Do every run of the plan; returns why some of them failed, by run.
+
+        One that fails is marked with its reason, and tried again when the study goes on; the others are done.
+        """
+        failed = {}
+        for arm, beta, seed, noise in self.plan.runs():
+            name = run_name(arm, beta, seed, noise)
+            mark = self.folder / "runs" / name / FAILED
+            try:
+                mark.unlink(missing_ok=True)
+                self.run(arm, beta, seed, noise)
+            except Interrupted:
+                raise
+            except Exception as error:
+                failed[name] = reason_of(error)
+                mark.parent.mkdir(parents=True, exist_ok=True)
+                write_json(mark, {"reason": failed[name], "traceback": traceback.format_exc()})
+                say(f"{name}: failed ({failed[name]}); the study goes on")
+        return failed
+
     def run(self, arm: Arm, beta: float | None, seed: int, noise: float) -> None:
         """Train one run, evaluating it at its checkpoints; leave `runs/<id>/policy`."""
         name = run_name(arm, beta, seed, noise)
@@ -181,7 +210,22 @@ class Runner:
             if not self._is_recorded(name, step):
                 self._evaluate(policy, settings, identity, step)
 
+        with stop_requests() as stopping:
+            self._train(arm, settings, identity, folder, at_checkpoint)
+        if stopping():
+            raise Interrupted(f"{name}: finished; stopped before the next run")
+
+    def _train(
+        self,
+        arm: Arm,
+        settings: Settings,
+        identity: dict[str, Any],
+        folder: Path,
+        at_checkpoint: Callable[[int, Policy], None],
+    ) -> None:
+        """Train and save a policy, and leave its record."""
         started = time.monotonic()
+        beta, seed, noise = identity["beta"], identity["seed"], identity["noise"]
         training = self.training_of(arm, seed, noise)
         policy = train_any(
             self.bench,
@@ -192,12 +236,12 @@ class Runner:
             seed=seed,
             folder=folder,
             resume=True,
-            description=name,
+            description=identity["run"],
             at_checkpoint=at_checkpoint,
             checkpoints=self.plan.checkpoints,
         )
-        policy.save(folder)
-        policy.close()
+        with closing(policy):
+            policy.save(folder)
         metrics = read_metrics(folder / "metrics.jsonl")
         spent = budget(training, metrics, settings)
         found = say_alarms(metrics) if isinstance(training, PromptTraining) else []
@@ -302,6 +346,13 @@ class Runner:
     def _is_recorded(self, run: str, step: int) -> bool:
         path = self.folder / "results.jsonl"
         return path.exists() and any(row.run == run and row.step == step for row in read_results(path))
+
+
+def reason_of(error: Exception) -> str:
+    """Why something failed, in one line; what is not meant for a person has its kind before it."""
+    text = " ".join(str(error).split())
+    shown = text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+    return textwrap.shorten(shown, 300)
 
 
 def describe_result(result: Result) -> str:

@@ -633,6 +633,8 @@ def _caveats(study: StudyRecord, axis: str, paired: bool) -> Iterable[str]:
         several = len(study.noises()) > 1
         names = [run_name(arm, beta, seed, noise if several else None) for arm, beta, seed, noise in study.unfinished()]
         yield f"The study is partial. Not finished: {_listed(names)}."
+    if failed := [f"{run} ({reason})" for run, reason in study.info["failed"].items()]:
+        yield f"Runs failed; what they had reached before is drawn: {_listed(failed)}."
     if len(study.info["seeds"]) < 2:
         yield "One seed: intervals are over prompts only, conditional on these runs; another seed may answer otherwise."
     if axis == ACCURACY:

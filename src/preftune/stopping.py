@@ -1,0 +1,115 @@
+"""Requests to stop (SIGINT, SIGTERM, SIGHUP), obeyed where nothing is lost; folders with one writer at a time."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+from filelock import FileLock, Timeout
+
+from .console import say
+from .errors import UserError
+
+LOCK = ".lock"
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+class StopRequests:
+    """Whether somebody asked to stop. Asked, it says so when called; a second request stops at once.
+
+    While nothing is `held`, a request interrupts what is going on (KeyboardInterrupt): it is not lost, or can be made
+    again. While work is held, as in the middle of a step, the request waits until the one who holds it asks.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.held = False
+
+    def __call__(self) -> bool:
+        return self.asked
+
+    def ask(self, number: int = 0, frame: FrameType | None = None) -> None:
+        """What a signal does."""
+        if self.asked or not self.held:
+            self.asked = True
+            raise KeyboardInterrupt
+        self.asked = True
+        say("stopping after this step (again to stop at once, losing what is not saved)")
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Within it a request interrupts, also one that waits already."""
+        held, self.held = self.held, False
+        try:
+            if self.asked:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self.held = held
+
+
+_current: list[StopRequests] = []
+
+
+@contextmanager
+def stop_requests(*, hand_on: bool = False) -> Iterator[StopRequests]:
+    """Turn signals into requests. Within another one it is the same one, which goes on after it.
+
+    What is held inside is held no longer after it, unless it is to `hand_on` that to the one around it. A signal that
+    is ignored (as nohup ignores SIGHUP) stays so. Outside the main thread nothing is ever asked.
+    """
+    if _current:
+        held = _current[0].held
+        try:
+            yield _current[0]
+        finally:
+            if not hand_on:
+                _current[0].held = held
+        return
+    requests = StopRequests()
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    handled = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
+    try:
+        for number in handled:
+            signal.signal(number, requests.ask)
+    except ValueError:  # not in the main thread: signals stay as they are
+        yield requests
+        return
+    _current.append(requests)
+    try:
+        yield requests
+    finally:
+        _current.clear()
+        for number in handled:
+            signal.signal(number, before[number])
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold the folder, made if it is not there, against other processes; one in which nothing was left goes again.
+
+    Raises UserError if another process holds it.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {folder}: cannot be made ({error.strerror}); name a folder") from None
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"--out {folder}: another process is writing there; let it finish, or name another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)
+        lock.release()
+        for path in made:
+            with suppress(OSError):  # not empty: something was left
+                path.rmdir()
