@@ -23,6 +23,7 @@ from preftune.results import (
     write_json,
     write_records,
 )
+from preftune.verdict import verdict
 
 RESULT = Result(run="dpo-0.1-0", arm="dpo", method="dpo", beta=0.1, seed=0, step=8, kl=0.5)
 SAMPLE = Sample(run="dpo", step=8, prompt_id=3, prompt="p", sample=0, response="r", tokens=2, ended=True, kl=0.5)
@@ -234,3 +235,33 @@ def test_a_folder_that_is_no_study_is_refused(tmp_path: Path, change: str | None
     with pytest.raises(UserError) as caught:
         read_study(tmp_path)
     assert complaint in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "arms", "arithmetic", "wrong"),
+    [
+        ({"lora": 4}, ["ipo"], None, True),
+        ({"lora": 0}, ["ipo", "dpo[lora=8]"], 2, True),
+        ({"lora": 4}, ["ipo"], 3, False),
+        ({"lora": 0}, ["ipo", "dpo[lora=0]"], None, False),
+        ({}, ["ipo"], None, False),
+    ],
+)
+def test_held_out_figures_of_adapters_from_before_the_store_was_mended_are_left_out_and_said_to_be(
+    settings: dict[str, int], arms: list[str], arithmetic: int | None, wrong: bool, tmp_path: Path
+) -> None:
+    info = {"arms": arms, "betas": [0.1], "seeds": [0], "settings": settings}
+    info |= {} if arithmetic is None else {"arithmetic": arithmetic}
+    write_json(tmp_path / "study.json", info)
+    measured = {"kl": 1.0, "accuracy": 0.5, "accuracy_se": 0.0, "log_loss": 0.7, "validation": 0.7}
+    rows = [
+        Result(run=run, arm=run, method=run, beta=None, seed=0, step=1, **measured) for run in (REFERENCE, "ipo-seed0")
+    ]
+    write_records(tmp_path / "results.jsonl", rows)
+    study = read_study(tmp_path)
+    reference, row = study.results
+    assert reference.accuracy == 0.5 and row.kl == 1.0
+    figures = (row.accuracy, row.accuracy_se, row.log_loss, row.validation)
+    assert figures == ((None,) * 4 if wrong else (0.5, 0.0, 0.7, 0.7))
+    assert any("measured held-out votes against its first policy" in note for note in study.notes) == wrong
+    assert any("first policy" in caveat for caveat in verdict(study).caveats) == wrong

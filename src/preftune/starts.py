@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +29,11 @@ def find_adapter(name: str) -> Path | None:
     folder = Path(name)
     if folder.exists():
         return folder if (folder / CONFIG).is_file() else None
-    if find_adapter_config_file(name) is None:
+    try:
+        there = find_adapter_config_file(name)
+    except OSError:  # no name that the hub could have: whoever loads the model says so
+        return None
+    if there is None:
         return None
     with loading(f"--model {name}: the hub did not serve it"):
         return Path(huggingface_hub.snapshot_download(name, ignore_patterns=["*.bin", "*.pt", "*.pth"]))
@@ -83,13 +88,17 @@ def _without_adapter(folder: Path) -> Iterator[str]:
 
 
 def _fold_in(name: str, folder: Path, model: PreTrainedModel) -> PreTrainedModel:
-    with loading(f"--model {name}: its adapter does not fit its base"):
+    with loading(f"--model {name}: its adapter does not fit its base"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of keys that find no place, which is an error below
         adapted = PeftModel.from_pretrained(model, str(folder))
+        used = get_peft_model_state_dict(adapted, save_embedding_layers=False)
         with safe_open(folder / WEIGHTS, "pt") as file:
-            used = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-            for key in sorted(file.keys()):
-                if key not in used or not torch.equal(used[key].float().cpu(), file.get_tensor(key).float()):
-                    raise ValueError(f"{key} finds no layer")
+            if homeless := sorted(used.keys() ^ {*file.keys()}):
+                raise ValueError(f"{homeless[0]} is in one of them alone")
+            if wrong := [
+                key for key, value in used.items() if not torch.equal(value.cpu(), file.get_tensor(key).float())
+            ]:
+                raise ValueError(f"{wrong[0]} was not taken over")
         merged: Any = adapted.merge_and_unload()
     return merged
 
