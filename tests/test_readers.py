@@ -10,7 +10,8 @@ import re
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from preftune.ballots import Ballot, BallotSet, Message, Vote
@@ -54,8 +55,17 @@ def error_of(read: Callable[[], object]) -> str:
     return str(caught.value)
 
 
+def parquet(table: pyarrow.Table) -> bytes:
+    sink = io.BytesIO()
+    pyarrow.parquet.write_table(table, sink)
+    return sink.getvalue()
+
+
 def user(text: str) -> tuple[Message, ...]:
     return (Message("user", text),)
+
+
+GOOD = {"prompt": "q", "chosen": "x", "rejected": "y"}
 
 
 # ---------------------------------------------------------------------------------------------- round trip, canonical
@@ -194,7 +204,10 @@ def test_instruction_and_input_stand_on_two_lines_and_a_system_text_opens_a_chat
     assert read_row(tmp_path, {"system": "S", "prompt": [{"role": "user", "content": "Q"}], **sides}).prompt == opened
     assert read_row(tmp_path, {"system": "", "prompt": "Q", **sides}).prompt == user("Q")
     chat = [{"role": turn.role, "content": turn.content} for turn in opened]
-    assert read_row(tmp_path, {"system": "T", "prompt": chat, **sides}).prompt == opened
+    assert read_row(tmp_path, {"system": "S\n", "prompt": chat, **sides}).prompt == opened
+    assert read_row(tmp_path, {"system": None, "system_prompt": "S", "prompt": "Q", **sides}).prompt == opened
+    canonical = {"prompt": "Q", "responses": ["x", "y"], "votes": [{"a": 0, "b": 1, "p": 1}], "system": "S"}
+    assert read_row(tmp_path, canonical).prompt == opened
 
 
 def test_a_text_prompt_beside_an_assistant_message_is_a_turn_of_the_user(tmp_path: Path) -> None:
@@ -231,9 +244,86 @@ def test_successive_turns_of_one_role_in_a_transcript_become_one(tmp_path: Path)
 
 
 def test_plain_text_that_quotes_its_prompt_or_a_transcript_is_left_alone(tmp_path: Path) -> None:
-    for first in ("Q: because", "Human: hi\n\nAssistant: ho"):
+    for first in ("Q: because", "They said:\n\nHuman: hi\n\nAssistant: ho"):
         ballot = read_row(tmp_path, {"prompt": "Q", "chosen": first, "rejected": "Q no"})
         assert (ballot.prompt, ballot.responses) == ("Q", (first, "Q no"))
+
+
+@pytest.mark.parametrize("prompt", [None, "", "Name a river.", TURNS, SHARED], ids=repr)
+def test_transcripts_that_hold_the_stated_prompt_are_chats(tmp_path: Path, prompt: object) -> None:
+    ballot = read_row(tmp_path, {"prompt": prompt, "chosen": f"{SHARED} x", "rejected": f"{SHARED} y"})
+    assert (ballot.prompt, ballot.responses) == (CHAT, ("x", "y"))
+
+
+@pytest.mark.parametrize("prompt", [None, "Q", "Name a river.", TURNS, SHARED], ids=repr)
+@pytest.mark.parametrize("other", ["y", [*TURNS, said("y")], said("y"), "\n\nHuman: Hi"], ids=repr)
+def test_a_transcript_on_one_side_only_is_never_a_response(tmp_path: Path, prompt: object, other: object) -> None:
+    for sides in ((f"{SHARED} x", other), (other, f"{SHARED} x")):
+        row = {"prompt": prompt, "chosen": sides[0], "rejected": sides[1]}
+        assert read_rows(tmp_path, GOOD, row).skipped == {"a transcript beside a response that is none": 1}
+
+
+PADDED = {"role": None, "content": None, "from": None, "value": None, "name": None, "tool_calls": None}
+
+
+@pytest.mark.parametrize(
+    ("turn", "content"),
+    [
+        ({**PADDED, "role": "user", "content": "x"}, "x"),
+        ({**PADDED, "from": "human", "value": "x"}, "x"),
+        ({**PADDED, "role": "user", "from": "human", "value": "x"}, "x"),
+        ({"role": "user", "from": "human", "value": "x"}, "x"),
+        ({"role": None, "from": "human", "value": "x"}, "x"),
+        ({"role": "user", "content": "x", "from": "human", "value": "x"}, "x"),
+        ({"role": "user", "content": "x", "from": "the web"}, "x"),
+        ({"from": "human", "value": "x", "content": None}, "x"),
+        ({"role": "user", "content": None, "from": "human", "value": "x"}, "x"),
+    ],
+)
+def test_of_two_pairs_of_names_a_turn_speaks_under_the_one_with_values(tmp_path: Path, turn: Any, content: str) -> None:
+    row = {"prompt": [turn], "chosen": {**PADDED, **said("a")}, "rejected": {**PADDED, "from": "gpt", "value": "b"}}
+    assert read_row(tmp_path, row) == Ballot(user(content), ("a", "b"), (Vote(0, 1, 1.0),), "1")
+    assert read_prompts(tmp_path / "rows.jsonl") == (user(content),)
+
+
+def test_of_the_names_of_a_response_the_one_with_a_value_counts(tmp_path: Path) -> None:
+    entries = [{"text": None, "answer": "x", "rank": 1}, {**PADDED, "text": "y", "answer": "y", "rank": 2}]
+    assert read_row(tmp_path, {"prompt": "q", "replies": entries}).responses == ("x", "y")
+
+
+@pytest.mark.parametrize(
+    ("beside", "vote"),
+    [
+        ({"p": 0.75}, Vote(0, 1, 0.75)),
+        ({"p": 0.5}, Vote(0, 1, 0.5)),
+        ({"label": 1}, Vote(0, 1, 1.0)),
+        ({"label": None, "votes": None, "p": None}, Vote(0, 1, 1.0)),
+        ({"votes": {"a": 3, "b": 1}}, Vote(0, 1, 0.75, 4.0)),
+        ({"votes": {"a": "3", "tie": "1"}, "label": "1", "p": 0.9}, Vote(0, 1, 0.875, 4.0)),
+        ({"votes": {"a": 1, "b": 1}, "weight": 2}, Vote(0, 1, 0.5, 4.0)),
+    ],
+)
+def test_votes_p_and_label_say_how_sure_chosen_is(tmp_path: Path, beside: dict[str, Any], vote: Vote) -> None:
+    assert read_row(tmp_path, {**GOOD, **beside}).votes == (vote,)
+
+
+@pytest.mark.parametrize("name", ["rank", "score"])
+def test_integers_that_floats_cannot_tell_apart_are_told_apart(tmp_path: Path, name: str) -> None:
+    for one, two in ((2**53 + 1, 2**53), (str(2**53 + 1), str(2**53)), (2**53 + 1, float(2**53))):
+        row = {"prompt": "q", "responses": ["x", "y"], f"{name}s": [one, two]}
+        assert read_row(tmp_path, row).votes == (Vote(0, 1, float(name == "score")),)
+
+
+@pytest.mark.parametrize("text", ["1", "+1", "1.", "1.0", "01", "1e0", "10E-1", ".1e1"])
+def test_a_number_may_be_the_plain_text_of_one(tmp_path: Path, text: str) -> None:
+    row = {"prompt": "q", "a": "x", "b": "y", "p": text, "label": text, "votes": {"a": text}, "weight": text}
+    assert read_row(tmp_path, row).votes == (Vote(0, 1, 1.0),)
+
+
+def test_id_and_source_are_kept_whatever_they_are(tmp_path: Path) -> None:
+    for value in (7, 2**53 + 1, True, {"$oid": "5f"}, ["x", 1], 0.5):
+        ballot = read_row(tmp_path, {**GOOD, "id": value, "source": value})
+        assert (ballot.id, ballot.source) == (str(value), str(value))
 
 
 @pytest.mark.parametrize(("label", "p"), [(1, 1.0), (2, 0.0)])
@@ -301,7 +391,10 @@ def test_a_weight_multiplies_the_votes_of_its_row(tmp_path: Path, ballots: list[
 
 # ---------------------------------------------------------------------------------------------- unusable rows
 
-GOOD = {"prompt": "q", "chosen": "x", "rejected": "y"}
+CALLS = [{"type": "function", "function": {"name": "f", "arguments": "{}"}}]
+CALLED = "a tool call, which cannot be rendered yet"
+TOOLS = "tools beside the prompt, which cannot be rendered yet"
+REASONED = "reasoning beside a turn's text, which cannot be rendered yet"
 
 
 @pytest.mark.parametrize(
@@ -350,6 +443,22 @@ GOOD = {"prompt": "q", "chosen": "x", "rejected": "y"}
             "a turn of a role other than system, user or assistant",
             {"prompt": [{"role": "tool", "content": "1"}], "chosen": "x", "rejected": "y"},
         ),
+        (CALLED, {"prompt": "q", "chosen": {**said("x"), "tool_calls": CALLS}, "rejected": said("y")}),
+        (CALLED, {"prompt": "q", "chosen": {**said("x"), "tool_calls": CALLS}, "rejected": said("x")}),
+        (CALLED, {"prompt": "q", "chosen": {"role": "assistant", "tool_calls": CALLS}, "rejected": "y"}),
+        (CALLED, {"prompt": "q", "chosen": [{**PADDED, "role": "assistant", "tool_calls": CALLS}], "rejected": "y"}),
+        (CALLED, {"prompt": "q", "chosen": {**said("x"), "function_call": {"name": "f"}}, "rejected": "y"}),
+        (CALLED, {"prompt": "q", "chosen": {"from": "function_call", "value": "f()"}, "rejected": "y"}),
+        (CALLED, {"prompt": "q", "chosen": {"role": "tool_call", "content": None}, "rejected": "y"}),
+        (CALLED, {"prompt": [*TURNS, {**said(""), "tool_calls": CALLS}, TURNS[0]], "chosen": "x", "rejected": "y"}),
+        (CALLED, {"prompt": "q", "replies": [{"text": "", "tool_calls": CALLS, "rank": 1}, {"text": "y", "rank": 2}]}),
+        (TOOLS, {**GOOD, "tools": [{"name": "f"}]}),
+        (TOOLS, {**GOOD, "rejected": "x", "tools": '[{"name": "f"}]'}),
+        (TOOLS, {**GOOD, "rejected": "", "functions": [{"name": "f"}]}),
+        (REASONED, {"prompt": "q", "chosen": {**said("x"), "reasoning_content": "r"}, "rejected": said("y")}),
+        (REASONED, {"prompt": "q", "chosen": {**said("x"), "reasoning": "r"}, "rejected": said("x")}),
+        (REASONED, {"prompt": [{**TURNS[0], "thinking": "r"}], "chosen": "x", "rejected": ""}),
+        (REASONED, {"prompt": "q", "replies": [{"text": "x", "thinking": "r", "rank": 1}, {"text": "y", "rank": 2}]}),
         ("text that is not valid Unicode (half of a surrogate pair)", {**GOOD, "chosen": "\ud83d"}),
         ("text that is not valid Unicode (half of a surrogate pair)", {**GOOD, "id": "\ud83d"}),
     ],
@@ -359,6 +468,17 @@ def test_an_unusable_row_is_counted_by_its_reason_and_alone_is_an_error(tmp_path
     assert (ballots.rows, len(ballots), ballots.skipped, ballots.dropped) == (3, 1, {reason: 2}, {})
     message = error_of(lambda: read_rows(tmp_path, row))
     assert message.endswith(f"rows.jsonl: none of its 1 rows can be used (1 × {reason})")
+
+
+def test_empty_calls_tools_and_reasoning_are_none(tmp_path: Path) -> None:
+    side = {**said("x"), "tool_calls": [], "function_call": None, "reasoning_content": "", "reasoning": None}
+    for tools in (None, [], "", "[]", " {} ", "null"):
+        assert read_row(tmp_path, {**GOOD, "chosen": [side], "tools": tools}).responses == ("x", "y")
+
+
+def test_the_reasoning_of_a_judge_beside_a_score_is_nothing_of_the_response(tmp_path: Path) -> None:
+    entries = [{"text": text, "score": score, "reasoning": "r"} for text, score in (("x", 2), ("y", 1))]
+    assert len(read_rows(tmp_path, {"prompt": "q", "responses": entries})) == 1
 
 
 def test_an_empty_response_leaves_its_group_alone_and_is_counted(tmp_path: Path) -> None:
@@ -381,6 +501,7 @@ def test_copies_in_a_group_become_one_response_with_their_votes_pooled(tmp_path:
 
 PAIR = {"prompt": "q", "a": "x", "b": "y"}
 GROUP = {"prompt": "q", "responses": ["x", "y", "z"]}
+SYSTEM = {"role": "system", "content": "S"}
 
 
 @pytest.mark.parametrize(
@@ -423,7 +544,53 @@ GROUP = {"prompt": "q", "responses": ["x", "y", "z"]}
         ("`weight` is nan", {**GOOD, "weight": math.nan}),
         ("weight = inf", {**PAIR, "votes": {"a": 1e300, "b": 1}, "weight": 1e300}),
         ("`ended` has 1 entries for 2 responses", {**GOOD, "ended": [True]}),
-        ("`ended` is no list of true and false", {**GOOD, "ended": "yes"}),
+        *(
+            ("`ended` is no list of true and false", {**GOOD, "ended": no})
+            for no in ("yes", False, 0, 1, {}, "", [1, 0])
+        ),
+        ("`ended` has 0 entries for 2 responses", {**GOOD, "ended": []}),
+        *(
+            ("`p` is", {**GOOD, "p": text})
+            for text in ("0_1", " 0.5 ", "0.5\n", "０.５", "nan", "inf", "", "0x1", "1e999")
+        ),
+        ("`weight` is '1_000', not a finite number", {**GOOD, "weight": "1_000"}),
+        ("`label` is '１', not a finite number", {**PAIR, "label": "１"}),
+        ("`votes.a` is '1_0', not a finite number", {**PAIR, "votes": {"a": "1_0", "b": 1}}),
+        ("`rank` is '1_0', not a finite number", {**GROUP, "ranks": ["1_0", 2, 3]}),
+        ("`score` is 1000", {**GROUP, "scores": [10**400, 2, 3]}),
+        ("`a` is '1_0', not a finite number", {**GROUP, "votes": [{"a": "1_0", "b": 1, "p": 1}]}),
+        *(
+            ("`chosen` loses by the", {**GOOD, **beside})
+            for beside in (
+                {"p": 0.4},
+                {"label": 2},
+                {"votes": {"a": 1, "b": 2}},
+                {"votes": {"a": 1, "b": 1}, "label": 2},
+                {"votes": {"a": 2, "b": 1}, "p": 0},
+            )
+        ),
+        ("`label` is 0; it must be 1", {**GOOD, "label": 0}),
+        ("must be counts under `a`, `b` and `tie`", {**GOOD, "votes": [{"a": 0, "b": 1, "p": 1}]}),
+        ("p = 7.0 is outside [0, 1]", {**PAIR, "votes": {"a": 1}, "p": 7}),
+        ("name different winners", {**GROUP, "ranks": [1, 2, 2], "scores": [2, 2, 3]}),
+        ("name different winners", {"prompt": "q", "responses": ["x", "y"], "label": 1, "scores": [1, 2]}),
+        ("`input` is 5, not text", {"instruction": "q", "input": 5, "chosen": "x", "rejected": "y"}),
+        ("`input` is ['i'], not text", {"instruction": "q", "input": ["i"], "chosen": "x", "rejected": "y"}),
+        ("an `instruction` that is a chat", {"instruction": TURNS, "input": "i", "chosen": "x", "rejected": "y"}),
+        *(("`system` is", {**GOOD, "system": system}) for system in (False, 0, [], {})),
+        ("`system` and `system_prompt` have different", {**GOOD, "system": "S", "system_prompt": "T"}),
+        (
+            "the `system` field and the system turn of the chat",
+            {"system": "T", "prompt": [SYSTEM, *TURNS], "chosen": "x", "rejected": "y"},
+        ),
+        (
+            "the `system` field and the system turn of the chat",
+            {"system": "T", **{key: [SYSTEM, *TURNS, said(key)] for key in ("chosen", "rejected")}},
+        ),
+        ("of a turn differ", {"prompt": [{**TURNS[0], "from": "gpt", "value": None}], "chosen": "x", "rejected": "y"}),
+        ("of a turn differ", {"prompt": [{**TURNS[0], "from": "human", "value": "?"}], "chosen": "x", "rejected": "y"}),
+        ("of a turn differ", {"prompt": [{**TURNS[0], "from": None, "value": "?"}], "chosen": "x", "rejected": "y"}),
+        ("which is the response: text, answer?", {**GOOD, "chosen": {"text": "x", "answer": "z"}}),
         ("a response is 5, neither text nor messages", {"prompt": "q", "chosen": 5, "rejected": "y"}),
         ("a response is {'model': 'm'}", {"prompt": "q", "responses": [{"model": "m"}, "y"], "ranks": [1, 2]}),
         ("`responses` is 'x', not a list", {"prompt": "q", "responses": "x", "ranks": [1]}),
@@ -444,6 +611,7 @@ def test_an_unreadable_row_stops_with_its_file_and_line(tmp_path: Path, what: st
 
 
 LINE = json.dumps(GOOD).encode()
+TWICE = parquet(pyarrow.table([["q"], ["x"], ["y"], ["z"]], names=["prompt", "a", "a", "b"]))
 PACKED = gzip.compress(b"\n".join([LINE] * 50), mtime=0)
 
 
@@ -470,6 +638,20 @@ PACKED = gzip.compress(b"\n".join([LINE] * 50), mtime=0)
         (":3: broken JSON", b'{\n "data": [\n  oops\n ]}'),
         (":1: neither JSON nor", b"oops\n" + LINE),
         (":1: neither JSON nor", b"\x00\x01\x02"),
+        (":2: broken JSON (the key 'prompt' stands twice in one object)", LINE + b'\n{"prompt": "q", "prompt": "r"}'),
+        (
+            ":1: broken JSON (the key 'n' stands twice",
+            b'{"prompt": "q", "chosen": "x", "rejected": "y", "m": {"n": 1, "n": 1}}',
+        ),
+        (":1: broken JSON (the key 'b' stands twice", b'[{"prompt": "q", "a": "x", "b": "y", "b": "z", "label": 1}]'),
+        (":1: two columns have the same title, 'chosen'", b"prompt\tchosen\tchosen\trejected\nq\tx\ty\tz\n"),
+        (
+            ", row 1: in `votes`, the key 'a' stands twice",
+            b'prompt;a;b;votes\nq;x;y;"{""a"": 1, ""b"": 2, ""a"": 3}"\n',
+        ),
+        (", row 1: in `votes`, the key 'a' stands twice", b"prompt;a;b;votes\nq;x;y;{'a': 1, 'b': 2, 'a': 3}\n"),
+        (", row 1: `votes` of a pair must be", b"prompt;a;b;votes\nq;x;y;{[]: 1}\n"),
+        (": two columns have the same title, 'a'", TWICE),
         (":2: is not UTF-8 text", LINE + b"\n" + '{"prompt": "é"}'.encode("latin-1")),
         (":1: is not UTF-8 text", LINE.decode().encode("utf-16")),
         ("holds several lists ('train', 'test')", b'{"train": [{}], "test": [{}]}'),
@@ -501,12 +683,24 @@ def test_a_missing_file_and_a_folder_are_told_apart(tmp_path: Path, monkeypatch)
         assert message.startswith(f"{name}: ") and "hub" not in message
 
 
-scalars = (
-    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "x", SHARED + " y", "1", "user"])
-)
+TEXTS_FOR_CELLS = [
+    "",
+    "x",
+    SHARED + " y",
+    "1",
+    "user",
+    "1_0",
+    "nan",
+    "[",
+    "{[]: 1}",
+    "{'a': 1, 'a': 2}",
+    '{"role": null}',
+]
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(TEXTS_FOR_CELLS)
 FIELDS = (
     "prompt chosen rejected a b label votes p responses replies ranks scores rank score text role content from value "
-    "conversations context system weight ended id source tie turns messages"
+    "conversations context system weight ended id source tie turns messages instruction input tools tool_calls "
+    "function_call reasoning thinking system_prompt"
 )
 known = st.sampled_from(FIELDS.split())
 values = st.recursive(
@@ -531,19 +725,42 @@ def damaged_rows(draw: st.DrawFn) -> Any:
     return row
 
 
+HUMAN = {"role": "user", "from": "human", "value": "x"}
+
+
 @settings(quick, max_examples=120)
 @given(rows=st.lists(st.dictionaries(known, values, max_size=6) | values | damaged_rows(), min_size=1, max_size=3))
-def test_whatever_json_a_file_holds_every_row_is_accounted_for_or_named_in_a_user_error(tmp_path: Path, rows) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
-    for read in (read_ballots, read_prompts):
-        try:
-            result = read(path)
-        except UserError as error:
-            assert str(path) in str(error)
-        else:
-            if isinstance(result, BallotSet):
-                assert result.rows == len(result) + sum(result.skipped.values())
+@example(rows=[{"prompt": {"role": None, "from": None, "value": None}, "chosen": "x", "rejected": "y"}])
+@example(rows=[{"prompt": HUMAN, "chosen": "x", "rejected": "y"}, {"messages": [{"role": None, "tool_calls": ["f"]}]}])
+@example(rows=[{"prompt": "\ud83d", "chosen": [HUMAN], "rejected": {"text": "\ud83d"}}])
+@example(rows=[{"prompt": "q", "responses": ["x", "y"], "scores": [10**400, "1" + "0" * 5000]}])
+@example(rows=[{"prompt": "q", "replies": [{"text": "x", "score": 2**53 + 1}, {"text": "y", "score": "1e999"}]}])
+def test_whatever_rows_a_file_holds_each_is_accounted_for_or_named_in_a_user_error(tmp_path: Path, rows) -> None:
+    for path, content in containers_of(tmp_path, rows):
+        path.write_bytes(content)
+        for read in (read_ballots, read_prompts):
+            try:
+                result = read(path)
+            except UserError as error:
+                assert str(path) in str(error)
+                assert "\n" not in str(error)
+            else:
+                if isinstance(result, BallotSet):
+                    assert result.rows == len(result) + sum(result.skipped.values())
+
+
+def containers_of(folder: Path, rows: list[object]) -> Iterator[tuple[Path, bytes]]:
+    """The rows in every container that can hold them."""
+    yield folder / "rows.jsonl", CONTAINERS["json lines"](rows)
+    yield folder / "rows.json", CONTAINERS["json list"](rows)
+    titles = sorted({key for row in rows if isinstance(row, dict) for key in row})
+    table = [{title: row.get(title) for title in titles} for row in rows if isinstance(row, dict)]
+    if not titles or "\\ud83d" in json.dumps(table):
+        return
+    yield folder / "json.csv", as_csv(table, json.dumps)
+    yield folder / "python.tsv", as_csv(table, repr, "\t")
+    with suppress(pyarrow.ArrowException, OverflowError):  # a column is of one type there
+        yield folder / "rows.parquet", as_parquet(table)
 
 
 contents = st.binary(max_size=60) | st.text('{}[]",:\n \ufeffpromt', max_size=40).map(str.encode)
@@ -574,9 +791,7 @@ def as_csv(rows: list[dict[str, Any]], cell: Callable[[object], str], delimiter:
 
 
 def as_parquet(rows: list[dict[str, Any]]) -> bytes:
-    sink = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), sink)
-    return sink.getvalue()
+    return parquet(pyarrow.Table.from_pylist(rows))
 
 
 CONTAINERS: dict[str, Callable[[list[dict[str, Any]]], bytes]] = {
@@ -780,7 +995,15 @@ def test_a_text_file_holds_one_prompt_a_line(tmp_path: Path) -> None:
 
 def test_a_row_without_a_prompt_is_named(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
-    for row in ({"text": "q"}, {"prompt": ""}, {"prompt": []}, {"turns": []}, {"chosen": "x", "rejected": "y"}):
+    for row in (
+        {"text": "q"},
+        {"prompt": ""},
+        {"prompt": "\ud83d"},
+        {"prompt": "q", "tools": ["f"]},
+        {"prompt": []},
+        {"turns": []},
+        {"chosen": "x", "rejected": "y"},
+    ):
         path.write_text(json.dumps({"prompt": "q"}) + "\n" + json.dumps(row))
         assert f"{path}:2: " in error_of(lambda: read_prompts(path))
 

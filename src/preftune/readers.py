@@ -18,11 +18,13 @@ import os
 import re
 import reprlib
 import textwrap
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -39,8 +41,13 @@ FEW = "fewer than two responses"
 NOT_ASSISTANT = "a chat that does not end with the assistant's turn"
 OTHER_ROLE = "a turn of a role other than system, user or assistant"
 BROKEN_TEXT = "text that is not valid Unicode (half of a surrogate pair)"
+ONE_TRANSCRIPT = "a transcript beside a response that is none"
+TOOL_CALL = "a tool call, which cannot be rendered yet"
+TOOLS = "tools beside the prompt, which cannot be rendered yet"
+REASONING = "reasoning beside a turn's text, which cannot be rendered yet"
 
 Row = Mapping[str, Any]
+_Exact = int | float | Decimal
 Side = str | tuple[Message, ...]  # a response alone, or the messages that end with it
 
 PAIRS = (
@@ -55,6 +62,11 @@ SIDES = (("chosen", "rejected"), *PAIRS, *GROUPS)
 PROMPTS = ("conversations", "conversation", "question", "instruction", "context")  # `prompt` comes before them all
 STATEMENTS = ("votes", "p", "label")
 TEXTS = ("text", "content", "response", "answer")
+SYSTEMS = ("system", "system_prompt")
+TURN = (("role", "content"), ("from", "value"))
+CALLS = ("tool_calls", "function_call")
+CALL_ROLES = ("function_call", "tool_call")
+THOUGHTS = ("reasoning_content", "thinking")
 ROLES = {
     "system": "system",
     "developer": "system",
@@ -71,6 +83,7 @@ OPENING = re.compile(r"\s*Human:")
 ANSWER = "\n\nAssistant:"
 STRUCTURED = {"conversations", "conversation", "messages", "turns", "votes", "ranks", "scores", "ended"}.union(*GROUPS)
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?")
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 FILE_NAME = re.compile(r"\.(jsonl|json|csv|tsv|parquet|txt)(\.gz)?$|\.gz$", re.IGNORECASE)
 ARCHIVES = {b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstandard"}
 KNOWN = {"prompt", "turns", "messages", *PROMPTS, *(key for keys in SIDES for key in keys)}
@@ -105,7 +118,7 @@ def read_ballots(source: str | Path) -> BallotSet:
             ballot, left_out = _ballot(_fields(fields), str(number))
         except _Unusable as reason:
             skipped[str(reason)] += 1
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{table.where(number)}: {error}") from None
         else:
             ballots.append(ballot)
@@ -132,7 +145,7 @@ def read_prompts(source: str | Path) -> tuple[Prompt, ...]:
     for number, fields in table.rows:
         try:
             prompts[_prompt_alone(_fields(fields))] = None
-        except (ValueError, _Unusable) as error:
+        except (ValueError, RecursionError, _Unusable) as error:
             raise UserError(f"{table.where(number)}: {error}; mend or delete the row") from None
     return tuple(prompts)
 
@@ -232,6 +245,7 @@ def _renumbered(ballot: Ballot, places: Sequence[int | None]) -> Ballot:
 def _ballot(row: Row, number: str) -> tuple[Ballot, Counter[str]]:
     """The ballot of a row, and how many of its responses were left out, by reason."""
     prompt, responses, votes = _contents(row)
+    _check_tools(row)
     if len(responses) < 2:
         raise _Unusable(FEW)
     weight = _number(row["weight"], "weight") if row.get("weight") is not None else 1.0
@@ -239,19 +253,28 @@ def _ballot(row: Row, number: str) -> tuple[Ballot, Counter[str]]:
         raise ValueError(f"`weight` is {weight:g}; it must not be negative")
     if weight != 1:
         votes = tuple(replace(vote, weight=vote.weight * weight) for vote in votes) if weight else ()
-    name, source, ended = row.get("id"), row.get("source"), row.get("ended") or []
+    name = number if row.get("id") is None else str(row["id"])
+    source = "" if row.get("source") is None else str(row["source"])
+    return _usable(Ballot(prompt or "", responses, votes, name, source, _ended(row, len(responses))))
+
+
+def _ended(row: Row, count: int) -> tuple[bool, ...]:
+    ended = row.get("ended")
+    if ended is None:
+        return (True,) * count
     if not isinstance(ended, list) or not all(isinstance(end, bool) for end in ended):
-        raise ValueError("`ended` is no list of true and false")
-    return _usable(
-        Ballot(
-            prompt or "",
-            responses,
-            votes,
-            str(name) if isinstance(name, str | int | float) else number,
-            source if isinstance(source, str) else "",
-            tuple(ended),
-        )
-    )
+        raise ValueError(f"`ended` is no list of true and false, one a response, but {reprlib.repr(ended)}")
+    if len(ended) != count:
+        raise ValueError(f"`ended` has {len(ended)} entries for {count} responses")
+    return tuple(ended)
+
+
+def _check_tools(row: Row) -> None:
+    """_Unusable for a row with tools: the prompt is not what the model would see without them."""
+    for key in ("tools", "functions"):
+        tools = row.get(key)
+        if tools and not (isinstance(tools, str) and tools.strip() in ("", "[]", "{}", "null")):
+            raise _Unusable(TOOLS)
 
 
 def _usable(ballot: Ballot) -> tuple[Ballot, Counter[str]]:
@@ -279,8 +302,12 @@ def _check_text(ballot: Ballot) -> None:
     turns = _texts(ballot.prompt)
     if not any(text.strip() for text in turns):
         raise _Unusable(NO_PROMPT)
+    _check_unicode((*turns, *ballot.responses, ballot.id, ballot.source))
+
+
+def _check_unicode(texts: Iterable[str]) -> None:
     try:
-        "".join((*turns, *ballot.responses, ballot.id, ballot.source)).encode()
+        "".join(texts).encode()
     except UnicodeEncodeError:
         raise _Unusable(BROKEN_TEXT) from None
 
@@ -298,10 +325,10 @@ def _contents(row: Row) -> tuple[Prompt | None, tuple[str, ...], tuple[Vote, ...
         entries = _entries(row, keys[0])
         votes = _group_votes(row, entries)
         if _is_canonical(row, entries):
-            return _prompt(row), tuple(entries), votes
+            return _with_system(_prompt(row), row), tuple(entries), votes
     else:
         entries = [row[key] for key in keys]
-        votes = (_chosen(row) if keys == SIDES[0] else Vote(0, 1, *_statement(row)),)
+        votes = (Vote(0, 1, *(_chosen(row) if keys == SIDES[0] else _statement(row))),)
     prompt, responses = _split(_prompt(row), [_side(entry) for entry in entries])
     return _with_system(prompt, row), responses, votes
 
@@ -312,24 +339,19 @@ def _side_keys(row: Row) -> tuple[str, ...]:
     return next((keys for keys in there if any(row[key] is not None for key in keys)), there[0] if there else ())
 
 
-def _chosen(row: Row) -> Vote:
-    return Vote(0, 1, 1.0 if row.get("p") is None else _number(row["p"], "p"))
+def _chosen(row: Row) -> tuple[float, float]:
+    """(p, weight) of `chosen` over `rejected`; a statement beside them may say how sure, not that `chosen` lost."""
+    stated, weight = _stated(row)
+    if any(p < 0.5 for p in stated):
+        raise ValueError(
+            "`chosen` loses by the `votes`, `p` or `label` beside it, where `a` and 1 are `chosen`: keep the right one"
+        )
+    return (stated or [1.0])[0], weight
 
 
 def _statement(row: Row) -> tuple[float, float]:
     """(p, weight) of a pair from its `votes`, `p` or `label`, in this order; they must not contradict each other."""
-    stated: list[float] = []
-    weight = 1.0
-    if row.get("votes") is not None:
-        share, weight = _share(row["votes"])
-        stated.append(share)
-    if row.get("p") is not None:
-        stated.append(_number(row["p"], "p"))
-    if row.get("label") is not None:
-        label = _number(row["label"], "label")
-        if label not in (1, 2):
-            raise ValueError(f"`label` is {label:g}; it must be 1 (the first is preferred) or 2 (the second)")
-        stated.append(2 - label)
+    stated, weight = _stated(row)
     if not stated:
         if not row.keys() & {*STATEMENTS}:
             raise ValueError(f"a pair without `label`, `votes` or `p`: the row has {_names(row)}; {FORMS}")
@@ -337,6 +359,26 @@ def _statement(row: Row) -> tuple[float, float]:
     if min(stated) < 0.5 < max(stated):
         raise ValueError("`votes`, `p` and `label` name different winners: keep the right one")
     return stated[0], weight
+
+
+def _stated(row: Row) -> tuple[list[float], float]:
+    """What `votes`, `p` and `label` each say of the first response, and the weight of the votes."""
+    stated: list[float] = []
+    weight = 1.0
+    if row.get("votes") is not None:
+        share, weight = _share(row["votes"])
+        stated.append(share)
+    if row.get("p") is not None:
+        p = _number(row["p"], "p")
+        if not 0 <= p <= 1:
+            raise ValueError(f"p = {p} is outside [0, 1]")
+        stated.append(p)
+    if row.get("label") is not None:
+        label = _number(row["label"], "label")
+        if label not in (1, 2):
+            raise ValueError(f"`label` is {label:g}; it must be 1 (the first is preferred) or 2 (the second)")
+        stated.append(2 - label)
+    return stated, weight
 
 
 def _share(votes: object) -> tuple[float, float]:
@@ -364,25 +406,40 @@ def _group_votes(row: Row, entries: Sequence[Any]) -> tuple[Vote, ...]:
     votes = row.get("votes")
     if isinstance(votes, list):
         return tuple(map(_vote, votes))
+    stated = _orders(row, entries)
     if len(entries) == 2 and any(row.get(key) is not None for key in STATEMENTS):
-        return (Vote(0, 1, *_statement(row)),)
-    if votes is not None:
+        stated.insert(0, (Vote(0, 1, *_statement(row)),))
+    elif votes is not None:
         raise ValueError(f"`votes` is {reprlib.repr(votes)}, not a list of votes")
-    fields = [entry if isinstance(entry, dict) else {} for entry in entries]
-    for name, sign in (("rank", -1), ("score", 1)):
-        values = row.get(f"{name}s")
-        if values is None and any(entry.get(name) is not None for entry in fields):
-            values = [entry.get(name) for entry in fields]
-        if values is not None:
-            return _all_pairs([sign * value for value in _numbers(values, name, len(entries))])
-    if row.keys() & {"votes", "ranks", "scores"} or any(entry.keys() & {"rank", "score"} for entry in fields):
+    sides = [{vote.p > 0.5 for vote in pair if vote.p != 0.5} for pair in zip(*stated, strict=True)]
+    if any(len(said) > 1 for said in sides):
+        raise ValueError("`ranks`, `scores` and what stands beside them name different winners: keep the right one")
+    if stated:
+        return stated[0]
+    inside = set().union(*(entry for entry in entries if isinstance(entry, dict)))
+    if row.keys() & {"votes", "ranks", "scores"} or inside & {"rank", "score"}:
         raise _Unusable(NO_VOTES)
     raise ValueError(f"a group of responses without `votes`, `ranks` or `scores`: the row has {_names(row)}; {FORMS}")
 
 
-def _all_pairs(merit: Sequence[float]) -> tuple[Vote, ...]:
-    pairs = combinations(range(len(merit)), 2)
-    return tuple(Vote(a, b, 0.5 if merit[a] == merit[b] else float(merit[a] > merit[b])) for a, b in pairs)
+def _orders(row: Row, entries: Sequence[Any]) -> list[tuple[Vote, ...]]:
+    """The votes that the ranks of a group say, and those that its scores say, as far as it has them."""
+    fields = [entry if isinstance(entry, dict) else {} for entry in entries]
+    orders = []
+    for name in ("rank", "score"):
+        values = row.get(f"{name}s")
+        if values is None and any(entry.get(name) is not None for entry in fields):
+            values = [entry.get(name) for entry in fields]
+        if values is not None:
+            orders.append(_all_pairs(_numbers(values, name, len(entries)), lower_wins=name == "rank"))
+    return orders
+
+
+def _all_pairs(values: Sequence[_Exact], lower_wins: bool) -> tuple[Vote, ...]:
+    pairs = combinations(range(len(values)), 2)
+    return tuple(
+        Vote(a, b, 0.5 if values[a] == values[b] else float((values[a] < values[b]) == lower_wins)) for a, b in pairs
+    )
 
 
 def _vote(vote: object) -> Vote:
@@ -412,27 +469,53 @@ def _prompt(row: Row) -> Prompt | None:
         return None
     value = row[keys[0]]
     if isinstance(value, str):
-        extra = row.get("input") if keys[0] == "instruction" else None
-        return f"{value}\n{extra}" if isinstance(extra, str) and extra.strip() else value
+        extra = _input(row) if keys[0] == "instruction" else ""
+        return f"{value}\n{extra}" if extra else value
     if isinstance(value, list) or _is_turn(value):
+        if keys[0] == "instruction" and _input(row):
+            raise ValueError("`input` stands beside an `instruction` that is a chat: put it into one of its turns")
         return _messages(value)
     raise ValueError(f"`{keys[0]}` is {reprlib.repr(value)}, neither text nor a list of messages")
 
 
+def _input(row: Row) -> str:
+    extra = row.get("input")
+    if not isinstance(extra, str | None):
+        raise ValueError(f"`input` is {reprlib.repr(extra)}, not text")
+    return extra if extra and extra.strip() else ""
+
+
 def _with_system(prompt: Prompt | None, row: Row) -> Prompt | None:
     """A field `system` makes the prompt a chat, with its text (if any) as the first turn."""
-    key = next((key for key in ("system", "system_prompt") if key in row), None)
-    if not prompt or key is None:
+    if not prompt or not row.keys() & {*SYSTEMS}:
         return prompt
-    system = row[key] or ""
-    if not isinstance(system, str):
-        raise ValueError(f"`{key}` is {reprlib.repr(system)}, not text")
+    system = _system(row)
     chat = (Message("user", prompt),) if isinstance(prompt, str) else prompt
-    return (Message("system", system), *chat) if system.strip() and chat[0].role != "system" else chat
+    if not system.strip():
+        return chat
+    own = next((turn.content for turn in chat if turn.role == "system"), None)
+    if own is None:
+        return (Message("system", system), *chat)
+    if own.strip() != system.strip():
+        raise ValueError("the `system` field and the system turn of the chat have different texts: keep the right one")
+    return chat
+
+
+def _system(row: Row) -> str:
+    texts = {key: row[key] for key in SYSTEMS if row.get(key) is not None}
+    for key, text in texts.items():
+        if not isinstance(text, str):
+            raise ValueError(f"`{key}` is {reprlib.repr(text)}, not text")
+    spoken = [text for text in texts.values() if text.strip()]
+    if len({text.strip() for text in spoken}) > 1:
+        raise ValueError("`system` and `system_prompt` have different texts: keep the right one")
+    return spoken[0] if spoken else ""
 
 
 def _is_turn(value: object) -> bool:
-    return isinstance(value, dict) and ({"role", "content"} <= value.keys() or {"from", "value"} <= value.keys())
+    if not isinstance(value, dict):
+        return False
+    return any(value.keys() >= {*pair} for pair in TURN) or ("role" in value and any(map(value.get, CALLS)))
 
 
 def _messages(value: object) -> tuple[Message, ...]:
@@ -444,24 +527,56 @@ def _messages(value: object) -> tuple[Message, ...]:
 
 
 def _message(turn: Row) -> Message:
-    role, content = (turn["role"], turn["content"]) if "role" in turn else (turn["from"], turn["value"])
+    _check_silent(turn, (*THOUGHTS, "reasoning"))
+    role, content = _spoken(turn)
     if not isinstance(content, str | None):
         raise ValueError(f"the content of a turn is {reprlib.repr(content)}, not text")
-    known = ROLES.get(role.lower()) if isinstance(role, str) else None
-    if known is None:
+    name = role.lower() if isinstance(role, str) else ""
+    if name in CALL_ROLES:
+        raise _Unusable(TOOL_CALL)
+    if name not in ROLES:
         raise _Unusable(OTHER_ROLE)
-    return Message(known, content or "")
+    return Message(ROLES[name], content or "")
+
+
+def _spoken(turn: Row) -> tuple[Any, Any]:
+    """Role and text of a turn. Arrow gives every turn all keys, so of two pairs the one that has values is meant."""
+    pairs = [(turn[role], turn[text]) for role, text in TURN if role in turn and text in turn]
+    names = [turn[role].lower() for role, _ in TURN if isinstance(turn.get(role), str)]
+    texts = [text for _, text in pairs if text is not None]
+    if len({ROLES[name] for name in names if name in ROLES}) > 1 or any(text != texts[0] for text in texts):
+        raise ValueError(f"`role`, `content` and `from`, `value` of a turn differ: {reprlib.repr(turn)}")
+    return max(pairs, key=lambda pair: sum(part is not None for part in pair))
+
+
+def _check_silent(said: Row, thoughts: Iterable[str]) -> None:
+    """_Unusable for what stands beside a text and would be lost: calls, and fields of thoughts."""
+    if any(map(said.get, CALLS)):
+        raise _Unusable(TOOL_CALL)
+    texts = [said.get(key) for key in thoughts]
+    if any(text.strip() if isinstance(text, str) else text for text in texts):
+        raise _Unusable(REASONING)
 
 
 def _side(value: object) -> Side:
     """A response as text, or as the messages that end with it; a missing or blank one is the empty text."""
-    if isinstance(value, dict) and not _is_turn(value):
-        value = next((value[key] for key in TEXTS if key in value), value)
+    if isinstance(value, dict) and not (_is_turn(value) and any(value.get(role) is not None for role, _ in TURN)):
+        value = _text_of(value)
     if isinstance(value, list) or _is_turn(value):
         return _messages(value) or ""
     if isinstance(value, str | None):
         return value if value and value.strip() else ""
     raise ValueError(f"a response is {reprlib.repr(value)}, neither text nor messages")
+
+
+def _text_of(entry: Row) -> object:
+    """What a response that is an object says: the object itself if it has no field for that."""
+    _check_silent(entry, THOUGHTS)  # `reasoning` beside a score is the judge's
+    texts = {key: entry[key] for key in TEXTS if entry.get(key) is not None}
+    first = next(iter(texts.values()), None)
+    if any(text != first for text in texts.values()):
+        raise ValueError(f"which is the response: {', '.join(texts)}? Keep one of them")
+    return first if entry.keys() & {*TEXTS} else entry
 
 
 def _split(prompt: Prompt | None, sides: Sequence[Side]) -> tuple[Prompt | None, tuple[str, ...]]:
@@ -472,6 +587,8 @@ def _split(prompt: Prompt | None, sides: Sequence[Side]) -> tuple[Prompt | None,
     spoken = [side for side in sides if side]
     if _are_transcripts(prompt, spoken):
         prompt, sides = None, [_turns(side) if isinstance(side, str) and side else side for side in sides]
+    elif len({_is_transcript(side) for side in spoken}) > 1:
+        raise _Unusable(ONE_TRANSCRIPT)
     elif isinstance(prompt, str) and OPENING.match(prompt) and prompt.rstrip().endswith(ANSWER):
         prompt, sides = _turns(prompt)[:-1], [side.strip() if isinstance(side, str) else side for side in sides]
     texts = tuple(side for side in sides if isinstance(side, str))
@@ -492,24 +609,30 @@ def _whole(prompt: Prompt | None, side: Side) -> tuple[Message, ...]:
         return turns
     if turns[0].role == "assistant":
         return ((Message("user", prompt),) if isinstance(prompt, str) else prompt) + turns
-    if isinstance(prompt, str):
-        repeated = any(turn.content.strip() == prompt.strip() for turn in turns[:-1])
-    else:
-        repeated = turns[: len(prompt)] == prompt
-    if not repeated:
+    if not _repeats(prompt, turns):
         raise _Unusable(PROMPT_DIFFERS)
     return turns
 
 
+def _is_transcript(side: Side) -> bool:
+    return isinstance(side, str) and bool(OPENING.match(side)) and ANSWER in side
+
+
 def _are_transcripts(prompt: Prompt | None, sides: Sequence[Side]) -> bool:
     """Whether all sides are whole `Human: ... Assistant: ...` transcripts; beside a prompt, ones that repeat it."""
-    if prompt and not (isinstance(prompt, str) and OPENING.match(prompt)):
+    texts = [side for side in sides if isinstance(side, str) and _is_transcript(side)]
+    if not sides or len(texts) < len(sides):
         return False
-    start = prompt.strip() if isinstance(prompt, str) else ""
-    return bool(sides) and all(
-        isinstance(side, str) and OPENING.match(side) and ANSWER in side and side.strip().startswith(start)
-        for side in sides
-    )
+    if isinstance(prompt, str) and OPENING.match(prompt):
+        return all(text.strip().startswith(prompt.strip()) for text in texts)
+    return not prompt or all(_repeats(prompt, _turns(text)) for text in texts)
+
+
+def _repeats(prompt: Prompt, turns: tuple[Message, ...]) -> bool:
+    """Whether a chat already holds the stated prompt."""
+    if isinstance(prompt, str):
+        return any(turn.content.strip() == prompt.strip() for turn in turns[:-1])
+    return turns[: len(prompt)] == prompt
 
 
 def _turns(transcript: str) -> tuple[Message, ...]:
@@ -528,10 +651,11 @@ def _turns(transcript: str) -> tuple[Message, ...]:
 
 def _prompt_alone(row: Row) -> Prompt:
     """The prompt of a row, whether or not it holds responses."""
+    _check_tools(row)
     keys = _side_keys(row)
     entries = [row[key] for key in keys] if len(keys) != 1 else _entries(row, keys[0])
     if keys and _is_canonical(row, entries):
-        prompt = _prompt(row)
+        prompt = _with_system(_prompt(row), row)
     elif keys:
         spoken = [side for side in map(_side, entries) if side]
         prompt = _with_system(_split(_prompt(row), spoken[:1])[0], row)
@@ -539,6 +663,7 @@ def _prompt_alone(row: Row) -> Prompt:
         prompt = _with_system(_question(row), row)
     if not prompt or not any(text.strip() for text in _texts(prompt)):
         raise ValueError(f"no prompt: the row has {_names(row)}; it needs `prompt`, `turns`, or any preference form")
+    _check_unicode(_texts(prompt))
     return prompt
 
 
@@ -569,19 +694,29 @@ def _names(row: Row) -> str:
 
 def _number(value: object, name: str) -> float:
     """A finite number, or the text of one (CSV)."""
+    return float(_exact(value, name))
+
+
+def _exact(value: object, name: str) -> _Exact:
+    """A finite number that compares as it was written: floats cannot tell large integers apart.
+
+    Text must be a plain decimal number: Python would take 1_0, full-width digits and nan as well.
+    """
     try:
-        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"`{name}` is {reprlib.repr(value)}, not a finite number")
-    return number
+        number = value
+        if isinstance(value, str) and NUMBER.fullmatch(value):
+            number = int(value) if value.lstrip("+-").isdigit() else float(value)
+        if isinstance(number, int | float | Decimal) and not isinstance(number, bool) and math.isfinite(number):
+            return number
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError(f"`{name}` is {reprlib.repr(value)}, not a finite number")
 
 
-def _numbers(values: object, name: str, count: int) -> list[float]:
+def _numbers(values: object, name: str, count: int) -> list[_Exact]:
     if not isinstance(values, list) or len(values) != count:
         raise ValueError(f"`{name}s` must be a list of {count} numbers, one a response, not {reprlib.repr(values)}")
-    return [_number(value, name) for value in values]
+    return [_exact(value, name) for value in values]
 
 
 # ---------------------------------------------------------------------------------------------------- containers
@@ -666,12 +801,23 @@ def _is_object(text: str) -> bool:
 def _json(name: str, text: str, line: int = 1) -> object:
     """A JSON text that starts on this line of the file."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         place, why = line + error.lineno - 1, f"{error.msg} at column {error.colno}"
     except (ValueError, RecursionError) as error:
         place, why = line, str(error)
     raise UserError(f"{name}:{place}: broken JSON ({why}); mend or delete the line")
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object; of a key that stands twice Python would keep the last value and say nothing."""
+    if twice := _twice(key for key, _ in pairs):
+        raise ValueError(f"the key {twice[0]!r} stands twice in one object")
+    return dict(pairs)
+
+
+def _twice(names: Iterable[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def _rows_in(name: str, document: object) -> list[object]:
@@ -701,30 +847,54 @@ def _from_csv(name: str, text: str) -> _Table:
         raise UserError(
             f"{name}:1: neither JSON nor a CSV header with a column that this reader knows (docs/FORMATS.md)"
         )
-    if len({*header}) < len(header):
-        raise UserError(f"{name}:1: two columns have the same title; rename one")
+    if twice := _twice(header):
+        raise UserError(f"{name}:1: two columns have the same title, {twice[0]!r}; rename one")
     return _Table(name, ", row ", [(n, _cells(name, n, header, record)) for n, record in enumerate(records, 1)])
 
 
 def _cells(name: str, number: int, header: Sequence[str], record: Sequence[str]) -> dict[str, object]:
     if len(record) != len(header):
         raise UserError(f"{name}, row {number}: has {len(record)} cells under {len(header)} titles; check its quotes")
-    return {title: _cell(title, text) for title, text in zip(header, record, strict=True)}
+    try:
+        return {title: _cell(title, text) for title, text in zip(header, record, strict=True)}
+    except ValueError as error:
+        raise UserError(f"{name}, row {number}: {error}") from None
 
 
 def _cell(title: str, text: str) -> object:
     """Text, None for an empty cell, or the lists and objects that a cell holds as JSON or as Python prints them."""
     if text[:1] not in ("[", "{"):
         return text or None
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            return text
+    value, twice = _structure(text)
     is_chat = _is_turn(value) or (isinstance(value, list) and bool(value) and all(map(_is_turn, value)))
-    return value if is_chat or title in STRUCTURED else text
+    if not is_chat and title not in STRUCTURED:
+        return text
+    if twice:
+        raise ValueError(f"in `{title}`, the key {twice[0]!r} stands twice in one object; keep one of them")
+    return value
+
+
+def _structure(text: str) -> tuple[object, list[str]]:
+    """What a cell holds as JSON or as Python prints it (else its text), and the keys that stand twice in an object."""
+    twice: list[str] = []
+
+    def fields(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        twice.extend(_twice(key for key, _ in pairs))
+        return dict(pairs)
+
+    try:
+        return json.loads(text, object_pairs_hook=fields), twice
+    except (ValueError, RecursionError):
+        twice.clear()
+    try:
+        with warnings.catch_warnings(action="ignore"):  # text that is no Python may hold escapes that Python warns of
+            tree = ast.parse(text, mode="eval")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Dict):
+                twice.extend(_twice(str(key.value) for key in node.keys if isinstance(key, ast.Constant)))
+        return ast.literal_eval(tree), twice
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        return text, []
 
 
 def _from_parquet(name: str, data: bytes) -> _Table:
@@ -734,9 +904,13 @@ def _from_parquet(name: str, data: bytes) -> _Table:
     # With Arrow's own threads a process that ends at once is sometimes aborted by them (SIGABRT, one in eighty here).
     source = pyarrow.BufferReader(data)
     try:
-        rows = pyarrow.parquet.ParquetFile(source, pre_buffer=False).read(use_threads=False).to_pylist()
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        table = pyarrow.parquet.ParquetFile(source, pre_buffer=False).read(use_threads=False)
+        twice = _twice(table.column_names)
+        rows = [] if twice else table.to_pylist()
+    except Exception as error:  # Arrow's own, OSError, ValueError, and what makes Python's times and decimals raises
         raise UserError(f"{name}: damaged Parquet file ({_line(error)}); fetch it again") from None
+    if twice:
+        raise UserError(f"{name}: two columns have the same title, {twice[0]!r}; rename one")
     return _Table(name, ", row ", list(enumerate(rows, 1)))
 
 
@@ -757,16 +931,16 @@ def _from_hub(source: str) -> _Table:
         if not huggingface_hub.constants.HF_HUB_OFFLINE:
             huggingface_hub.dataset_info(name, timeout=10)  # fails at once where load_dataset retries for long
         data = datasets.load_dataset(name, split=split or None)
+        splits = data if isinstance(data, dict) else {split: data}
+        rows = [row for rows in splits.values() for row in rows] if len(splits) == 1 else []
     except Exception as error:  # the libraries below raise of their own, OSError, ValueError and more
         raise UserError(
             f"{source}: neither a file here nor a data set that the hub gives ({_line(error)}); without a network, "
             "HF_HUB_OFFLINE=1 reads a cached copy"
         ) from None
-    if isinstance(data, dict):
-        if len(data) != 1:
-            raise UserError(f"{name}: choose a split: {', '.join(f'{name}:{split}' for split in data)}")
-        (data,) = data.values()
-    return _Table(source, ", row ", list(enumerate(data, 1)))
+    if len(splits) != 1:
+        raise UserError(f"{name}: choose a split: {', '.join(f'{name}:{split}' for split in splits)}")
+    return _Table(source, ", row ", list(enumerate(rows, 1)))
 
 
 def _line(error: Exception) -> str:
