@@ -3,13 +3,21 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check setup clean
+# Tests of one file share what is costly to make, so a file stays with one process.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+
+.PHONY: demo test fuzz check setup clean
 
 demo: setup
 	$(BIN)/preftune demo --out demo-study
 
 test: setup
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(PARALLEL)
+
+# Every property on FUZZ times as many examples, drawn anew at each call.
+FUZZ ?= 20
+fuzz: setup
+	FUZZ=$(FUZZ) $(BIN)/python -m pytest -q -m hypothesis $(PARALLEL)
 
 check: setup
 	$(BIN)/ruff check .

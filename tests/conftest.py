@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from properties import load_profile
 
-settings.register_profile("preftune", deadline=None)  # a busy machine is no failure
-settings.load_profile("preftune")
+load_profile()
 
 
 @pytest.fixture(scope="module", autouse=True)

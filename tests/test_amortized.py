@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import tried
 from scipy.special import expit, logit
 from test_exact_worlds import FAST, World, check, normalised, wins
 from tiny import tiny_llama
@@ -305,7 +306,7 @@ def ballot_of(responses: int, votes: Sequence[Vote]) -> TokenBallot:
     return TokenBallot((9, 9), tuple((k + 3, 0) for k in range(responses)), tuple(votes))
 
 
-@settings(max_examples=30)
+@tried(30)
 @given(st.integers(2, 6), st.integers(0, 2**32 - 1))
 def test_every_pair_gets_one_target_and_together_they_weigh_what_the_votes_did(responses: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -333,7 +334,7 @@ def test_a_soft_vote_told_from_the_winners_side_is_two_hard_ones() -> None:
     assert voted_pairs(ballot, matrix).logits == (1.0, 7.0)
 
 
-@settings(max_examples=25)
+@tried(25)
 @given(st.lists(st.floats(-4, 4), min_size=3, max_size=3), st.lists(st.floats(-3, 3), min_size=3, max_size=3))
 def test_a_ballot_that_is_told_what_its_votes_say_has_the_loss_and_gradient_of_ipo(
     ratios: list[float], logits: list[float]
@@ -358,7 +359,7 @@ def test_a_ballot_that_is_told_what_its_votes_say_has_the_loss_and_gradient_of_i
 # --- the heads -------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25)
+@tried(25)
 @given(st.sampled_from(["score", "general"]), st.integers(0, 2**32 - 1))
 def test_both_heads_are_antisymmetric_whatever_their_parameters(head: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -409,7 +410,7 @@ def test_a_fit_of_either_head_finds_the_preference_of_new_responses() -> None:
 # --- label noise in the likelihood -----------------------------------------------------------------------------------
 
 
-@settings(max_examples=25)
+@tried(25)
 @given(st.floats(0, 0.45), st.integers(0, 2**32 - 1))
 def test_the_likelihood_knows_that_a_vote_may_be_flipped(rate: float, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from preftune.branches import BranchBatch, branch_layout, pack, padded_layout, vote_offsets
@@ -60,7 +60,6 @@ token_ballots = st.builds(
 batches = st.lists(token_ballots, min_size=1, max_size=4)
 
 
-@settings(deadline=None)
 @given(batches)
 def test_the_branch_row_holds_every_prompt_once_and_positions_go_on_from_its_end(ballots: list[TokenBallot]) -> None:
     batch, row = branch_layout(ballots), places(ballots)
@@ -70,7 +69,6 @@ def test_the_branch_row_holds_every_prompt_once_and_positions_go_on_from_its_end
     assert batch.unique_tokens == len(row) == sum(ballot.size for ballot in ballots)
 
 
-@settings(deadline=None)
 @given(batches, st.none() | st.integers(1, 8))
 def test_a_token_sees_its_prompt_and_its_own_branch_up_to_itself(
     ballots: list[TokenBallot], window: int | None
@@ -85,7 +83,6 @@ def test_a_token_sees_its_prompt_and_its_own_branch_up_to_itself(
             assert plan.visible(start, last, first, window).tolist() == wanted
 
 
-@settings(deadline=None)
 @given(batches)
 def test_the_spans_cut_the_row_into_ballots_and_their_prompts(ballots: list[TokenBallot]) -> None:
     plan = branch_layout(ballots).plan
@@ -108,7 +105,6 @@ def read_off(batch: BranchBatch, visible: list[list[bool]]) -> list[tuple[int, i
     return found
 
 
-@settings(deadline=None)
 @given(batches)
 def test_both_layouts_predict_the_same_tokens_from_the_same_contexts(ballots: list[TokenBallot]) -> None:
     branch, padded, row = branch_layout(ballots), padded_layout(ballots), places(ballots)
@@ -118,7 +114,6 @@ def test_both_layouts_predict_the_same_tokens_from_the_same_contexts(ballots: li
     assert read_off(padded, causal) == predictions(ballots)
 
 
-@settings(deadline=None)
 @given(batches)
 def test_the_last_place_of_a_response_is_where_its_last_token_stands(ballots: list[TokenBallot]) -> None:
     lengths = [(len(ballot.prompt), len(response)) for ballot in ballots for response in ballot.responses]
@@ -132,7 +127,6 @@ def test_the_last_place_of_a_response_is_where_its_last_token_stands(ballots: li
     assert [*ends, len(row) - 1] == branch_layout(ballots).last_B.tolist()
 
 
-@settings(deadline=None)
 @given(batches)
 def test_padding_is_told_by_position_and_never_by_the_value_of_a_token(ballots: list[TokenBallot]) -> None:
     padded = padded_layout(ballots)
@@ -147,7 +141,6 @@ def test_padding_is_told_by_position_and_never_by_the_value_of_a_token(ballots: 
     assert padded.unique_tokens == sum(map(len, sequences))
 
 
-@settings(deadline=None)
 @given(batches)
 def test_lengths_and_offsets_number_the_responses_over_the_whole_batch(ballots: list[TokenBallot]) -> None:
     responses = [response for ballot in ballots for response in ballot.responses]
@@ -161,7 +154,6 @@ def test_lengths_and_offsets_number_the_responses_over_the_whole_batch(ballots: 
 sizes = st.lists(st.integers(1, 50), max_size=40)
 
 
-@settings(deadline=None)
 @given(sizes, st.integers(1, 80))
 def test_packing_takes_every_item_once_and_keeps_to_the_budget(sizes: list[int], budget: int) -> None:
     groups = pack(sizes, budget)
@@ -171,7 +163,6 @@ def test_packing_takes_every_item_once_and_keeps_to_the_budget(sizes: list[int],
         assert sum(sizes[i] for i in group) <= budget or len(group) == 1
 
 
-@settings(deadline=None)
 @given(sizes, st.integers(1, 80))
 def test_packing_leaves_no_two_groups_that_fit_into_one(sizes: list[int], budget: int) -> None:
     loads = sorted(sum(sizes[i] for i in group) for group in pack(sizes, budget))

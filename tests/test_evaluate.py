@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from properties import tried
 from tiny import tiny_model, tiny_tokenizer
 
 from preftune.ballots import Vote
@@ -62,7 +63,6 @@ def value(estimate: Estimate | None) -> float:
 # --- accuracy --------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(vote_rows)
 def test_accuracy_is_the_share_of_vote_weight_that_agrees(rows: list[tuple[float, float, float, int]]) -> None:
     agreeing = 0.0
@@ -71,7 +71,6 @@ def test_accuracy_is_the_share_of_vote_weight_that_agrees(rows: list[tuple[float
     assert value(accuracy(table(rows))) == pytest.approx(agreeing / sum(row[2] for row in rows))
 
 
-@settings(deadline=None)
 @given(vote_rows)
 def test_accuracy_counts_ties_on_either_side_half_and_knows_no_first_response(
     rows: list[tuple[float, float, float, int]],
@@ -116,7 +115,7 @@ def loss_at(rows: Sequence[tuple[float, float, float, int]], c: float) -> float:
     return sum(w * (p * np.logaddexp(0, -c * d) + (1 - p) * np.logaddexp(0, c * d)) for d, p, w, _ in rows)
 
 
-@settings(deadline=None, max_examples=150)
+@tried(150)
 @given(vote_rows)
 def test_log_loss_is_cross_fitted_over_halves_of_the_prompts(rows: list[tuple[float, float, float, int]]) -> None:
     prompts = sorted({row[3] for row in rows})
@@ -140,7 +139,7 @@ def test_the_scale_of_a_half_comes_from_the_other_half() -> None:
     assert value(log_loss(table(rows))) == pytest.approx(wanted, abs=1e-3)
 
 
-@settings(deadline=None, max_examples=50)
+@tried(50)
 @given(vote_rows, st.sampled_from([0.1, 10.0, 1000.0]))
 def test_log_loss_does_not_depend_on_the_scale_of_an_arm_nor_on_the_order_of_a_and_b(
     rows: list[tuple[float, float, float, int]], factor: float
@@ -246,7 +245,6 @@ reward_tables = st.integers(1, 3).flatmap(
 )
 
 
-@settings(deadline=None)
 @given(reward_tables)
 def test_gain_and_win_rate_are_paired_by_prompt_with_ties_half(rows: list[tuple[list[float], list[float]]]) -> None:
     own, other = [row[0] for row in rows], [row[1] for row in rows]
@@ -270,7 +268,6 @@ def test_gain_and_win_rate_are_paired_by_prompt_with_ties_half(rows: list[tuple[
     assert mirrored.win_rate == pytest.approx(1 - np.mean(wins)) and mirrored.gain == pytest.approx(-np.mean(gains))
 
 
-@settings(deadline=None)
 @given(reward_tables)
 def test_a_policy_that_is_its_reference_gains_nothing_and_wins_half(
     rows: list[tuple[list[float], list[float]]],

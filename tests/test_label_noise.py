@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import tried
 from synthetic_study import write_synthetic_study
 from tiny import tiny_llama
 
@@ -57,7 +58,7 @@ def test_counts_become_hard_votes_and_a_soft_label_stays_one() -> None:
     assert single_votes(Vote(0, 1, 1.0, 2.5)) == (Vote(0, 1, 1.0, 2.5),)
 
 
-@settings(max_examples=50)
+@tried(50)
 @given(st.lists(st.lists(votes, max_size=3), max_size=4), st.integers(0, 5))
 def test_flips_keep_pairs_and_weights_and_depend_on_the_seed_alone(own: list[list[Vote]], seed: int) -> None:
     none, count = flip_votes(own, 0.0, seed=seed)

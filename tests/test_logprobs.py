@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import tried
 from tiny import ARCHITECTURES, WINDOW, tiny_config
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -193,7 +194,7 @@ def test_ballots_and_branches_in_a_row_do_not_see_each_other(architecture: str) 
     assert torch.allclose(torch.cat(reordered.split(sizes[::-1])[::-1]), before, atol=1e-5)
 
 
-@settings(max_examples=15, deadline=None)
+@tried(15)
 @given(
     st.lists(st.tuples(st.integers(1, 45), st.lists(st.integers(1, 9), min_size=1, max_size=4)), min_size=1, max_size=3)
 )
@@ -392,7 +393,7 @@ def plain_log_softmax(hidden: Tensor, weight: Tensor, bias: Tensor | None, scale
     return logits.log_softmax(-1)
 
 
-@settings(max_examples=60, deadline=None)
+@tried(60)
 @given(
     count=st.integers(1, 13),
     rows=st.integers(1, 14),
@@ -474,7 +475,7 @@ def test_bf16_works_with_a_4d_mask_too() -> None:
 # --- KL --------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
+@tried(30)
 @given(st.integers(1, 9), st.integers(1, 10), st.sampled_from([None, 4.0]))
 def test_two_models_are_compared_over_the_whole_vocabulary(count: int, rows: int, cap: float | None) -> None:
     hidden, weight, bias, target = tensors(count)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import tried
 from tiny import tiny_llama, tiny_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -33,7 +34,7 @@ def indices(step: Step) -> list[int]:
     return list(chain(*step.micro_batches))
 
 
-@settings(max_examples=50, deadline=None)
+@tried(50)
 @given(sizes, st.integers(1, 40), st.integers(1, 60), st.integers(0, 3), st.integers(1, 3))
 def test_every_epoch_sees_every_ballot_once_in_full_batches_and_a_smaller_last_one(
     sizes: list[int], batch_size: int, micro_tokens: int, seed: int, epochs: int

@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import tried
 
 from preftune.ballots import Vote
 from preftune.methods import DPO, IPO, SFT, LossOptions, Method, Scored, Terms
@@ -45,7 +46,7 @@ def token_logprobs(draw: st.DrawFn) -> tuple[list[float], list[float]]:
     )
 
 
-@settings(max_examples=30, deadline=None)
+@tried(30)
 @given(token_logprobs(), token_logprobs())
 def test_ipo_is_beta_squared_times_the_papers_form_with_sum_and_trls_with_mean(
     chosen: tuple[list[float], list[float]], rejected: tuple[list[float], list[float]]

@@ -9,8 +9,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import tried
 from torch import Tensor
 
 from preftune.ballots import Vote, pool
@@ -41,7 +42,7 @@ rates = st.floats(0, 0.45)
 
 
 def for_all(*strategies: st.SearchStrategy) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    return lambda test: settings(max_examples=25, deadline=None)(given(*strategies)(test))
+    return lambda test: tried(25)(given(*strategies)(test))
 
 
 Loss = Callable[[Tensor, Tensor, float, Tensor], Tensor]

@@ -19,8 +19,9 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import HealthCheck, assume, example, given
 from hypothesis import strategies as st
+from properties import tried
 
 from preftune.ballots import Ballot, BallotSet, Message, Vote
 from preftune.errors import UserError
@@ -28,7 +29,8 @@ from preftune.readers import merge_prompts, read_ballots, read_prompts, write_ba
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "FORMATS.md").read_text(encoding="utf-8")
-quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ONE_FOLDER = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]  # every example writes its files anew
+quick = tried(40, suppress_health_check=ONE_FOLDER)
 
 
 def examples(kind: str) -> list[str]:
@@ -728,7 +730,7 @@ def damaged_rows(draw: st.DrawFn) -> Any:
 HUMAN = {"role": "user", "from": "human", "value": "x"}
 
 
-@settings(quick, max_examples=120)
+@tried(120, suppress_health_check=ONE_FOLDER)
 @given(rows=st.lists(st.dictionaries(known, values, max_size=6) | values | damaged_rows(), min_size=1, max_size=3))
 @example(rows=[{"prompt": {"role": None, "from": None, "value": None}, "chosen": "x", "rejected": "y"}])
 @example(rows=[{"prompt": HUMAN, "chosen": "x", "rejected": "y"}, {"messages": [{"role": None, "tool_calls": ["f"]}]}])

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from peft import PeftModel
+from properties import tried
 from tiny import tiny_llama, tiny_model, tiny_tokenizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -86,7 +87,7 @@ KEY = StoreKey("name", "w", "fp32", "branch", "machine")
 PAIR = TokenBallot((3, 4), ((5,), (6,)), (Vote(0, 1, 1),))
 
 
-@settings(max_examples=50, deadline=None)
+@tried(50)
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=2, max_size=2))
 def test_values_come_back_bit_for_bit(tmp_path_factory: pytest.TempPathFactory, values: list[float]) -> None:
     store, keys = Store(tmp_path_factory.mktemp("store"), KEY), response_keys(PAIR)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_study import write_synthetic_study
 
@@ -76,7 +76,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("records")
 
 
-@settings(deadline=None)
 @given(row=results)
 def test_a_result_is_read_as_it_was_written(folder: Path, row: Result) -> None:
     write_records(folder / "results.jsonl", [row])
@@ -84,7 +83,6 @@ def test_a_result_is_read_as_it_was_written(folder: Path, row: Result) -> None:
     assert told(back) == told(row)
 
 
-@settings(deadline=None)
 @given(row=samples)
 def test_a_sample_is_read_as_it_was_written_whatever_its_text(folder: Path, row: Sample) -> None:
     write_records(folder / "samples.jsonl", [row])
@@ -92,7 +90,6 @@ def test_a_sample_is_read_as_it_was_written_whatever_its_text(folder: Path, row:
     assert told(back) == told(row)
 
 
-@settings(deadline=None)
 @given(row=results)
 def test_every_line_is_json_for_any_reader(folder: Path, row: Result) -> None:
     def refuse(word: str) -> None:
@@ -116,7 +113,6 @@ def test_a_write_that_fails_leaves_the_old_file_as_it_was(tmp_path: Path) -> Non
     assert path.read_bytes() == before
 
 
-@settings(deadline=None)
 @given(rows=st.lists(samples, min_size=1, max_size=3, unique_by=lambda s: (s.run, s.step)), data=st.data())
 def test_a_file_cut_anywhere_reads_its_whole_lines_and_can_be_continued(
     folder: Path, rows: list[Sample], data: st.DataObject

@@ -161,25 +161,37 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import preftune.run, test_resume
-score = preftune.run.response_logprobs
-preftune.run.response_logprobs = lambda *args, **named: (time.sleep(0.02), score(*args, **named))[1]
-test_resume.run({model!r}, Path({out!r}), steps=40)
+score, out, asked = preftune.run.response_logprobs, Path({out!r}), Path({asked!r})
+
+def slow(*args, **named):  # however long the parent takes, it asks before the run is over
+    started = time.monotonic()
+    while test_resume.steps_in(out) >= 3 and not asked.exists() and time.monotonic() < started + 120:
+        time.sleep(0.01)
+    return score(*args, **named)
+
+preftune.run.response_logprobs = slow
+test_resume.run({model!r}, out, steps=40)
 """
+
+
+def steps_in(folder: Path) -> int:
+    """How many whole lines of metrics there are so far."""
+    path = folder / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
 
 
 @pytest.mark.slow
 def test_another_process_that_was_asked_to_stop_saves_its_state_and_can_be_gone_on_with(
     model: str, tmp_path: Path
 ) -> None:
-    whole, out = tmp_path / "whole", tmp_path / "out"
-    script = CHILD.format(tests=str(Path(__file__).parent), model=model, out=str(out))
+    whole, out, asked = tmp_path / "whole", tmp_path / "out", tmp_path / "asked"
+    script = CHILD.format(tests=str(Path(__file__).parent), model=model, out=str(out), asked=str(asked))
     child = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
     try:
-        while child.poll() is None and not (out / "metrics.jsonl").exists():
-            time.sleep(0.05)
-        while child.poll() is None and len(metrics_of(out)) < 3:
+        while child.poll() is None and steps_in(out) < 3:
             time.sleep(0.05)
         child.send_signal(signal.SIGINT)
+        asked.touch()
         errors = child.communicate(timeout=120)[1]
     finally:
         child.kill()

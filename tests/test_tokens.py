@@ -13,8 +13,9 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import tried
 from tiny import tiny_tokenizer
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -132,7 +133,6 @@ def test_a_prompt_and_its_response_do_not_merge_into_one_token() -> None:
     assert form.text(kept.responses[0]) == "od"
 
 
-@settings(deadline=None)
 @given(texts, texts)
 def test_the_prompt_of_training_is_the_prompt_of_sampling_whatever_the_response(prompt: str, response: str) -> None:
     for form in (byte_level(), space_prefixing()):
@@ -141,7 +141,6 @@ def test_the_prompt_of_training_is_the_prompt_of_sampling_whatever_the_response(
         assert not tokenised.skipped and not tokenised.shortened
 
 
-@settings(deadline=None)
 @given(texts, texts)
 def test_a_chat_prompt_is_the_templates_own_up_to_the_reply(user: str, response: str) -> None:
     form, messages = byte_level(), (Message("user", user),)
@@ -150,7 +149,6 @@ def test_a_chat_prompt_is_the_templates_own_up_to_the_reply(user: str, response:
     assert kept.prompt == tuple(own["input_ids"])
 
 
-@settings(deadline=None)
 @given(st.sampled_from(["first", "always"]), texts.filter(lambda text: text[0] != " "), texts)
 def test_a_space_prefixing_tokenizer_puts_no_space_between_prompt_and_response(
     scheme: str, prompt: str, response: str
@@ -175,7 +173,6 @@ def test_a_byte_level_tokenizer_needs_no_anchor() -> None:
     assert not byte_level().anchored
 
 
-@settings(deadline=None)
 @given(texts)
 def test_the_text_of_response_ids_is_the_response(text: str) -> None:
     for form in (byte_level(), space_prefixing()):
@@ -215,7 +212,6 @@ def test_an_end_of_text_that_the_tokenizer_puts_after_every_text_is_taken_off_th
 # --- the end of a response -------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.lists(st.booleans(), min_size=2, max_size=4), st.booleans())
 def test_the_end_token_is_there_exactly_when_the_response_ended(ended: list[bool], is_chat: bool) -> None:
     form = byte_level()
@@ -350,7 +346,7 @@ def chats(draw: st.DrawFn) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-@settings(max_examples=200, deadline=None)
+@tried(200)
 @given(chats(), st.lists(word_lists, min_size=2, max_size=4, unique=True), st.integers(2, 60), st.data())
 def test_cutting_follows_the_rules_word_for_word_and_counts_by_reason(
     prompt: tuple[Message, ...], responses: list[str], max_length: int, data: st.DataObject
@@ -389,7 +385,7 @@ def test_cutting_follows_the_rules_word_for_word_and_counts_by_reason(
 wild = st.text(max_size=30)
 
 
-@settings(max_examples=100, deadline=None)
+@tried(100)
 @given(
     st.lists(st.tuples(st.sampled_from(["user", "assistant", "system"]), wild), min_size=1, max_size=5),
     st.lists(wild, min_size=2, max_size=3),
@@ -415,7 +411,6 @@ def without_template() -> TextFormat:
     return text_format(byte_level_tokenizer(None, bos=True))
 
 
-@settings(deadline=None)
 @given(st.integers(2, 30), st.integers(1, 40))
 def test_a_plain_prompt_is_cut_at_its_beginning_and_keeps_its_bos(length: int, max_length: int) -> None:
     form = without_template()
