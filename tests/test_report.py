@@ -232,6 +232,13 @@ def test_the_page_tells_the_answer_and_what_was_compared(plain: Path, page: Page
         assert alarm in page.words
 
 
+def test_the_page_tells_the_betas_of_each_arm_where_they_differ(tmp_path: Path) -> None:
+    folder = write_synthetic_study(tmp_path, prompts=4, arms=("dpo", "ipo", "sft"))
+    info = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    write_json(folder / "study.json", info | {"arm_betas": {"dpo": [0.5, 0.1], "ipo": [0.02, 0.1]}})
+    assert "dpo, ipo, sft · β 0.1, 0.5 (dpo), 0.02, 0.1 (ipo) · seed 0" in page_of(folder).words
+
+
 def test_every_mean_of_the_last_checkpoints_stands_in_the_table_with_its_error(plain: Path, page: Page) -> None:
     rows = {row[0].strip(): row for row in page.rows if len(row) == 11}
     study = read_study(plain)

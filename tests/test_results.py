@@ -193,6 +193,17 @@ def test_an_arm_without_beta_is_expected_once_per_seed(tmp_path: Path) -> None:
     assert study.unfinished() == study.expected()
 
 
+def test_arms_with_betas_of_their_own_are_expected_at_those(tmp_path: Path) -> None:
+    folder = write_synthetic_study(tmp_path, arms=("dpo", "ipo", "sft"), unfinished=5)
+    info = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    write_json(folder / "study.json", info | {"arm_betas": {"dpo": [0.5], "ipo": [0.1, 0.02]}})
+    asked = [(arm, beta) for arm, beta, *_ in read_study(folder).expected()]
+    assert asked == [("dpo", 0.5), ("ipo", 0.1), ("ipo", 0.02), ("sft", None)]
+    write_json(folder / "study.json", info)
+    asked = [(arm, beta) for arm, beta, *_ in read_study(folder).expected()]
+    assert asked == [("dpo", 0.1), ("dpo", 0.5), ("ipo", 0.1), ("ipo", 0.5), ("sft", None)]
+
+
 def test_a_run_that_stopped_early_is_unfinished(tmp_path: Path) -> None:
     folder = write_synthetic_study(tmp_path, prompts=4)
     rows = [row for row in read_results(folder / "results.jsonl") if (row.arm, row.beta, row.step) != ("ipo", 0.5, 32)]
@@ -222,6 +233,9 @@ def test_a_torn_last_line_is_left_out_and_said(tmp_path: Path) -> None:
         ('{"arms": "dpo", "betas": [], "seeds": []}', "`arms` should be of the kind list, got 'dpo'"),
         ('{"arms": [1], "betas": [], "seeds": []}', "`arms` holds 1, which is no str"),
         ('{"arms": ["dpo"], "betas": ["0.1"], "seeds": [0]}', "`betas` holds '0.1', which is no float"),
+        ('{"arms": [], "betas": [], "seeds": [], "arm_betas": []}', "`arm_betas` should be of the kind object"),
+        ('{"arms": [], "betas": [], "seeds": [], "arm_betas": {"dpo": 0.1}}', "a list of numbers for 'dpo', got 0.1"),
+        ('{"arms": [], "betas": [], "seeds": [], "arm_betas": {"dpo": [null]}}', "a list of numbers for 'dpo'"),
         ('{"arms": [], "betas": [], "seeds": [], "notes": "none"}', "`notes` should be of the kind list"),
     ],
 )

@@ -14,7 +14,7 @@ from preftune.ballots import Ballot, Message, Vote
 from preftune.errors import Interrupted, UserError
 from preftune.judges import Judge
 from preftune.policies import evaluate_folders, find_policy, sample_folders
-from preftune.results import REFERENCE, read_results, read_samples
+from preftune.results import REFERENCE, read_results, read_samples, write_json
 from preftune.settings import parse_arm, split_arms
 from preftune.study import Study, compare
 from preftune.study_plan import run_name
@@ -138,6 +138,55 @@ def test_a_study_grows_by_a_beta_and_refuses_another_budget(model: str, tmp_path
         compare("dpo", make_ballots(), model=model, out=tmp_path / "s", **small | {"lr": 1e-3})
     with pytest.raises(UserError, match="data"):
         compare("dpo", make_ballots(seed=1), model=model, out=tmp_path / "s", **small)
+
+
+def runs_of(study: Study) -> set[tuple[str, float | None]]:
+    return {(row.arm, row.beta) for row in study.study.trained()}
+
+
+def test_every_arm_may_have_its_own_betas_and_grows_by_them(model: str, tmp_path: Path) -> None:
+    small = QUICK | {"epochs": 1.0, "checkpoints": 1, "samples": 0, "model": model, "out": tmp_path / "s"}
+    own = {"dpo": [0.5, 0.1], "ipo[reduction=mean]": [0.02]}
+    study = compare("dpo,ipo[ reduction=mean ],sft", make_ballots(), **small | {"betas": own})
+    first = {("dpo", 0.5), ("dpo", 0.1), ("ipo[reduction=mean]", 0.02), ("sft", None)}
+    assert runs_of(study) == first == {(arm, beta) for arm, beta, *_ in study.study.expected()}
+    assert not study.study.unfinished()
+    info = json.loads((tmp_path / "s" / "study.json").read_text(encoding="utf-8"))
+    assert info["betas"] == [0.02, 0.1, 0.5] and info["arm_betas"] == own
+    assert list(info["targets"]) == ["ipo[reduction=mean] @ beta=0.02"]
+    grown = compare("ipo[reduction=mean]", make_ballots(), **small | {"betas": [0.04]})
+    assert runs_of(grown) == first | {("ipo[reduction=mean]", 0.04)} and not grown.study.unfinished()
+    assert grown.study.info["arm_betas"] == own | {"ipo[reduction=mean]": [0.02, 0.04]}
+
+
+def test_a_folder_in_which_arms_had_no_betas_of_their_own_grows_on(model: str, tmp_path: Path) -> None:
+    small = QUICK | {"epochs": 1.0, "checkpoints": 1, "samples": 0, "model": model, "out": tmp_path / "s"}
+    compare("dpo", make_ballots(), **small | {"betas": [0.1]})
+    info = json.loads((tmp_path / "s" / "study.json").read_text(encoding="utf-8"))
+    del info["arm_betas"]
+    write_json(tmp_path / "s" / "study.json", info | {"arms": ["dpo", "ipo"], "betas": [0.5, 0.1]})
+    grown = compare("dpo", make_ballots(), **small | {"betas": {"dpo": [0.2]}}).study
+    assert grown.info["arm_betas"] == {"dpo": [0.5, 0.1, 0.2], "ipo": [0.5, 0.1]}
+    assert {(arm, beta) for arm, beta, *_ in grown.unfinished()} == {("dpo", 0.5), ("ipo", 0.5), ("ipo", 0.1)}
+
+
+@pytest.mark.parametrize(
+    ("betas", "message"),
+    [
+        ({"dpo": [0.1]}, "--betas: ipo has none"),
+        ({"dpo": [0.1], "ipo": [0.1], "ppo": [0.1]}, "ppo is no arm with a β; those compared are dpo, ipo"),
+        ({"dpo": [0.1], "ipo": [0.1], "sft": [0.1]}, "sft is no arm with a β"),
+        ({"dpo": [0.1], "ipo": []}, "--betas: give at least one"),
+        ({"dpo": [0.1], "ipo": [0.1, 0.1]}, "given twice"),
+        ({"dpo": [-0.1], "ipo": [0.1]}, "--betas -0.1: must be greater than 0"),
+        ({"dpo": [0.1], "ipoo": [0.1]}, "unknown method 'ipoo'; did you mean 'ipo'"),
+        ([], "--betas: give at least one"),
+    ],
+)
+def test_betas_that_fit_no_arm_are_refused(betas: object, message: str, model: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        compare("dpo,ipo,sft", make_ballots(), model=model, out=tmp_path / "s", **QUICK | {"betas": betas})
+    assert message in str(caught.value) and not (tmp_path / "s").exists()
 
 
 def test_an_arm_with_lora_leaves_the_base_as_it_was(model: str, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ _EMPTY_INFO: dict[str, Any] = {
     "settings": {},
     "arms": [],
     "betas": [],
+    "arm_betas": {},
     "seeds": [],
     "noises": [0.0],
     "steps": {},
@@ -139,14 +140,19 @@ class StudyRecord:
 
     def expected(self) -> tuple[tuple[str, float | None, int, float], ...]:
         """(arm, β, seed, noise) of every run that was asked for; an arm without β has one run per seed."""
-        without = {row.arm for row in self.results if row.beta is None}
         return tuple(
             (arm, beta, seed, float(noise))
             for arm in self.info["arms"]
-            for beta in ([None] if arm in without or arm.split("[")[0] in WITHOUT_BETA else self.info["betas"])
+            for beta in self.betas_of(arm)
             for seed in self.info["seeds"]
             for noise in self.info["noises"]
         )
+
+    def betas_of(self, arm: str) -> tuple[float | None, ...]:
+        """The β of an arm's runs: its own, or the study's where it says no more; (None,) if its method has none."""
+        if arm.split("[")[0] in WITHOUT_BETA or any(row.arm == arm and row.beta is None for row in self.results):
+            return (None,)
+        return tuple(self.info.get("arm_betas", {}).get(arm, self.info["betas"]))
 
     def trained(self) -> tuple[Result, ...]:
         """The rows of the runs, the reference left out."""
@@ -279,6 +285,9 @@ def _read_info(path: Path) -> Mapping[str, Any]:
             raise UserError(f"{path}: `{name}` is missing; it says which runs the study has")
         if strange := [item for item in info.get(name, ()) if type(item) not in kinds]:
             raise UserError(f"{path}: `{name}` holds {strange[0]!r:.60}, which is no {kinds[-1].__name__}")
+    for arm, betas in info.get("arm_betas", {}).items():
+        if not isinstance(betas, list) or any(type(beta) not in (int, float) for beta in betas):
+            raise UserError(f"{path}: `arm_betas` should hold a list of numbers for {arm!r}, got {betas!r:.60}")
     return _EMPTY_INFO | info
 
 

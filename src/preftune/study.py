@@ -27,6 +27,7 @@ from .run import AnyTraining, check_out, describe_counts, describe_target, prepa
 from .stopping import only_writer
 from .stores import ARITHMETIC
 from .study_plan import (
+    Betas,
     Plan,
     StudyData,
     TrainingKey,
@@ -81,7 +82,7 @@ def compare(
     ballots: Sequence[Ballot],
     *,
     model: str,
-    betas: Sequence[float] = (0.1,),
+    betas: Betas = (0.1,),
     seeds: Sequence[int] = (0,),
     label_noise: Sequence[float] = (0.0,),
     out: str | Path,
@@ -112,7 +113,7 @@ def compare(
         arms: such as `["dpo", "ipo", "ipo[reduction=mean]"]`, or one text with commas.
         ballots: preference data, from `read_ballots` or made by hand.
         model: a local folder, a GGUF file or a hub name.
-        betas: strengths of the KL term.
+        betas: strengths of the KL term: the same for every arm, or a mapping from an arm's name to its own.
         seeds: one run of every arm and β for each.
         label_noise: rates at which single training and validation votes are flipped, each on its own and by seed; one
             run of everything for each. Evaluation votes, prompts and `judge` are never touched.
@@ -248,6 +249,7 @@ def describe_study(
         "settings": settings,
         "arms": [arm.name for arm in plan.arms],
         "betas": list(plan.betas),
+        "arm_betas": {arm: list(betas) for arm, betas in plan.arm_betas.items()},
         "seeds": list(plan.seeds),
         "noises": list(plan.noises),
         "failed": {},
@@ -309,7 +311,7 @@ def describe_targets(plan: Plan, trainings: Mapping[TrainingKey, AnyTraining]) -
     targets = {}
     first = plan.conditions()[0]
     for arm in plan.arms:
-        for beta in plan.betas if (arm.name, *first) in trainings else ():
+        for beta in plan.arm_betas.get(arm.name, ()) if (arm.name, *first) in trainings else ():
             options = arm.settings(plan.settings).loss_options(beta)
             target = describe_target(trainings[arm.name, *first], options)
             if target:
@@ -347,9 +349,19 @@ def open_study(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
             )
     merged = {
         name: before[name] + [value for value in info[name] if value not in before[name]]
-        for name in ("arms", "betas", "seeds", "noises")
+        for name in ("arms", "seeds", "noises")
     }
-    targets = before["targets"] | info["targets"]
-    continued = info | merged | {"targets": targets, "created": before["created"], "seconds": before["seconds"]}
+    merged |= {"betas": sorted({*before["betas"], *info["betas"]}), "arm_betas": merge_betas(before, info)}
+    merged |= {name: before[name] | info[name] for name in ("steps", "targets")}
+    continued = info | merged | {"created": before["created"], "seconds": before["seconds"]}
     write_json(path, continued)
     return continued
+
+
+def merge_betas(before: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, list[float]]:
+    """The β of every arm that was or is asked for; before each arm had its own, all had all of the study's."""
+    merged = before["arm_betas"] or {arm: before["betas"] for arm in before["arms"]}
+    return merged | {
+        arm: [*merged.get(arm, ()), *(beta for beta in betas if beta not in merged.get(arm, ()))]
+        for arm, betas in info["arm_betas"].items()
+    }

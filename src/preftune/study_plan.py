@@ -20,6 +20,7 @@ from .rewards import check_kind, default_kind, settings_of
 from .settings import Arm, Settings, make_settings, parse_arm, split_arms
 from .tokens import TextFormat, TokenBallot, TokenSet, fit_prompt, tokenize, transcript
 
+Betas = Sequence[float] | Mapping[str, Sequence[float]]  # of every arm, or of each by its name
 TrainingKey = tuple[str, int, float]  # (arm, seed, noise)
 
 
@@ -28,12 +29,17 @@ class Plan:
     """What a study compares, settled before anything is trained."""
 
     arms: tuple[Arm, ...]
-    betas: tuple[float, ...]
+    arm_betas: Mapping[str, tuple[float, ...]]  # of every arm whose method has a β, by its name
     seeds: tuple[int, ...]
     noises: tuple[float, ...]
     settings: Settings
     checkpoints: int
     kind: str
+
+    @property
+    def betas(self) -> tuple[float, ...]:
+        """Every β of some arm, from the smallest."""
+        return tuple(sorted({beta for own in self.arm_betas.values() for beta in own}))
 
     @property
     def needs_reward(self) -> bool:
@@ -50,7 +56,7 @@ class Plan:
             (arm, beta, seed, noise)
             for seed, noise in self.conditions()
             for arm in self.arms
-            for beta in (self.betas if arm.method.uses_reference else (None,))
+            for beta in self.arm_betas.get(arm.name, (None,))
         ]
 
 
@@ -77,7 +83,7 @@ class StudyData:
 
 def make_plan(
     arms: Sequence[str] | str,
-    betas: Sequence[float],
+    betas: Betas,
     seeds: Sequence[int],
     noises: Sequence[float],
     options: Mapping[str, Any],
@@ -87,15 +93,9 @@ def make_plan(
     """Check and settle what is compared. Raises UserError for an empty or doubtful list."""
     names = split_arms(arms) if isinstance(arms, str) else list(arms)
     parsed = tuple(parse_arm(name) for name in names)
-    named = (("methods", [arm.name for arm in parsed]), ("betas", betas), ("seeds", seeds), ("label-noise", noises))
-    for label, values in named:
-        if not values:
-            raise UserError(f"--{label}: give at least one")
-        if len(set(values)) < len(values):
-            raise UserError(f"--{label}: one of them is given twice ({', '.join(map(str, values))})")
-    for beta in betas:
-        if not 0 < beta < math.inf:
-            raise UserError(f"--betas {beta}: must be greater than 0")
+    for label, values in (("methods", [arm.name for arm in parsed]), ("seeds", seeds), ("label-noise", noises)):
+        check_list(label, values)
+    arm_betas = settle_betas(parsed, betas)
     for noise in noises:
         if not 0 <= noise < 0.5:
             raise UserError(f"--label-noise {noise}: must be at least 0 and below 0.5")
@@ -105,13 +105,48 @@ def make_plan(
     if settings.kl_target:
         raise UserError("--kl-target: it moves β, by which a study compares; leave it out")
     kind = kind or default_kind([arm.method for arm in parsed], settings)
-    plan = Plan(parsed, tuple(betas), tuple(seeds), tuple(map(float, noises)), settings, checkpoints, kind)
+    plan = Plan(parsed, arm_betas, tuple(seeds), tuple(map(float, noises)), settings, checkpoints, kind)
     if plan.needs_reward:
         check_kind(kind, settings_of(kind, settings))
     for arm in parsed:
         if arm.method is AMORTIZED_IPO:
             check_preference(kind, arm.settings(settings))
     return plan
+
+
+def check_list(label: str, values: Sequence[Any]) -> None:
+    """Raises UserError for an empty list, or one that has something twice."""
+    if not values:
+        raise UserError(f"--{label}: give at least one")
+    if len(set(values)) < len(values):
+        raise UserError(f"--{label}: one of them is given twice ({', '.join(map(str, values))})")
+
+
+def settle_betas(arms: Sequence[Arm], betas: Betas) -> dict[str, tuple[float, ...]]:
+    """The β of every arm whose method has one: the same for all, or each arm's own, by its name.
+
+    Raises UserError for an arm that has none or is not compared, and for a doubtful list.
+    """
+    having = [arm.name for arm in arms if arm.method.uses_reference]
+    if not isinstance(betas, Mapping):
+        return dict.fromkeys(having, check_betas(betas))
+    own = {parse_arm(name).name: check_betas(values) for name, values in betas.items()}
+    for name in own:
+        if name not in having:
+            raise UserError(f"--betas: {name} is no arm with a β; those compared are {', '.join(having) or 'none'}")
+    for name in having:
+        if name not in own:
+            raise UserError(f"--betas: {name} has none; give every arm its own")
+    return {name: own[name] for name in having}
+
+
+def check_betas(betas: Sequence[float]) -> tuple[float, ...]:
+    """The same β. Raises UserError for an empty list, a β given twice or one that is not positive."""
+    check_list("betas", betas)
+    for beta in betas:
+        if not 0 < beta < math.inf:
+            raise UserError(f"--betas {beta}: must be greater than 0")
+    return tuple(betas)
 
 
 def check_shares(votes_per_prompt: int | None, validation_fraction: float) -> None:

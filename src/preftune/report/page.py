@@ -171,7 +171,7 @@ def _compared(study: StudyRecord) -> str:
         for part in (
             f"{model}{size}" if model else "",
             ", ".join(info["arms"]),
-            "β " + ", ".join(f"{beta:g}" for beta in info["betas"]) if info["betas"] else "",
+            _betas(study),
             "label noise " + ", ".join(f"{noise:g}" for noise in study.noises()) if any(study.noises()) else "",
             ("seed " if len(info["seeds"]) == 1 else "seeds ") + ", ".join(map(str, info["seeds"])),
             _counted(data, "votes_train", "training votes on") + _counted(data, "ballots_train", "ballots"),
@@ -180,6 +180,15 @@ def _compared(study: StudyRecord) -> str:
         )
         if part
     )
+
+
+def _betas(study: StudyRecord) -> str:
+    """`β 0.1, 0.5`, or each arm's own where they differ: `β 0.1, 0.5 (dpo), 0.02, 0.1 (ipo)`."""
+    own = {arm: [beta for beta in study.betas_of(arm) if beta is not None] for arm in study.info["arms"]}
+    told = {arm: ", ".join(f"{beta:g}" for beta in sorted(betas)) for arm, betas in own.items() if betas}
+    if len(set(told.values())) > 1:
+        return "β " + ", ".join(f"{betas} ({arm})" for arm, betas in told.items())
+    return "β " + next(iter(told.values())) if told else ""
 
 
 def _rounded(count: int) -> str:
