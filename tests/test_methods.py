@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from properties import tried
 
 from preftune.ballots import Vote
-from preftune.methods import DPO, IPO, SFT, LossOptions, Method, Scored, Terms
+from preftune.methods import AMORTIZED_IPO, DPO, IPO, SFT, LossOptions, Method, Scored, Terms
 from preftune.tokens import TokenBallot
 
 BETA = 0.3
@@ -98,6 +98,20 @@ def test_the_report_is_seen_from_the_preferred_side_weighted_by_votes_with_ties_
     assert sums["accuracy"] == pytest.approx(2 * 0.2 + 0.5 * 1 + 3 * 0.5)
     assert sums["length_preferred"] == pytest.approx(2 * 2 + 0.5 * 3 + 3 * 2.5)
     assert sums["length_other"] == pytest.approx(2 * 3 + 0.5 * 1 + 3 * 2.5)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_the_references_own_loss_is_that_of_log_ratios_of_zero(reduction: str) -> None:
+    for method in (DPO, IPO, AMORTIZED_IPO):
+        told = [replace(one, logits=tuple(0.3 * i for i, _ in enumerate(one.votes))) for one in TWO]
+        options = {"reduction": reduction, "label_smoothing": 0.1}
+        own = terms(method, told, REFERENCE, REFERENCE, **options)
+        moved = terms(method, told, POLICY, REFERENCE, **options).sums["reference_loss"]
+        assert moved == pytest.approx(float(own.loss)) and moved == own.sums["reference_loss"]
+    targets = [0.9 * 0.8 + 0.1 * 0.2, 0.1, 0.5]
+    owed = sum(weight * (p - 0.5) ** 2 for p, weight in zip(targets, (2.0, 0.5, 3.0), strict=True))
+    assert terms(IPO, TWO, POLICY, REFERENCE, label_smoothing=0.1).sums["reference_loss"] == pytest.approx(owed)
+    assert terms(DPO, TWO, POLICY, REFERENCE).sums["reference_loss"] == pytest.approx(5.5 * math.log(2))
 
 
 def test_a_policy_that_cannot_tell_the_sides_apart_is_half_right() -> None:

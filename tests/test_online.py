@@ -27,7 +27,6 @@ from preftune.errors import Interrupted, UserError
 from preftune.lab import optima
 from preftune.lab.worlds import Floats
 from preftune.loop import Step
-from preftune.online import alarms
 from preftune.run import train
 from preftune.settings import Settings, parse_arm
 
@@ -292,30 +291,3 @@ def test_an_arm_may_say_how_much_it_samples() -> None:
     settings = parse_arm("ppo[rollouts=8,inner-epochs=2]").settings(Settings())
     assert (settings.rollouts, settings.inner_epochs) == (8, 2)
     assert [parse_arm(arm).method.name for arm in ONLINE.values()] == list(ONLINE)
-
-
-# --- alarms -----------------------------------------------------------------------------------------------------------
-
-
-def rows(**columns: Sequence[float]) -> list[dict[str, float]]:
-    length = len(next(iter(columns.values())))
-    quiet = {"k1": [0.1] * length, "kl": [0.1] * length, "entropy": [2.0] * length, "score": [0.0] * length}
-    table = {**quiet, "length": [20.0] * length, **columns}
-    return [{name: values[i] for name, values in table.items()} for i in range(length)]
-
-
-@pytest.mark.parametrize(
-    ("columns", "message"),
-    [
-        ({"k1": [0.0, -1.0, -2.0, -3.0]}, "sampled KL is negative"),
-        ({"entropy": [2.0, 1.0, 0.5, 0.1]}, "entropy fell from 2.00 to 0.10"),
-        ({"score": [0.0, 1.0, 2.0, 3.0], "length": [10.0, 20.0, 30.0, 40.0]}, "the score grew with length"),
-    ],
-)
-def test_alarms_say_in_words_what_is_wrong(columns: dict[str, Sequence[float]], message: str) -> None:
-    assert [message in line for line in alarms(rows(**columns))] == [True]
-
-
-def test_a_sound_run_raises_no_alarm() -> None:
-    assert alarms(rows(score=[0.0, 1.0, 2.0, 3.0], length=[20.0, 21.0, 20.0, 19.0])) == []
-    assert alarms([]) == []

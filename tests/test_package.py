@@ -22,7 +22,7 @@ def run(*command: object, cwd: Path, env: Mapping[str, str] | None = None) -> st
     return done.stdout
 
 
-@pytest.mark.parametrize("module", ["", ".ballots", ".readers", ".report", ".results", ".stats", ".verdict"])
+@pytest.mark.parametrize("module", ["", ".alarms", ".ballots", ".readers", ".report", ".results", ".stats", ".verdict"])
 def test_data_and_reports_load_no_torch(module: str, tmp_path: Path) -> None:
     code = f"import sys, preftune{module}; print(sorted({{'torch', 'transformers'}} & set(sys.modules)))"
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}

@@ -383,6 +383,10 @@ TROUBLES: Mapping[str, Callable[[StudyRecord], StudyRecord]] = {
     "The KL is not a number": lambda study: with_last(study, "dpo-0.1-0", kl=math.nan),
     "The KL is negative": lambda study: with_last(study, "dpo-0.1-0", kl=-0.5),
     "a quarter longer": lambda study: with_last(study, "dpo-0.1-0", length=30.0),
+    "The loss ended above the reference's own": lambda study: with_metrics(
+        study, "dpo-0.1-0", loss=1.25, reference_loss=0.69
+    ),
+    "Held-out accuracy is exactly 1/2": lambda study: with_last(study, "dpo-0.1-0", accuracy=0.5, accuracy_se=0.0),
     "a second opinion fell": lambda study: with_last(study, "dpo-0.1-0", extra={"vader": -2.0, "vader_se": 0.01}),
 }
 
@@ -397,6 +401,8 @@ def test_each_trouble_raises_its_own_alarm_and_names_its_run(tmp_path: Path, wor
     "harmless",
     [
         lambda study: with_metrics(study, "dpo-0.1-0", log_ratio_preferred=-1.5, log_ratio_other=1.0),
+        lambda study: with_metrics(study, "dpo-0.1-0", loss=0.68, reference_loss=0.69),
+        lambda study: with_last(study, "dpo-0.1-0", accuracy=0.5),
         lambda study: with_last(study, "dpo-0.1-0", kl=-1e-6),
         lambda study: with_last(study, "dpo-0.1-0", length=19.0),
         lambda study: with_last(study, "dpo-0.1-0", length=30.0, gain=-0.2),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -22,7 +21,6 @@ from torch import Tensor, nn
 
 from .ballots import Prompt
 from .branches import BranchBatch, pack
-from .console import say
 from .errors import UserError
 from .invariants import StartCheck
 from .judges import Reward
@@ -340,52 +338,3 @@ def check_context(bench: Workbench, training: PromptTraining, settings: Settings
     if training.method.has_critic and settings.lora and settings.grad_checkpointing:
         raise UserError("--grad-checkpointing does not go with --lora for ppo; leave out one of them")
     check_room(bench, max(map(len, training.prompts)), settings.max_new_tokens)
-
-
-# --- alarms -----------------------------------------------------------------------------------------------------------
-
-
-def alarms(metrics: Sequence[Mapping[str, float]]) -> list[str]:
-    """What the metrics of a run give reason to worry about, in plain words."""
-    if len(metrics) < 4:
-        return []
-    quarter = max(1, len(metrics) // 4)
-
-    def early(name: str) -> float:
-        return sum(row[name] for row in metrics[:quarter]) / quarter
-
-    def late(name: str) -> float:
-        return sum(row[name] for row in metrics[-quarter:]) / quarter
-
-    found = []
-    if late("k1") < -0.1 and late("k1") < late("kl") - 1:
-        found.append(
-            f"the sampled KL is negative ({late('k1'):.2f} nats, {late('kl'):.2f} exactly): samples and log-probs are "
-            "not of one policy"
-        )
-    if late("entropy") < 0.2 * early("entropy"):
-        found.append(
-            f"entropy fell from {early('entropy'):.2f} to {late('entropy'):.2f} nats per token: the policy "
-            "repeats itself"
-        )
-    gain, longer = late("score") - early("score"), late("length") - early("length")
-    slope = _slope([row["length"] for row in metrics], [row["score"] for row in metrics])
-    if gain > 0 and longer > 0.2 * early("length") and slope * longer > 0.8 * gain:
-        found.append(
-            f"the score grew with length ({early('length'):.0f} to {late('length'):.0f} tokens): longer, not better?"
-        )
-    return found
-
-
-def _slope(x: Sequence[float], y: Sequence[float]) -> float:
-    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    spread = math.fsum((a - mean_x) ** 2 for a in x)
-    return math.fsum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / spread if spread else 0.0
-
-
-def say_alarms(metrics: Sequence[Mapping[str, float]]) -> list[str]:
-    """Print the alarms and return them."""
-    found = alarms(metrics)
-    for line in found:
-        say(f"worth a second look: {line}")
-    return found

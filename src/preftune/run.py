@@ -16,6 +16,7 @@ import torch
 from scipy.special import expit
 from torch import nn
 
+from .alarms import held_out_alarms, run_alarms, say_alarms
 from .ballots import Ballot, BallotSet, split_by_prompt
 from .console import say
 from .engine import remove_state
@@ -29,7 +30,7 @@ from .loop import Step, plan_steps
 from .methods import AnyMethod, LossOptions, Method, OnlineMethod, Scored, Selection, Terms
 from .models import Policy, closed_on_error, start_policy
 from .objectives import ipo_target, smooth, unbias
-from .online import PromptTraining, prepare_prompts, say_alarms, train_online
+from .online import PromptTraining, prepare_prompts, train_online
 from .preference_model import RewardModel, load_reward
 from .reference import ReferenceValues, fill_store
 from .results import read_metrics, write_json
@@ -402,6 +403,9 @@ def train(
             measure(training.steps, policy)
         policy.save(folder)
         metrics = read_metrics(folder / "metrics.jsonl")
+        agreement = measured.get("accuracy", {})
+        found = run_alarms(metrics) + held_out_alarms(agreement.get("value"), agreement.get("se"))
+        say_alarms(found)
         record: dict[str, Any] = {
             "method": method,
             "beta": beta,
@@ -415,7 +419,7 @@ def train(
             "target": target,
             **told,
             **({"held_out": measured} if measured else {}),
-            **({"alarms": say_alarms(metrics)} if isinstance(training, PromptTraining) else {}),
+            "alarms": found,
             "budget": budget(training, metrics, settings),
             "versions": versions(),
         }

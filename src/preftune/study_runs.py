@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from .alarms import run_alarms, say_alarms
 from .console import say
 from .errors import Interrupted, UserError
 from .evaluate import (
@@ -30,7 +31,6 @@ from .evaluate import (
 )
 from .methods import AMORTIZED_IPO, Selection, best_of_n_kl
 from .models import Policy
-from .online import PromptTraining, say_alarms
 from .preference_model import RewardModel
 from .preferences import set_targets
 from .results import REFERENCE, Result, Sample, append_records, read_metrics, read_results, read_samples, write_json
@@ -244,7 +244,8 @@ class Runner:
             policy.save(folder)
         metrics = read_metrics(folder / "metrics.jsonl")
         spent = budget(training, metrics, settings)
-        found = say_alarms(metrics) if isinstance(training, PromptTraining) else []
+        found = run_alarms(metrics)
+        say_alarms(found)
         model, reference = self.bench.base, self.bench.reference
         record = identity | {
             "chat": trained_on_chats(self.data.ballots),

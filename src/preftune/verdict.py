@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .alarms import UNMOVED, WORSE, last_quarter, loss_above_reference, unmoved
 from .results import REFERENCE, Result, StudyRecord
 from .stats import (
     Estimate,
@@ -454,6 +455,9 @@ def alarms(study: StudyRecord) -> tuple[str, ...]:
         "The KL is not a number, so the policy or its evaluation is broken": _no_kl(study),
         "The KL is negative, which no KL can be, so its evaluation is wrong": _negative_kl(study),
         "The loss is not a number": _no_loss(study),
+        f"The loss ended above the reference's own on the same votes: {WORSE} (the two over the last quarter of "
+        "training)": _loss_rose(study),
+        UNMOVED[0].upper() + UNMOVED[1:]: _unmoved(study),
         "Preferred and other responses both became less likely than under the reference, so probability went to "
         "responses that nobody compared (log-ratios in nats over the last quarter of training)": _both_fell(study),
         "Samples grew more than a quarter longer than the reference's, so part of a gain may be length": _longer(study),
@@ -495,10 +499,22 @@ def _no_loss(study: StudyRecord) -> list[str]:
 def _both_fell(study: StudyRecord) -> list[str]:
     names, cases = run_names(study), []
     for run, steps in study.metrics.items():
-        preferred, other = (_late(steps, f"log_ratio_{side}") for side in ("preferred", "other"))
+        preferred, other = (last_quarter(steps, f"log_ratio_{side}") for side in ("preferred", "other"))
         if preferred and other and preferred.interval()[1] < 0 and other.interval()[1] < 0:
             cases.append(f"{names.get(run, run)}: {preferred.value:.2f} and {other.value:.2f}".replace("-", "−"))
     return cases
+
+
+def _loss_rose(study: StudyRecord) -> list[str]:
+    names = run_names(study)
+    ends = {run: loss_above_reference(steps) for run, steps in study.metrics.items()}
+    return [f"{names.get(run, run)}: {both[0]:.3g} and {both[1]:.3g}" for run, both in ends.items() if both]
+
+
+def _unmoved(study: StudyRecord) -> list[str]:
+    names = run_names(study)
+    rows = [row for row in study.finals() if row.step > 0 and unmoved(row.accuracy, row.accuracy_se)]
+    return [f"{names[row.run]} at step {row.step}" for row in rows]
 
 
 def _longer(study: StudyRecord) -> list[str]:
@@ -532,13 +548,6 @@ def _over_optimised(study: StudyRecord) -> list[str]:
         if best.gain - last.gain > 2 * error and last.extra[PROXY] >= best.extra[PROXY]:
             cases.append(f"{names[last.run]}: {best.gain:.2f} and {last.gain:.2f}".replace("-", "−"))
     return cases
-
-
-def _late(steps: Sequence[Mapping[str, float]], name: str) -> Estimate | None:
-    """Mean over the last quarter of the optimiser steps, four at least."""
-    values = [row[name] for row in steps if math.isfinite(row.get(name, math.nan))]
-    late = values[-max(len(values) // 4, 4) :]
-    return clustered_mean(late, range(len(late))) if len(late) >= 4 else None
 
 
 # --- words ------------------------------------------------------------------------------------------------------------

@@ -35,7 +35,10 @@ def vote_mass(ballot: TokenBallot) -> float:
 
 
 def pairwise_terms(scored: Scored, options: LossOptions, loss_of: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Terms:
-    """The weighted sum of `loss_of(log-ratio of a, log-ratio of b, p)` over all votes, `[V]` each, and the report."""
+    """The weighted sum of `loss_of(log-ratio of a, log-ratio of b, p)` over all votes, `[V]` each, and the report.
+
+    `reference_loss` in it is what the reference itself would have: a policy that learns from its votes stays below.
+    """
     log_ratio_B = scored.logprob_B - scored.reference_B
     if options.reduction == "mean":
         log_ratio_B = log_ratio_B / scored.length_B
@@ -43,6 +46,8 @@ def pairwise_terms(scored: Scored, options: LossOptions, loss_of: Callable[[Tens
     loss = loss_of(log_ratio_B[a], log_ratio_B[b], p)
     with torch.no_grad():
         sums = _report(log_ratio_B, scored.length_B, a, b, p, options.beta)
+        zero = torch.zeros_like(p)
+        sums |= {"reference_loss": loss_of(zero, zero, p)}
         totals = {name: float((weight * value).sum()) for name, value in sums.items()}
     return Terms((weight * loss).sum(), totals | {"weight": float(weight.sum())})
 
