@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def run(*command: object, cwd: Path, env: Mapping[str, str] | None = None) -> str:
-    """What a command printed; fails with all it printed if the command failed."""
+    """What a command printed; fails with all it printed if it failed. The caller's PYTHONPATH stays out of it."""
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} if env is None else env
     done = subprocess.run([str(part) for part in command], cwd=cwd, env=env, capture_output=True, text=True)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
