@@ -661,12 +661,21 @@ def test_a_score_that_is_no_number_names_the_response(value: float, model: str, 
         broken.scores(branch_layout(BALLOTS))
 
 
-def test_weights_that_are_not_numbers_are_found_when_they_score(base: Base, tmp_path: Path) -> None:
+def test_weights_that_are_not_numbers_are_found_when_they_are_loaded(base: Base, tmp_path: Path) -> None:
     folder = classifier(tmp_path)
     weights = load_file(folder / "model.safetensors")
     weights["score.weight"][:] = float("nan")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match="nan"):
+    with pytest.raises(UserError, match=r"its weight score\.weight holds values that are not finite"):
+        load(folder, base)
+
+
+def test_scores_that_are_not_numbers_are_found_when_they_arise(base: Base, tmp_path: Path) -> None:
+    folder = classifier(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    weights["score.weight"][:] = 3e38
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="--reward: the score of a response is"):
         load(folder, base).scores(branch_layout(BALLOTS))
 
 

@@ -286,10 +286,8 @@ def fit_or_load(
     A tenth of the prompts says when `lora` and `full` stop. Raises UserError if what is there is of another kind.
     """
     done, settings = folder / "done.json", settings_of(kind, settings)
+    check_fitted(folder, kind)
     if done.exists():
-        there = json.loads(done.read_text(encoding="utf-8"))["kind"]
-        if there != kind:
-            raise UserError(f"--kind {kind}: {folder} holds one of kind {there}; give --kind {there}, or a new --out")
         return open_reward(folder / "reward", bench)
     say(f"reward model, seed {seed} ({kind})")
     validation: Sequence[TokenBallot] = ()
@@ -302,6 +300,14 @@ def fit_or_load(
         write_json(done, {"kind": kind, "seed": seed})
     remove_state(folder / "state")
     return reward
+
+
+def check_fitted(folder: Path, kind: str) -> None:
+    """Raises UserError if what was fitted in the folder is of another kind."""
+    done = folder / "done.json"
+    there = json.loads(done.read_text(encoding="utf-8"))["kind"] if done.exists() else kind
+    if there != kind:
+        raise UserError(f"--kind {kind}: {folder} holds one of kind {there}; give --kind {there}, or a new --out")
 
 
 def take_out(tokens: TokenSet, *, seed: int) -> tuple[TokenSet, tuple[TokenBallot, ...]]:

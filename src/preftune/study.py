@@ -23,6 +23,7 @@ from .online import PromptTraining, check_context
 from .preferences import check_extra_responses
 from .report import write_report
 from .results import Result, StudyRecord, measured_against_a_policy, read_study, write_json
+from .rewards import check_fitted
 from .run import AnyTraining, check_out, describe_counts, describe_target, prepare, versions
 from .stopping import only_writer
 from .stores import ARITHMETIC
@@ -162,6 +163,8 @@ def compare(
         info["data"] |= {"votes_per_prompt": votes_per_prompt} if votes_per_prompt is not None else {}
         info |= {"title": title or f"{', '.join(info['arms'])} on {Path(str(model)).name}", "command": command}
         info |= {"notes": list(notes), "seconds": {}}
+        for fitted in (folder / "rewards").glob("*"):
+            check_fitted(fitted, plan.kind)
         info = open_study(folder, info)
         say(f"layout: {bench.layout.name} ({bench.layout.reason})")
         held_out, trained_on = len(data.held_out.ballots), len(data.training.ballots)
