@@ -39,7 +39,7 @@ from preftune.tokens import tokenize
 from preftune.verdict import verdict
 from preftune.workbench import open_workbench
 
-# the demo's prompts twice, seen once: where votes are seen again, IPO learns them by heart and gains nothing more
+# each vote is seen once: where votes are seen again, IPO learns them by heart and gains nothing more
 SIZE = Size(256, 80, betas=(0.1, 0.5), seeds=(0, 1, 2), checkpoints=3, samples=4, tokens=12)
 LEARNING_RATE = 5e-5
 VALIDATION = 0.1

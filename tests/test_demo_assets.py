@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preftune import demo_assets
+from preftune.demo import ONLINE, SIZES, Size, betas_of
 from preftune.demo_assets import (
     PREFIX,
     Asset,
@@ -342,3 +343,12 @@ def test_the_real_packages_give_the_model_the_ratings_and_a_second_opinion(
     ids = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     answer = model.generate(**ids, max_new_tokens=8, do_sample=False)[0, ids["input_ids"].shape[1] :]
     assert "Paris" in tokenizer.decode(answer)
+
+
+@pytest.mark.parametrize("size", SIZES.values())
+def test_the_betas_of_ipo_are_a_fifth_of_those_of_dpo_and_only_arms_with_one_have_any(size: Size) -> None:
+    arms = [*ONLINE.values(), "dpo[reduction=mean]", "ipo", "amortized-ipo", "sft", "best-of-n"]
+    betas = betas_of(arms, size)
+    assert {arm for arm, own in betas.items() if own == size.betas} == {*ONLINE.values(), "dpo[reduction=mean]"}
+    assert betas["ipo"] == betas["amortized-ipo"] == pytest.approx([beta / 5 for beta in size.betas])
+    assert "sft" not in betas and "best-of-n" not in betas

@@ -35,22 +35,22 @@ from .engine import pick_device
 from .errors import UserError
 from .gguf import convert_model
 from .judges import Judge
+from .methods import AMORTIZED_IPO, IPO
 from .models import load_base
 from .readers import read_ballots, write_ballots
 from .rollouts import sample_responses
-from .settings import split_arms
+from .settings import parse_arm, split_arms
 from .stores import cache_folder
 from .study import Study, compare
 
 TEMPERATURE = 0.36  # of the labels, in gold's units: about four in five votes agree with gold
-RESPONSES = 4  # to each training prompt; all six pairs of them are voted on
-EVAL_RESPONSES = 2  # to every other evaluation prompt: held-out votes are a side show where gold is known
+RESPONSES = 4  # to each prompt, of training and of evaluation; all six pairs of them are voted on
 SAMPLING_SEED = 1  # training data must not share its randomness with the evaluation, whose seed is 0
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large the experiment is."""
+    """How large the experiment is; `betas` are DPO's."""
 
     train_prompts: int
     eval_prompts: int
@@ -62,19 +62,21 @@ class Size:
 
 
 SIZES = {
-    "default": Size(128, 80, (0.1, 0.5), (0,), checkpoints=3, samples=1, tokens=12),
+    "default": Size(256, 80, (0.1, 0.5), (0,), checkpoints=2, samples=1, tokens=12),
     "full": Size(512, 256, (0.05, 0.1, 0.2, 0.5, 1.0), (0, 1, 2), checkpoints=6, samples=4, tokens=24),
 }
-LEARNING_RATE = 1.5e-4
-ONLINE = {  # methods that learn from samples need smaller steps and more samples than votes: their gradients are noisy
-    "ppo": "ppo[lr=5e-05,rollouts=8]",
-    "rloo": "rloo[lr=5e-05,rollouts=8]",
+LEARNING_RATE = 5e-5  # at three times this the losses rise: the policy moves without learning what the votes say
+BETA_OF_IPO = 0.2  # of DPO's: there the two go about as far from the reference, so that they share a range of KL
+ONLINE = {  # methods that learn from samples need many of them: their gradients are noisy
+    "ppo": "ppo[rollouts=8]",
+    "rloo": "rloo[rollouts=8]",
 }
 NOTES = (
     "Gold was fitted on human ratings, but it is a regression: a policy can learn to please it and not people. VADER, "
     "a lexicon that no policy was trained on, is the second opinion.",
-    "The runs are short: at this learning rate training stops long before the optimum, so the length of training moves "
-    "KL as much as β does. Read the methods at equal KL, not at equal β.",
+    "The runs are short: every vote is seen once, and training stops long before the optimum, so that its length moves "
+    "KL as much as β does. IPO's β are a fifth of DPO's, where both go about as far in so many steps. Read the methods "
+    "at equal KL, not at equal β.",
     "Reviews of one film may stand on both sides of the split between gold's snippets and the prompts; no snippet, and "
     "no near-duplicate of one, does.",
     "One small model, one task, short continuations. What wins here need not win elsewhere.",
@@ -123,7 +125,7 @@ def prepare_demo(out: Path, size: Size) -> Experiment:
     precision = choose_precision(out)
     train_file, eval_file = out / "ballots.jsonl", out / "eval-ballots.jsonl"
     agreed = make_ballots(train_file, train_prompts, model, gold, RESPONSES, size.tokens, precision)
-    ceiling = make_ballots(eval_file, eval_prompts[::2], model, gold, EVAL_RESPONSES, size.tokens, precision)
+    ceiling = make_ballots(eval_file, eval_prompts, model, gold, RESPONSES, size.tokens, precision)
     say(f"{agreed:.1%} of the training votes agree with gold; ready after {time.monotonic() - started:.0f} s")
     vader = load_vader(assets.vader)
     judge = Judge(
@@ -162,12 +164,13 @@ def run_demo(out: Path, *, size: str = "default", methods: str = "dpo,ipo") -> S
     """
     chosen = find_size(size)
     experiment = prepare_demo(out, chosen)
+    arms = [ONLINE.get(arm, arm) for arm in split_arms(methods)]
     return compare(
-        [ONLINE.get(arm, arm) for arm in split_arms(methods)],
+        arms,
         experiment.ballots,
         eval_ballots=experiment.eval_ballots,
         model=str(experiment.model),
-        betas=chosen.betas,
+        betas=betas_of(arms, chosen),
         seeds=chosen.seeds,
         out=out / "study",
         prompts=experiment.prompts,
@@ -182,6 +185,17 @@ def run_demo(out: Path, *, size: str = "default", methods: str = "dpo,ipo") -> S
         ),
         **experiment.shared,
     )
+
+
+def betas_of(arms: Sequence[str], size: Size) -> dict[str, tuple[float, ...]]:
+    """The β of every arm that has one: DPO's, or so much less for the IPO family."""
+    methods = {arm: parse_arm(arm).method for arm in arms}
+    share = {arm: BETA_OF_IPO if method in (IPO, AMORTIZED_IPO) else 1.0 for arm, method in methods.items()}
+    return {
+        arm: tuple(round(share[arm] * beta, 6) for beta in size.betas)
+        for arm, method in methods.items()
+        if method.uses_reference
+    }
 
 
 def describe_quality(gold: Gold) -> str:
