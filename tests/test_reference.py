@@ -116,10 +116,9 @@ def test_each_of_weights_precision_layout_machine_and_arithmetic_has_a_store_of_
     assert not Store(tmp_path, replace(KEY, arithmetic=2)).logprobs(response_keys(PAIR))
 
 
-def test_a_store_says_what_it_is_of_and_keeps_a_witness_of_every_pass(tmp_path: Path) -> None:
+def test_a_store_says_what_it_is_of_and_keeps_a_witness_of_every_ballot(tmp_path: Path) -> None:
     store, other = Store(tmp_path, KEY), TokenBallot((7,), ((8, 9), (10,)), ())
     store.add_logprobs([PAIR, other], [-1.0, -2.0, -3.0, -4.0])
-    store.add_logprobs([other], [-3.0, -4.0])
     assert read_key(store.path) == KEY
     found = {witness.key: (witness.prompt, witness.response) for witness in store.witnesses()}
     assert found == {response_keys(PAIR)[0]: ((3, 4), (5,)), response_keys(other)[0]: ((7,), (8, 9))}

@@ -1,8 +1,8 @@
 """What is computed of a frozen model once per content and kept on disk, shared by every run that needs it.
 
-One SQLite file per `StoreKey` and kind of value; in it a row per (prompt ids, response ids). Nothing in the key depends
+One SQLite file per `StoreKey`; in it a row per (prompt ids, response ids). Nothing in the key depends
 on a file's name or age, on a learning rate or on an output folder, so a sweep pays once. Each file also keeps the token
-ids of a witness from every pass that filled it, so that `doctor` can compute stored values anew.
+ids of one response of every ballot, so that `doctor` can compute stored values anew.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Store:
         rows = zip([key for ballot in ballots for key in response_keys(ballot)], values, strict=True)
         with self._open() as database:
             database.executemany("INSERT OR IGNORE INTO logprobs VALUES (?, ?)", rows)
-            _add_witness(database, ballots[0])
+            _add_witnesses(database, ballots)
 
     def add_features(self, ballots: Sequence[TokenBallot], layers: Sequence[int], values_LBD: Tensor) -> None:
         """Add the features of all responses of the ballots, in order; one that is there already stays."""
@@ -136,10 +136,10 @@ class Store:
         ]
         with self._open() as database:
             database.executemany("INSERT OR IGNORE INTO features VALUES (?, ?, ?)", rows)
-            _add_witness(database, ballots[0])
+            _add_witnesses(database, ballots)
 
     def witnesses(self) -> list[Witness]:
-        """One response of every pass that filled the store, in order of their keys."""
+        """The first response of every ballot that filled the store, in order of their keys."""
         with self._open() as database:
             rows = database.execute("SELECT key, prompt, response FROM witnesses ORDER BY key").fetchall()
         return [Witness(key, _ids(prompt), _ids(response)) for key, prompt, response in rows]
@@ -168,9 +168,9 @@ def read_key(path: Path) -> StoreKey | None:
         return None
 
 
-def _add_witness(database: sqlite3.Connection, ballot: TokenBallot) -> None:
-    row = (response_keys(ballot)[0], _blob(ballot.prompt), _blob(ballot.responses[0]))
-    database.execute("INSERT OR IGNORE INTO witnesses VALUES (?, ?, ?)", row)
+def _add_witnesses(database: sqlite3.Connection, ballots: Sequence[TokenBallot]) -> None:
+    rows = [(response_keys(b)[0], _blob(b.prompt), _blob(b.responses[0])) for b in ballots]
+    database.executemany("INSERT OR IGNORE INTO witnesses VALUES (?, ?, ?)", rows)
 
 
 def _blob(ids: Sequence[int]) -> bytes:
