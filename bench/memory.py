@@ -33,7 +33,7 @@ def peak(given: argparse.Namespace, lora: int, side: list[str]) -> float | None:
 def measure(given: argparse.Namespace, lora: int) -> dict[str, Any]:
     """Our peak and TRL's, all pairs of a step at once and fewer at a time."""
     sides = {
-        "ours": ["--side", "ours"],
+        "ours": ["--side", "ours", "--micro-tokens", "4096"],
         "ours, 1,024 tokens": ["--side", "ours", "--micro-tokens", "1024"],
         "the same, compiled": ["--side", "ours", "--micro-tokens", "1024", "--compile"],
         f"TRL, {given.batch_size} pairs": ["--side", "trl", "--peer-batch", str(given.batch_size)],

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ import preftune.session
 from preftune.ballots import Ballot, Vote
 from preftune.engine import load_state, remove_state, save_state, state_record
 from preftune.errors import Interrupted, UserError
+from preftune.methods import METHODS
 from preftune.run import Run
+from preftune.settings import READS, Settings
 from preftune.training import train
 
 WORDS = [f"w{i}" for i in range(20)]
@@ -237,6 +240,91 @@ def test_a_run_is_resumed_only_as_what_it_was(model: str, tmp_path: Path, monkey
         with pytest.raises(UserError, match=f"cannot resume.*{reason}"):
             run(**{"model": model, "out": out, "resume": True, **change})
         assert contents(out) == before
+
+
+LIKELIHOOD = {"label_smoothing": 0.1, "flip_rate": 0.1}
+SAMPLING = {"rollouts": 9, "end_penalty": 2.0, "kl_target": 1.0, "max_new_tokens": 9}
+PREFERENCE = {"pairs": "votes", "target": "winner-loser", "extra_responses": 3, "gamma": 0.5, "stop_gradient": False}
+
+
+@pytest.mark.parametrize(
+    ("method", "read", "unread"),
+    [
+        ("sft", {}, {"reduction": "mean", **LIKELIHOOD, **SAMPLING, **PREFERENCE}),
+        ("dpo", {"reduction": "mean", **LIKELIHOOD}, {**SAMPLING, "whiten": False, **PREFERENCE}),
+        ("ipo", {"reduction": "mean", **LIKELIHOOD}, {**SAMPLING, "inner_epochs": 9, **PREFERENCE}),
+        ("amortized-ipo", {"reduction": "mean", **LIKELIHOOD, **PREFERENCE}, {"rollouts": 9, "end_penalty": 2.0}),
+        ("reward", LIKELIHOOD, {**SAMPLING, **PREFERENCE}),
+        (
+            "ppo",
+            {**SAMPLING, "inner_epochs": 9, "whiten": False, "flip_rate": 0.1},
+            {"reduction": "mean", **PREFERENCE},
+        ),
+        ("rloo", {**SAMPLING, "flip_rate": 0.1}, {"reduction": "mean", "inner_epochs": 9, "whiten": False}),
+    ],
+)
+def test_a_method_depends_on_its_own_options_and_never_on_how_the_work_is_cut(
+    method: str, read: dict[str, Any], unread: dict[str, Any]
+) -> None:
+    shared = {"lr": 1.0, "steps": 3, "batch_size": 5, "max_length": 9, "lora": 2, "precision": "bf16", "warmup": 0.3}
+    cut = {"micro_tokens": 5, "compile": True, "device": "cuda"}
+    own = Settings().read_by(method)
+    for name, value in {**shared, **read}.items():
+        assert own[name] != value, name
+    assert not own.keys() & {*unread, *cut, "grad_checkpointing"}
+
+
+def test_every_option_is_read_by_some_method_or_is_about_the_machine() -> None:
+    read = {name for names in READS.values() for name in names}
+    assert READS.keys() == {*METHODS, "reward"}
+    assert {field.name for field in fields(Settings)} - read == {
+        *("micro_tokens", "grad_checkpointing", "compile", "device")
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "change"),
+    [
+        ("ipo", {"micro_tokens": 200}),
+        ("ipo", {"micro_tokens": 8, "rollouts": 7, "end_penalty": 3.0}),
+        ("dpo", {"grad_checkpointing": True, "rollouts": 7}),
+        ("sft", {"beta": 0.7, "reduction": "mean", "flip_rate": 0.2, "micro_tokens": 200}),
+        ("amortized-ipo", {"micro_tokens": 200, "rollouts": 7}),
+        ("amortized-ipo", {"micro_tokens": 200, "kind": "full"}),
+        ("ppo", {"micro_tokens": 200, "reduction": "mean", "kind": "frozen"}),
+        ("rloo", {"micro_tokens": 200, "inner_epochs": 9, "kind": "frozen"}),
+        ("reward", {"micro_tokens": 200, "rollouts": 7}),
+    ],
+)
+def test_what_a_method_does_not_read_may_change_when_it_is_gone_on_with(
+    method: str, change: dict[str, Any], model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It then ends where an uninterrupted run ends, but for the rounding that another cut of the work brings."""
+    how: dict[str, Any] = {"model": model, "method": method, "lr": 1e-3}
+    how |= {"kind": change["kind"]} if "kind" in change else {}
+    how |= {"beta": None} if method == "reward" else {}
+    how |= {"max_new_tokens": 3, "rollouts": 2, "inner_epochs": 2, "steps": 4} if method in ("ppo", "rloo") else {}
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    run(out=whole, **how)
+    stop = 4 if method == "ppo" else 3
+    run_until(monkeypatch, stop, saved=stop, out=out, **how)
+    run(out=out, resume=True, **how | change)
+    for found, wanted in zip(metrics_of(out), metrics_of(whole), strict=True):
+        assert found == pytest.approx(wanted, rel=1e-3, abs=1e-5)
+
+
+def test_a_state_of_a_version_that_kept_all_settings_is_gone_on_with(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(model, tmp_path / "whole")
+    out = tmp_path / "out"
+    run_until(monkeypatch, 5, saved=5, model=model, out=out)
+    path = out / "state" / "record.json"
+    record = json.loads(path.read_text())
+    everything = asdict(Settings(micro_tokens=4096, rollouts=9, device="cuda"))
+    path.write_text(json.dumps({**everything, "device": "any", **record}))
+    run(model, out, resume=True)
+    assert_equal_runs(out, tmp_path / "whole")
 
 
 def test_a_finished_run_is_neither_resumed_nor_written_over(model: str, tmp_path: Path) -> None:

@@ -189,6 +189,37 @@ def test_betas_that_fit_no_arm_are_refused(betas: object, message: str, model: s
     assert message in str(caught.value) and not (tmp_path / "s").exists()
 
 
+def test_what_no_arm_reads_may_change_while_a_study_grows(model: str, tmp_path: Path) -> None:
+    """How the work is cut may change for all of them, and an option of a method that is not there yet."""
+    out, small = tmp_path / "s", QUICK | {"betas": [0.1], "epochs": 1.0, "checkpoints": 1}
+    before = compare("sft", make_ballots(), model=model, out=out, **small)
+    assert before.study.info["settings"]["micro_tokens"] == 1024
+    other = {"micro_tokens": 30, "grad_checkpointing": True, "flip_rate": 0.1, "rollouts": 2}
+    grown = compare("sft,dpo", make_ballots(), model=model, out=out, **small | other)
+    settings = grown.study.info["settings"]
+    assert {name: settings[name] for name in other} == other
+    record = json.loads((out / "runs" / "dpo-beta0.1-seed0" / "run.json").read_text())
+    assert (record["settings"]["micro_tokens"], record["settings"]["flip_rate"]) == (30, 0.1)
+    later = small | other | {"micro_tokens": 500, "rollouts": 9}
+    compare("sft", make_ballots(), model=model, out=out, **later)
+    with pytest.raises(UserError, match=r"another --flip-rate \(0\.1, now 0\.2\)"):
+        compare("sft", make_ballots(), model=model, out=out, **later | {"flip_rate": 0.2})
+    with pytest.raises(UserError, match="another --reduction"):  # accuracy is measured with it
+        compare("sft", make_ballots(), model=model, out=out, **later | {"reduction": "mean"})
+    with pytest.raises(UserError, match="another --samples"):
+        compare("sft", make_ballots(), model=model, out=out, **later | {"samples": 1})
+
+
+def test_freed_memory_goes_back_between_the_runs(model: str, tmp_path: Path, monkeypatch) -> None:
+    done: list[str] = []
+    real = study_runs.Runner.run
+    monkeypatch.setattr(study_runs.Runner, "run", lambda self, *args: (real(self, *args), done.append("run")))
+    monkeypatch.setattr("preftune.study_runs.return_freed_memory", lambda: done.append("returned"))
+    options = QUICK | {"epochs": 1.0, "checkpoints": 1, "samples": 0}
+    compare("sft,dpo", make_ballots(), model=model, out=tmp_path / "s", **options)
+    assert done == ["run", "returned"] * 3
+
+
 def test_an_arm_with_lora_leaves_the_base_as_it_was(model: str, tmp_path: Path) -> None:
     small = QUICK | {"betas": [0.5], "epochs": 1.0, "checkpoints": 1}
     alone = compare("ipo", make_ballots(), model=model, out=tmp_path / "alone", **small)

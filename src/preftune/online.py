@@ -11,7 +11,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -173,7 +173,7 @@ class Collector:
         passes = self.training.passes
         for iteration in self.training.plan[done // passes :]:
             self.collect(iteration)
-            groups = pack([self.bench.layout.size(e.ballot) for e in self.batch], self.settings.micro_tokens)
+            groups = pack([self.bench.layout.size(e.ballot) for e in self.batch], self.settings.pass_tokens)
             networks = ("policy", "critic") if self.critic else ("policy",)
             parts = tuple(Part(network, tuple(group)) for network in networks for group in groups)
             mass = sum(map(self.training.method.mass, self.batch))
@@ -199,7 +199,7 @@ class Collector:
             )
         ballots = [TokenBallot(r.prompt, r.responses, ()) for r in rollouts]
         batch: dict[int, Experience] = {}
-        for group in pack([self.bench.layout.size(ballot) for ballot in ballots], self.settings.micro_tokens):
+        for group in pack([self.bench.layout.size(ballot) for ballot in ballots], self.settings.pass_tokens):
             measured = self._measure([ballots[i] for i in group], [rollouts[i] for i in group])
             batch |= dict(zip(group, measured, strict=True))
         s = self.settings
@@ -320,11 +320,11 @@ def train_online(
 def online_identity(
     bench: Workbench, training: PromptTraining, reward: Reward, settings: Settings, beta: float, seed: int
 ) -> dict[str, Any]:
-    """What a saved state must agree with to be continued."""
+    """What a saved state must agree with to be continued: what the method reads, and nothing else."""
     data = hashlib.sha256(repr(training.prompts).encode()).hexdigest()
     named = {"method": training.method.name, "beta": beta, "seed": seed}
     content = {"model": bench.base.sha256, "reference": bench.reference.sha256, "reward": reward.sha256, "data": data}
-    return named | content | asdict(replace(settings, device="any"))
+    return named | content | settings.read_by(training.method.name)
 
 
 def check_context(bench: Workbench, training: PromptTraining, settings: Settings) -> None:

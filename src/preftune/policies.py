@@ -25,6 +25,7 @@ from .report.text import harmless
 from .results import REFERENCE, Result, Sample, write_records
 from .rollouts import Rollout, sample_responses
 from .run import held_out_reference, open_reward
+from .settings import make_settings
 from .stats import number
 from .study_plan import held_out_prompts, make_questions
 from .study_runs import reference_rollouts
@@ -62,7 +63,7 @@ def evaluate_folders(
     max_new_tokens: int = 64,
     seed: int = 0,
     max_length: int = 1024,
-    micro_tokens: int = 4096,
+    micro_tokens: int | None = None,
     precision: str = "fp32",
     device: str = "auto",
     out: str | None = None,
@@ -77,6 +78,7 @@ def evaluate_folders(
     different references.
     """
     found = [find_policy(folder) for folder in folders]
+    budget = make_settings({"micro_tokens": micro_tokens, "device": device}).pass_tokens
     bench = open_workbench(_common_reference(found, reference), precision=precision, device=device)
     ballots = read_ballots(data) if data else ()
     asked = read_prompts(prompts) if prompts else held_out_prompts(ballots, eval_prompts)
@@ -84,14 +86,14 @@ def evaluate_folders(
         raise UserError("evaluate: nothing to ask; give --prompts FILE, or --data FILE with preferences")
     tokens = tokenize(ballots, bench.base.form, max_length=max_length)
     questions, _ = make_questions(asked, tokens, bench.base.form, max_length, samples, max_new_tokens, judge, {})
-    known = held_out_reference(bench, questions.ballots, micro_tokens)
-    proxy = proxy_of(open_reward(reward, bench), bench, questions, micro_tokens) if reward and samples else None
+    known = held_out_reference(bench, questions.ballots, budget)
+    proxy = proxy_of(open_reward(reward, bench), bench, questions, budget) if reward and samples else None
     rows: list[Result] = []
     everything: list[Sample] = []
     for number_, folder in enumerate([PolicyFolder(Path(), REFERENCE, {}), *found]):
         base = bench.base if number_ == 0 else load_base(str(folder.path), device=pick_device(device))
         _check_tokenizer(base, bench, folder)
-        row, answers = _evaluate(base, folder, bench, questions, known, micro_tokens, proxy, everything)
+        row, answers = _evaluate(base, folder, bench, questions, known, budget, proxy, everything)
         rows.append(row)
         everything += answers
     Console().print(_table(rows))

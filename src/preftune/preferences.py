@@ -23,6 +23,7 @@ from scipy.special import expit
 
 from .ballots import Vote
 from .console import say
+from .engine import return_freed_memory
 from .errors import UserError
 from .evaluate import reference_table
 from .heads import Companion
@@ -53,6 +54,7 @@ from .tokens import TokenBallot, TokenSet
 from .workbench import Workbench, check_room
 
 TENSORS, RECORD = "preference.safetensors", "preference.json"
+SCORED_TOKENS = 4096  # a pass without gradients: not `micro_tokens`, so that targets stay when that changes on a resume
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def open_preference(
     if settings.head != "score":
         return _fit_or_load(bench, tokens, held_out, settings, seed=seed, folder=folder)
     found = reward or fit_or_load(bench, tokens, held_out, settings, kind=kind, seed=seed, folder=folder)
-    return of_reward(found, bench, settings.micro_tokens)
+    return of_reward(found, bench, settings.pass_tokens)
 
 
 # --- a reward model's ------------------------------------------------------------------------------------------------
@@ -115,7 +117,7 @@ def _scores(reward: Reward, ballots: Sequence[TokenBallot], bench: Workbench, mi
         return np.asarray(features_BD.astype(np.float64) @ weight_D.double().cpu().numpy())
     device = bench.base.model.device
     return score_ballots(
-        lambda group: reward.scores(bench.layout.lay_out(group).to(device)), ballots, bench, micro_tokens
+        lambda group: reward.scores(bench.layout.lay_out(group).to(device)), ballots, bench, SCORED_TOKENS
     )
 
 
@@ -139,7 +141,8 @@ def _fit_or_load(
     if not (folder / RECORD).exists():
         say(f"preference, seed {seed} ({settings.head} head)")
         _fit(bench, prepare_held_out(tokens.ballots), prepare_held_out(held_out), settings, seed=seed, folder=folder)
-    return load_linear(folder, bench, settings.micro_tokens)
+        return_freed_memory()
+    return load_linear(folder, bench, settings.pass_tokens)
 
 
 def _fit(
@@ -154,7 +157,7 @@ def _fit(
     """Fit the head to the votes and write it with what was chosen and how good it is on held-out votes."""
     _, layers = candidate_layers(bench)
     ballots = [winner_first(b) for b in training] if settings.head == "unconstrained" else training
-    features_LBD = pooled_features(bench, ballots, layers, settings.micro_tokens)
+    features_LBD = pooled_features(bench, ballots, layers, settings.pass_tokens)
     target = targets_of(ballots, settings)
     fit = fit_frozen(features_LBD, ballots, target, seed=seed, head=settings.head, flip_rate=rate_of(settings))
     layer = layers[fit.candidate]
@@ -164,7 +167,7 @@ def _fit(
     parts = {"weight": fit.weight, "directions": fit.head.directions, "center": fit.head.center}
     save_file({name: np.ascontiguousarray(value) for name, value in parts.items()}, folder / TENSORS)
     if held_out and settings.head != "unconstrained":
-        features_BD = pooled_features(bench, held_out, [layer], settings.micro_tokens)[0]
+        features_BD = pooled_features(bench, held_out, [layer], settings.pass_tokens)[0]
         a, b = vote_pairs(held_out).T
         logits = fit.head.rows(features_BD[a], features_BD[b]) @ fit.weight
         table = replace(reference_table(held_out), difference=logits)
@@ -230,7 +233,7 @@ def set_targets(
 def companion_of(bench: Workbench, ballots: Sequence[TokenBallot], settings: Settings) -> Companion:
     """Standardised features of the middle layer, for a score that is trained beside the policy (an ablation)."""
     _, layers = candidate_layers(bench)
-    features_BD = pooled_features(bench, ballots, [layers[len(layers) // 2]], settings.micro_tokens)[0]
+    features_BD = pooled_features(bench, ballots, [layers[len(layers) // 2]], settings.pass_tokens)[0]
     scaled_BD = torch.tensor((features_BD - features_BD.mean(0)) / np.maximum(features_BD.std(0), 1e-6))
     keys = [key for ballot in ballots for key in response_keys(ballot)]
     return Companion(dict(zip(keys, scaled_BD, strict=True)))

@@ -36,7 +36,7 @@ from .ballots import Ballot, split_by_prompt
 from .blocks import decoder_blocks
 from .branches import pack
 from .console import say, track
-from .engine import remove_state
+from .engine import remove_state, return_freed_memory
 from .errors import UserError
 from .evaluate import VoteTable, accuracy, evaluation_groups, reference_table
 from .heads import last_states, pooled_layers, score_head
@@ -299,6 +299,7 @@ def fit_or_load(
         )
         write_json(done, {"kind": kind, "seed": seed})
     remove_state(folder / "state")
+    return_freed_memory()
     return reward
 
 
@@ -392,7 +393,7 @@ def _fit_frozen(
     folder: Path,
 ) -> tuple[dict[str, Any], Floats]:
     depth, layers = candidate_layers(bench)
-    features = pooled_features(bench, (*training.ballots, *held_out), layers, settings.micro_tokens)
+    features = pooled_features(bench, (*training.ballots, *held_out), layers, settings.pass_tokens)
     count = sum(len(ballot.responses) for ballot in training.ballots)
     target, rate = targets_of(training.ballots, settings), rate_of(settings)
     fit = fit_frozen(features[:, :count], training.ballots, target, seed=seed, flip_rate=rate)
@@ -511,7 +512,7 @@ def _train(
 
     @torch.no_grad()
     def scores_of(ballots: Sequence[TokenBallot]) -> Floats:
-        return score_ballots(trainee.scores, ballots, bench, settings.micro_tokens)
+        return score_ballots(trainee.scores, ballots, bench, settings.pass_tokens)
 
     def at_checkpoint(step: int) -> None:
         if watched:
@@ -608,7 +609,7 @@ def train_reward(
             "reward": {"sha256": reward.sha256, "center": reward.center, **reward.info},
             "chat": trained_on_chats(training_ballots),
             "layout": asdict(bench.layout),
-            "settings": asdict(settings) | {"lr": settings.learning_rate},
+            "settings": settings.record(),
             "data": describe_training_data(ballots, tokens),
             "versions": versions(),
         }

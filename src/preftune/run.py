@@ -80,7 +80,7 @@ def prepare_training(method: Method, tokens: TokenSet, settings: Settings, layou
         [layout.size(ballot) for ballot in kept],
         [method.mass(ballot) for ballot in kept],
         batch_size=settings.batch_size,
-        micro_tokens=settings.micro_tokens,
+        micro_tokens=settings.pass_tokens,
         seed=seed,
         epochs=settings.epochs,
         steps=settings.steps,
@@ -295,11 +295,11 @@ def reference_values(bench: Workbench, training: Training, layers: Sequence[int]
 def run_identity(
     bench: Workbench, training: Training, settings: Settings, beta: float | None, seed: int
 ) -> dict[str, Any]:
-    """What a saved state must agree with to be continued."""
+    """What a saved state must agree with to be continued: what the method reads, and nothing else."""
     data = hashlib.sha256(repr(training.ballots).encode()).hexdigest()
-    named = {"method": training.method.name, "beta": beta, "seed": seed}
+    named = {"method": training.method.name, "seed": seed} | ({"beta": beta} if training.method.uses_reference else {})
     content = {"model": bench.base.sha256, "reference": bench.reference.sha256, "data": data}
-    return named | content | asdict(replace(settings, device="any"))
+    return named | content | settings.read_by(training.method.name)
 
 
 # --- the public function ---------------------------------------------------------------------------------------------
@@ -414,7 +414,7 @@ def train(
             "reference": {"name": reference or model, "sha256": bench.reference.sha256},
             "chat": trained_on_chats(training_ballots),
             "layout": asdict(bench.layout),
-            "settings": asdict(settings) | {"lr": settings.learning_rate},
+            "settings": settings.record(),
             "data": describe_training_data(ballots, tokens) | {"left_out": dict(training.left_out)},
             "target": target,
             **told,
@@ -465,10 +465,10 @@ def _held_out(
     table = vote_table(
         policy.model,
         ballots,
-        held_out_reference(bench, ballots, settings.micro_tokens),
+        held_out_reference(bench, ballots, settings.pass_tokens),
         layout=bench.layout,
         precision=bench.precision,
-        micro_tokens=settings.micro_tokens,
+        micro_tokens=settings.pass_tokens,
         reduction=settings.reduction,
     )
     estimates = {"accuracy": accuracy(table), "log_loss": log_loss(table)}

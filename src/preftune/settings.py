@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any
 
-from .engine import PRECISIONS
+from .engine import PRECISIONS, pick_device, tokens_per_pass
 from .errors import UserError
 from .linear_preference import HEADS
 from .methods import METHODS, AnyMethod, LossOptions
@@ -33,6 +33,24 @@ ARM_OPTIONS: dict[str, Callable[[str], Any]] = {
     **{"gamma": float, "stop_gradient": truth},
 }
 AMORTIZED = ("head", "pairs", "target", "extra_responses", "gamma", "stop_gradient")  # nothing to another method
+_TRAINED = (
+    *("lr", "epochs", "steps", "batch_size", "max_length"),
+    *("lora", "precision", "warmup", "clip_norm", "weight_decay"),
+)
+_VOTES = (*_TRAINED, "reduction", "label_smoothing", "flip_rate")
+_FITTED = (*_TRAINED, "label_smoothing", "flip_rate", "estimate_flips")  # with or by what is fitted to votes
+_SAMPLED = (*_FITTED, "rollouts", "max_new_tokens", "kl_target", "end_penalty")
+# What a run's result depends on, by method. In none: what only says where, and in which pieces, it is computed.
+READS: dict[str, tuple[str, ...]] = {
+    "sft": _TRAINED,
+    "dpo": _VOTES,
+    "ipo": _VOTES,
+    "amortized-ipo": (*_VOTES, "estimate_flips", "max_new_tokens", *AMORTIZED),
+    "reward": _FITTED,
+    "ppo": (*_SAMPLED, "inner_epochs", "whiten"),
+    "rloo": _SAMPLED,
+    "best-of-n": _FITTED,
+}
 CHOICES = {
     "reduction": ("sum", "mean"),
     "precision": PRECISIONS,
@@ -51,7 +69,8 @@ class Settings:
         epochs: passes over the ballots.
         steps: optimiser steps; goes over `epochs`.
         batch_size: ballots per optimiser step; larger than the data means all of the data.
-        micro_tokens: tokens per forward pass; bounds memory, does not change the result.
+        micro_tokens: tokens per forward pass; bounds memory, does not change the result; left out, 1,024 on a CPU and
+            4,096 on a GPU.
         max_length: tokens of a prompt and a response together.
         reduction: log-ratios as the `sum` over the tokens of a response, or their `mean`.
         label_smoothing: train on the preference smoothed by this rate (cDPO).
@@ -88,7 +107,7 @@ class Settings:
     epochs: float = 1.0
     steps: int | None = None
     batch_size: int = 32
-    micro_tokens: int = 4096
+    micro_tokens: int | None = None
     max_length: int = 1024
     reduction: str = "sum"
     label_smoothing: float = 0.0
@@ -151,6 +170,19 @@ class Settings:
     def learning_rate(self) -> float:
         """The peak learning rate, default filled in."""
         return self.lr if self.lr is not None else (1e-4 if self.lora else 5e-6)
+
+    @property
+    def pass_tokens(self) -> int:
+        """Tokens per forward pass, default filled in."""
+        return self.micro_tokens or tokens_per_pass(pick_device(self.device))
+
+    def read_by(self, method: str) -> dict[str, Any]:
+        """The settings that the method reads: what a run must agree in to be gone on with."""
+        return {name: getattr(self, name) for name in READS[method]}
+
+    def record(self) -> dict[str, Any]:
+        """All settings as a run writes them down, defaults that depend on others or on the device filled in."""
+        return asdict(self) | {"lr": self.learning_rate, "micro_tokens": self.pass_tokens}
 
     def policy_options(self) -> dict[str, Any]:
         """What the start of a policy reads of the settings."""

@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from .report import write_report
 from .results import Result, StudyRecord, measured_against_a_policy, read_study, write_json
 from .rewards import check_fitted
 from .run import AnyTraining, check_out, describe_counts, describe_target, prepare, versions
+from .settings import READS, flag, parse_arm
 from .stopping import only_writer
 from .stores import ARITHMETIC
 from .study_plan import (
@@ -46,6 +47,12 @@ from .workbench import Workbench, open_workbench
 PROXY_WORDS = (
     "the reward model that ppo, rloo and best-of-n learn from or select by, fitted on the training votes; its mean "
     "over the reference's samples of the same prompt is taken off"
+)
+
+
+EVALUATED = (  # what every row of results depends on, whatever the arms read
+    *("samples", "max_new_tokens", "checkpoints", "optimiser_steps", "reduction"),
+    *("max_length", "precision", "device"),
 )
 
 
@@ -229,8 +236,7 @@ def describe_study(
     cuts: Mapping[str, int],
 ) -> dict[str, Any]:
     """What `study.json` says of the comparison, its data and its machine."""
-    settings = asdict(plan.settings) | {
-        "lr": plan.settings.learning_rate,
+    settings = plan.settings.record() | {
         "checkpoints": plan.checkpoints,
         "samples": questions.samples,
         "max_new_tokens": questions.max_new_tokens,
@@ -325,7 +331,8 @@ def describe_targets(plan: Plan, trainings: Mapping[TrainingKey, AnyTraining]) -
 def open_study(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
     """Start the study's folder, or continue it. Raises UserError when it was started with something else.
 
-    Arms, β, seeds and rates of label noise may grow; what makes runs comparable may not change.
+    Arms, β, seeds and rates of label noise may grow. What makes runs comparable may not change: how they are evaluated,
+    and the settings that some arm reads of those that the study had.
     """
     path = folder / "study.json"
     if not path.exists():
@@ -336,14 +343,14 @@ def open_study(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
     before = read_study(folder).info
     if measured_against_a_policy(before):
         raise UserError(f"{folder}: its held-out figures are of before 0.2 and wrong (adapters); name a new --out")
+    counted = dict.fromkeys(EVALUATED)
+    for arm in before["arms"]:
+        counted |= dict.fromkeys(READS[parse_arm(arm).method.name])
     for label, old, new in (
         ("model", before["model"].get("sha256"), info["model"]["sha256"]),
         ("reference", before.get("reference", {}).get("sha256"), info["reference"]["sha256"]),
         ("data", before["data"].get("tokens_sha256"), info["data"]["tokens_sha256"]),
-        *(
-            (f"--{name.replace('_', '-')}", before["settings"].get(name), value)
-            for name, value in info["settings"].items()
-        ),
+        *((f"--{flag(name)}", before["settings"].get(name), info["settings"][name]) for name in counted),
     ):
         if old != new:
             raise UserError(

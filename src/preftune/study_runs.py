@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from .alarms import run_alarms, say_alarms
 from .console import say
+from .engine import return_freed_memory
 from .errors import Interrupted, UserError
 from .evaluate import (
     Proxy,
@@ -110,7 +111,7 @@ def reference_rollouts(bench: Workbench, questions: Questions, samples: int, see
 
 def _where(bench: Workbench, plan: Plan) -> dict[str, Any]:
     device = next(bench.base.model.parameters()).device
-    return {"layout": bench.layout, "micro_tokens": plan.settings.micro_tokens, "device": device}
+    return {"layout": bench.layout, "micro_tokens": plan.settings.pass_tokens, "device": device}
 
 
 # --- running it ------------------------------------------------------------------------------------------------------
@@ -191,6 +192,7 @@ class Runner:
                 mark.parent.mkdir(parents=True, exist_ok=True)
                 write_json(mark, {"reason": failed[name], "traceback": traceback.format_exc()})
                 say(f"{name}: failed ({failed[name]}); the study goes on")
+            return_freed_memory()
         return failed
 
     def run(self, arm: Arm, beta: float | None, seed: int, noise: float) -> None:
@@ -249,7 +251,7 @@ class Runner:
         model, reference = self.bench.base, self.bench.reference
         record = identity | {
             "chat": trained_on_chats(self.data.ballots),
-            "settings": asdict(settings) | {"lr": settings.learning_rate},
+            "settings": settings.record(),
         }
         record |= {"model": {"name": model.name, "sha256": model.sha256}}
         record |= {"reference": {"name": reference.name, "sha256": reference.sha256}}
@@ -299,7 +301,7 @@ class Runner:
 
     def _evaluate(self, policy: Policy, settings: Settings, identity: Mapping[str, Any], step: int) -> None:
         """Sample from one policy at a step of its training, and append what came of it."""
-        layout, precision, micro_tokens = self.bench.layout, self.bench.precision, settings.micro_tokens
+        layout, precision, micro_tokens = self.bench.layout, self.bench.precision, settings.pass_tokens
         is_reference = identity["run"] == REFERENCE
         where = (identity["seed"], identity["noise"])
         taken_out = () if is_reference else self.data.votes[where].validation
@@ -333,10 +335,10 @@ class Runner:
         return vote_table(
             policy.model,
             ballots,
-            held_out_reference(self.bench, ballots, settings.micro_tokens),
+            held_out_reference(self.bench, ballots, settings.pass_tokens),
             layout=self.bench.layout,
             precision=self.bench.precision,
-            micro_tokens=settings.micro_tokens,
+            micro_tokens=settings.pass_tokens,
             reduction=settings.reduction,
         )
 
