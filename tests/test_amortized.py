@@ -32,7 +32,7 @@ from preftune.lab.preference import fit_preference, pair_features, score_feature
 from preftune.lab.worlds import Floats
 from preftune.linear_preference import find_head, fit_frozen, fit_linear, noisy_loss, winner_first
 from preftune.methods import AMORTIZED_IPO, IPO, LossOptions, Scored
-from preftune.preferences import add_responses, all_pairs, load_linear, voted_pairs, winners
+from preftune.preferences import add_responses, all_pairs, load_linear, of_reward, voted_pairs, winners
 from preftune.settings import make_settings
 from preftune.tokens import TokenBallot
 from preftune.workbench import open_workbench
@@ -167,6 +167,22 @@ def test_the_target_without_its_half_doubles_the_scores(model: str, out: Path) -
     reward = table([logit(p), 0.0], world.responses)
     preftune.train("amortized-ipo", [world.ballot(*votes)], model=model, beta=0.5, out=out, reward=reward, **options)
     check(out, model, world, (2 * p - 1, 0), 0.5)
+
+
+class ByPlace:
+    """A reward whose scores depend on what else is in the pass, as the last bits of any model's do."""
+
+    sha256 = "by place"
+
+    def scores(self, batch: BranchBatch) -> Tensor:
+        return torch.arange(batch.branches) * float(batch.branches)
+
+
+def test_targets_stay_as_they_are_when_a_run_goes_on_with_other_passes(model: str) -> None:
+    bench = open_workbench(model, device="cpu")
+    ballots = [TokenBallot((3, 4), ((5,), (6,), (7, 8)), ()) for _ in range(5)]
+    few, many = (of_reward(ByPlace(), bench, micro_tokens).logits(ballots) for micro_tokens in (1, 4096))
+    assert np.array_equal(few, many)
 
 
 def test_an_unconstrained_preference_learns_that_the_first_one_wins(model: str, out: Path) -> None:
