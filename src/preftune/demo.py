@@ -77,6 +77,8 @@ NOTES = (
     "The runs are short: every vote is seen once, and training stops long before the optimum, so that its length moves "
     "KL as much as β does. IPO's β are a fifth of DPO's, where both go about as far in so many steps. Read the methods "
     "at equal KL, not at equal β.",
+    "Votes are on the reference's own samples, which every policy that leaves it makes less likely on average. That "
+    "preferred and other responses both became less likely is no surprise here; what was learned is their difference.",
     "Reviews of one film may stand on both sides of the split between gold's snippets and the prompts; no snippet, and "
     "no near-duplicate of one, does.",
     "One small model, one task, short continuations. What wins here need not win elsewhere.",
