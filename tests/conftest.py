@@ -6,6 +6,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub; i
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models lose by threads, and much when the machine is busy
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytest
 from properties import load_profile
 
 load_profile()
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # a suite under nohup: what stays ignored cannot be tested
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="module", autouse=True)

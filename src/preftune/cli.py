@@ -18,6 +18,7 @@ from typing import Any
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from .errors import Interrupted, UserError
+from .stopping import SIGNALS, is_ignored_hangup
 
 Parsed = Mapping[str, Any]
 
@@ -425,9 +426,8 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TQDM_DISABLE", "1")  # progress is shown by our own bars
     parsed = Namespace(command="")
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number and signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP: that stays
+    for number in SIGNALS:
+        if not is_ignored_hangup(number):
             signal.signal(number, signal.default_int_handler)
     try:
         parsed = build_parser().parse_args()

@@ -382,25 +382,8 @@ def train(
         target = describe_target(training, settings.loss_options(beta))
         if target:
             say(target)
-        measured: dict[str, Any] = {}
-
-        def measure(step: int, policy: Policy) -> None:
-            measured.update(_held_out(policy, bench, held_out.ballots, settings))
-
-        policy = train_any(
-            bench,
-            training,
-            settings,
-            judge,
-            beta=beta,
-            seed=seed,
-            folder=folder,
-            resume=resume,
-            description=method,
-            at_checkpoint=measure,
-        )
-        if not measured:  # it was, before the state was saved from which this run went on
-            measure(training.steps, policy)
+        given = {"beta": beta, "seed": seed, "folder": folder, "resume": resume, "description": method}
+        policy, measured = train_and_measure(bench, training, settings, judge, held_out.ballots, **given)
         policy.save(folder)
         metrics = read_metrics(folder / "metrics.jsonl")
         agreement = measured.get("accuracy", {})
@@ -426,6 +409,26 @@ def train(
         write_json(folder / "run.json", record)
         remove_state(folder / "state")
     return Run(policy.model, policy.form.tokenizer, metrics, folder, record)
+
+
+def train_and_measure(
+    bench: Workbench,
+    training: AnyTraining,
+    settings: Settings,
+    reward: Reward | None,
+    held_out: Sequence[TokenBallot],
+    **given: Any,
+) -> tuple[Policy, dict[str, Any]]:
+    """`train_any`, and what held-out votes say of the policy: at its last step, so that no request to stop loses it."""
+    measured: dict[str, Any] = {}
+
+    def measure(step: int, policy: Policy) -> None:
+        measured.update(_held_out(policy, bench, held_out, settings))
+
+    policy = train_any(bench, training, settings, reward, at_checkpoint=measure, **given)
+    if not measured:  # it was, before the state was saved from which this run went on
+        measure(training.steps, policy)
+    return policy, measured
 
 
 def say_training(bench: Workbench, tokens: TokenSet, training: AnyTraining, settings: Settings) -> None:

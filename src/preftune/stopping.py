@@ -51,6 +51,11 @@ class StopRequests:
             self.held = held
 
 
+def is_ignored_hangup(number: int) -> bool:
+    """Whether somebody has seen to it that the end of the terminal is not the end of the process."""
+    return number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) == signal.SIG_IGN
+
+
 _current: list[StopRequests] = []
 
 
@@ -58,8 +63,8 @@ _current: list[StopRequests] = []
 def stop_requests(*, hand_on: bool = False) -> Iterator[StopRequests]:
     """Turn signals into requests. Within another one it is the same one, which goes on after it.
 
-    What is held inside is held no longer after it, unless it is to `hand_on` that to the one around it. A signal that
-    is ignored (as nohup ignores SIGHUP) stays so. Outside the main thread nothing is ever asked.
+    What is held inside is held no longer after it, unless it is to `hand_on` that to the one around it. A SIGHUP that
+    is ignored, as by nohup, stays so. Outside the main thread nothing is ever asked.
     """
     if _current:
         held = _current[0].held
@@ -71,7 +76,7 @@ def stop_requests(*, hand_on: bool = False) -> Iterator[StopRequests]:
         return
     requests = StopRequests()
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    handled = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
+    handled = [number for number in SIGNALS if not is_ignored_hangup(number)]
     try:
         for number in handled:
             signal.signal(number, requests.ask)
