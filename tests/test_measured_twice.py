@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 import torch
+from test_resume import watch_steps
 from tiny import tiny_llama
 from transformers import AutoModelForCausalLM
 
-import preftune.session
 from preftune.ballots import Ballot, Vote, split_by_prompt
 from preftune.doctor import check_stores
 from preftune.errors import UserError
@@ -228,42 +228,28 @@ class Broken(Exception):
     """What stops a run half-way below."""
 
 
-def break_at(patch: pytest.MonkeyPatch, step: int) -> None:
-    real = preftune.session.run_loop
+def break_once(patch: pytest.MonkeyPatch, step: int) -> None:
+    """The first training that makes this step dies of it."""
+    broken: list[int] = []
 
-    def loop(plan: Any, loss_of: Any, *, after_step: Any, **rest: Any) -> None:
-        def watched(made: Any, metrics: Any) -> None:
-            after_step(made, metrics)
-            if made.number == step:
-                raise Broken("half-way")
+    def after(number: int) -> None:
+        if number == step and not broken:
+            broken.append(number)
+            raise Broken("half-way")
 
-        real(plan, loss_of, after_step=watched, **rest)
-
-    patch.setattr(preftune.session, "run_loop", loop)
+    watch_steps(patch, after=after)
 
 
 def failing_run(model: str, out: Path) -> None:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Broken):
-        break_at(patch, 2)
+        break_once(patch, 2)
         train("ipo", make_ballots(12, 10), model=model, beta=0.3, lora=4, eval_fraction=0.3, out=out, **TRAINED)
 
 
 def failing_study(model: str, out: Path) -> None:
     """The first run fails after its first checkpoint, the second is made in the same process, on the same base."""
-    real, calls = preftune.session.run_loop, []
-
-    def first_breaks(*args: Any, **named: Any) -> None:
-        calls.append(1)
-        with pytest.MonkeyPatch.context() as patch:
-            if len(calls) == 1:
-                patch.setattr(preftune.session, "run_loop", real)
-                break_at(patch, 4)
-                preftune.session.run_loop(*args, **named)
-            else:
-                real(*args, **named)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preftune.session, "run_loop", first_breaks)
+        break_once(patch, 4)
         study = compare(
             "dpo,ipo",
             make_ballots(12, 11),

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_resume import watch_steps
 from tiny import tiny_llama
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -26,7 +26,6 @@ from preftune.demo import ONLINE
 from preftune.errors import Interrupted, UserError
 from preftune.lab import optima
 from preftune.lab.worlds import Floats
-from preftune.loop import Step
 from preftune.run import train
 from preftune.settings import Settings, parse_arm
 
@@ -131,17 +130,7 @@ def weights(run: Path) -> dict[str, Tensor]:
 
 def ask_to_stop(patch: pytest.MonkeyPatch, *, at: int) -> None:
     """Have somebody ask when that step is made."""
-    real = preftune.session.run_loop
-
-    def loop(*args: Any, after_step: Any, **named: Any) -> None:
-        def watched(step: Step, metrics: Mapping[str, float]) -> None:
-            if step.number == at:
-                os.kill(os.getpid(), signal.SIGTERM)
-            after_step(step, metrics)
-
-        real(*args, after_step=watched, **named)
-
-    patch.setattr(preftune.session, "run_loop", loop)
+    watch_steps(patch, before=lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == at else None)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from .ballots import Prompt
 from .branches import BranchBatch, pack
 from .errors import UserError
-from .invariants import StartCheck
 from .judges import Reward
 from .logprobs import check_finite, chunked_comparison, chunked_logprobs, head_of, predicting_states
 from .loop import Step, plan_steps
@@ -34,7 +33,7 @@ from .session import Session, run_session
 from .settings import Settings
 from .stores import response_keys
 from .tokens import REFUSED, TextFormat, TokenBallot, fit_prompt
-from .workbench import Workbench, check_room
+from .workbench import Workbench, check_room, start_check
 
 ADAM_EPS = 1e-5
 
@@ -236,10 +235,8 @@ class Collector:
 
     def _check_start(self, batch: Sequence[Experience]) -> None:
         """The policy that nothing has moved yet against its reference, both on the same samples."""
-        bench, keys = self.bench, [key for e in batch for key in response_keys(e.ballot)]
-        in_order = bench.base.model.device.type == "cpu"  # a GPU adds up in any order
-        computed = keys if in_order else []
-        check = StartCheck(bench.reference.is_start(bench.base), bench.precision, {1}, computed, "the reference model")
+        keys = [key for e in batch for key in response_keys(e.ballot)]
+        check = start_check(self.bench, {1}, keys, "the reference model")
         ratio_B = torch.cat([e.by_response(e.logprob_N - e.reference_N) for e in batch])
         check.see(1, keys, ratio_B, torch.tensor([length for e in batch for length in e.lengths]))
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -17,18 +16,18 @@ from rich.text import Text
 from .ballots import Message, Prompt
 from .engine import pick_device
 from .errors import UserError
-from .evaluate import Proxy, Questions, answer, reference_table, score_rollouts, summarise, vote_table
+from .evaluate import Proxy, Questions, answer, reference_table, summarise, vote_table
 from .judges import Judge, Reward
 from .models import Base, Policy, load_base
 from .readers import read_ballots, read_prompts
 from .report.text import harmless
 from .results import REFERENCE, Result, Sample, write_records
-from .rollouts import Rollout, sample_responses
+from .rollouts import sample_responses
 from .run import held_out_reference, open_reward
 from .settings import make_settings
 from .stats import number
 from .study_plan import held_out_prompts, make_questions
-from .study_runs import reference_rollouts
+from .study_runs import above_reference, mean_scores, reference_rollouts
 from .tokens import tokenize
 from .workbench import Workbench, open_workbench
 
@@ -143,17 +142,10 @@ def _evaluate(
 
 
 def proxy_of(reward: Reward, bench: Workbench, questions: Questions, micro_tokens: int) -> Proxy:
-    """What a reward model thinks of samples, less its mean over the reference's samples of the same prompt."""
-    device = bench.base.model.device
-    where: dict[str, Any] = {"layout": bench.layout, "micro_tokens": micro_tokens, "device": device}
+    """`above_reference`, on the samples that the reference gives to the same questions."""
+    where: dict[str, Any] = {"layout": bench.layout, "micro_tokens": micro_tokens, "device": bench.base.model.device}
     drawn = reference_rollouts(bench, questions, questions.samples, questions.seed)
-    starts = [float(np.mean(row)) for row in score_rollouts(reward, drawn, **where)]
-
-    def proxy(rollouts: Sequence[Rollout]) -> list[list[float]]:
-        scores = score_rollouts(reward, rollouts, **where)
-        return [[s - start for s in row] for row, start in zip(scores, starts, strict=True)]
-
-    return proxy
+    return above_reference(reward, mean_scores(reward, drawn, **where), **where)
 
 
 def _common_reference(folders: Sequence[PolicyFolder], named: str | None) -> str:

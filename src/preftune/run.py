@@ -39,7 +39,7 @@ from .settings import Settings, find_method, make_settings
 from .stopping import LOCK, only_writer, stop_requests
 from .stores import response_keys
 from .tokens import TokenBallot, TokenSet, tokenize
-from .workbench import Workbench, open_workbench
+from .workbench import Workbench, open_workbench, start_check
 
 PACKAGES = ("preftune", "torch", "transformers", "peft", "numpy", "scipy")
 
@@ -193,7 +193,11 @@ def train_policy(
     options = settings.loss_options(beta)
     session = Session(folder, run_identity(bench, training, settings, beta, seed), resume=resume)
     reference = reference_values(bench, training)
-    start = start_check(bench, training, settings, reference.computed) if session.record() is None else None
+    start = None
+    if training.method.uses_reference and session.record() is None:
+        computed = () if settings.compile else reference.computed
+        first, source = set(training.plan[0].micro_batches), f"a reference log-prob in {bench.store.path}"
+        start = start_check(bench, first, computed, source)
     policy = start_policy(bench.base, seed=seed, **settings.policy_options())
     with closed_on_error(policy):
         beside = training.companion.start(bench.base.model.device) if training.companion else None
@@ -213,22 +217,6 @@ def train_policy(
             checkpoints=checkpoints,
         )
     return policy
-
-
-def start_check(
-    bench: Workbench, training: Training, settings: Settings, computed: frozenset[bytes]
-) -> StartCheck | None:
-    """What the first step of a fresh run is held to; None without a reference."""
-    if not training.method.uses_reference:
-        return None
-    in_order = bench.base.model.device.type == "cpu"  # a GPU adds up in any order
-    return StartCheck(
-        bench.reference.is_start(bench.base),
-        bench.precision,
-        set(training.plan[0].micro_batches),
-        computed if in_order and not settings.compile else (),
-        f"a reference log-prob in {bench.store.path}",
-    )
 
 
 def train_any(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,8 +43,9 @@ class StopRequests:
     @contextmanager
     def interruptible(self) -> Iterator[None]:
         """Within it a request interrupts, also one that waits already."""
-        held, self.held = self.held, False
+        held = self.held
         try:
+            self.held = False
             if self.asked:
                 raise KeyboardInterrupt
             yield
@@ -75,21 +77,19 @@ def stop_requests(*, hand_on: bool = False) -> Iterator[StopRequests]:
                 _current[0].held = held
         return
     requests = StopRequests()
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    handled = [number for number in SIGNALS if not is_ignored_hangup(number)]
-    try:
-        for number in handled:
-            signal.signal(number, requests.ask)
-    except ValueError:  # not in the main thread: signals stay as they are
+    if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
         yield requests
         return
-    _current.append(requests)
+    before = {number: signal.getsignal(number) for number in SIGNALS if not is_ignored_hangup(number)}
     try:
+        _current.append(requests)
+        for number in before:
+            signal.signal(number, requests.ask)
         yield requests
     finally:
         _current.clear()
-        for number in handled:
-            signal.signal(number, before[number])
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

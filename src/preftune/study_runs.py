@@ -30,6 +30,7 @@ from .evaluate import (
     summarise,
     vote_table,
 )
+from .judges import Reward
 from .methods import AMORTIZED_IPO, Selection, best_of_n_kl
 from .models import Policy
 from .preference_model import RewardModel
@@ -90,8 +91,7 @@ def fit_rewards(
         )
         if questions.prompts and not rollouts:
             rollouts = reference_rollouts(bench, questions, questions.samples, questions.seed)
-        scores = score_rollouts(model, rollouts, **_where(bench, plan)) if rollouts else []
-        found[where] = StudyReward(model, tuple(float(np.mean(row)) for row in scores))
+        found[where] = StudyReward(model, mean_scores(model, rollouts, **_where(bench, plan)) if rollouts else ())
     return found
 
 
@@ -107,6 +107,21 @@ def reference_rollouts(bench: Workbench, questions: Questions, samples: int, see
             seed=seed,
             precision=bench.precision,
         )
+
+
+def above_reference(reward: Reward, reference: Sequence[float], **where: Any) -> Proxy:
+    """What a reward model thinks of samples, less its mean over the reference's samples of the same prompt."""
+
+    def proxy(rollouts: Sequence[Rollout]) -> list[list[float]]:
+        scores = score_rollouts(reward, rollouts, **where)
+        return [[s - start for s in row] for row, start in zip(scores, reference, strict=True)]
+
+    return proxy
+
+
+def mean_scores(reward: Reward, rollouts: Sequence[Rollout], **where: Any) -> tuple[float, ...]:
+    """The mean score of the samples of each prompt."""
+    return tuple(float(np.mean(row)) for row in score_rollouts(reward, rollouts, **where))
 
 
 def _where(bench: Workbench, plan: Plan) -> dict[str, Any]:
@@ -159,12 +174,7 @@ class Runner:
         if not self.rewards:
             return None
         own = self.rewards[seed, noise]
-
-        def proxy(rollouts: Sequence[Rollout]) -> list[list[float]]:
-            scores = score_rollouts(own.model, rollouts, **_where(self.bench, self.plan))
-            return [[s - start for s in row] for row, start in zip(scores, own.reference, strict=True)]
-
-        return proxy
+        return above_reference(own.model, own.reference, **_where(self.bench, self.plan))
 
     def evaluate_reference(self) -> None:
         """The reference's own row: its samples are what every policy is paired with."""

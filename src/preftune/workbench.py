@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from .engine import keep_freed_memory, pick_device
 from .errors import UserError
+from .invariants import StartCheck
 from .logprobs import Layout, probe_layout
 from .models import Base, Reference, load_base
 from .stores import Store, StoreKey, stores_folder
@@ -38,6 +41,17 @@ class Workbench:
         """What is stored of the base: the reference's store, where the base is the reference."""
         key = replace(self.store.key, model=self.base.name, weights=self.base.sha256)
         return self.store if key == self.store.key else Store(self.store.path.parent, key)
+
+
+def start_check(bench: Workbench, first: set[Any], computed: Iterable[bytes], source: str) -> StartCheck:
+    """What the first step of a fresh run is held to: `first` are its micro-batches.
+
+    `computed` are the responses whose reference log-prob was computed by this run, which counts where sums are made in
+    one order: not on a GPU.
+    """
+    in_order = bench.base.model.device.type == "cpu"
+    exact = frozenset(computed) if in_order else frozenset()
+    return StartCheck(bench.reference.is_start(bench.base), bench.precision, first, exact, source)
 
 
 def check_room(bench: Workbench, longest: int, max_new_tokens: int) -> None:
