@@ -26,18 +26,20 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from preftune.ballots import Ballot, Vote
-from preftune.demo import TEMPERATURE, Experiment, Size, prepare_demo, whole
+from preftune.data.ballots import Ballot, Vote
+from preftune.data.tokens import tokenize
+from preftune.demo.experiment import TEMPERATURE, Experiment, Size, prepare_demo, whole
 from preftune.errors import Interrupted
-from preftune.linear_preference import Floats
-from preftune.preferences import of_reward
-from preftune.results import REFERENCE, Result, StudyRecord, read_study, write_json
-from preftune.run import open_reward
-from preftune.study import compare
-from preftune.study_plan import condition_folder, noisy_votes, slug
-from preftune.tokens import tokenize
-from preftune.verdict import verdict
-from preftune.workbench import open_workbench
+from preftune.evidence.conclusion import verdict
+from preftune.evidence.results import REFERENCE, Result, StudyRecord, read_study
+from preftune.evidence.rows import write_json
+from preftune.lab.worlds import Floats
+from preftune.model.workbench import open_workbench
+from preftune.preference.preferences import of_reward
+from preftune.study.naming import condition_folder, slug
+from preftune.study.plan import noisy_votes
+from preftune.study.study import compare
+from preftune.training.run import open_reward
 
 # each vote is seen once: where votes are seen again, IPO learns them by heart and gains nothing more
 SIZE = Size(256, 80, betas=(0.1, 0.5), seeds=(0, 1, 2), checkpoints=3, samples=4, tokens=12)

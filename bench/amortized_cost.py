@@ -23,14 +23,15 @@ import torch
 
 from bench.contestants import timed_step
 from bench.machine import clock, describe_machine, median_ratio, show, write_results
-from preftune.demo import find_size, prepare_demo
+from preftune.data.tokens import TokenSet, tokenize
+from preftune.demo.experiment import find_size, prepare_demo
 from preftune.methods import AMORTIZED_IPO, METHODS
-from preftune.models import start_policy
-from preftune.preferences import set_targets
-from preftune.run import Training, loss_of_votes, prepare_targets, prepare_training, reference_values
-from preftune.settings import Settings, make_settings
-from preftune.tokens import TokenSet, tokenize
-from preftune.workbench import Workbench, open_workbench
+from preftune.model.policy import start_policy
+from preftune.model.workbench import Workbench, open_workbench
+from preftune.preference import Fitting, set_targets
+from preftune.training.preparing import Training, prepare_targets, prepare_training
+from preftune.training.run import loss_of_votes, reference_values
+from preftune.training.settings import Settings, make_settings
 
 BETA = 0.1
 SEED = 0
@@ -59,7 +60,7 @@ def get_ready_for_amortized_ipo(
     with empty_store(folder):
         bench = open_workbench(model, precision=settings.precision)
         start = clock()
-        targets = set_targets(bench, tokens, (), settings, SEED, folder / "v", kind="frozen")
+        targets = set_targets(Fitting(bench, tokens, (), settings, "frozen", SEED, folder / "v"))
         training = prepare_targets(AMORTIZED_IPO, targets, settings, bench.layout, SEED)
         reference = reference_values(bench, training).logprobs
         return training, clock() - start, bench, reference

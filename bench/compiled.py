@@ -16,7 +16,7 @@ from typing import Any
 from bench.contestants import Ours, arguments
 from bench.inputs import default_model
 from bench.machine import describe_machine, median_ratio, named, show, spread, write_results
-from preftune.blocks import compile_blocks, plain_blocks
+from preftune.model.blocks import compile_blocks, plain_blocks
 
 
 def measure(given: argparse.Namespace, lora: int) -> dict[str, Any]:

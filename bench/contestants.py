@@ -19,10 +19,10 @@ from torch import nn
 
 from bench.inputs import default_model, training_ballots
 from bench.machine import DATA, Turns, clock, need, peak_memory
-from preftune.loop import Step, run_loop
+from preftune.data.tokens import TokenBallot, TokenSet, text_format, tokenize
 from preftune.methods import METHODS, Terms
-from preftune.settings import Settings, make_settings
-from preftune.tokens import TokenBallot, TokenSet, text_format, tokenize
+from preftune.training.loop import Step, run_loop
+from preftune.training.settings import Settings, make_settings
 
 LR = 1e-6  # small: both sides stay at nearly the same weights for as long as they run
 BETA = 0.1
@@ -100,10 +100,11 @@ class Ours:
     """preftune's training loop, one optimiser step at a time."""
 
     def __init__(self, given: argparse.Namespace) -> None:
-        from preftune.models import start_policy
-        from preftune.rewards import REWARD, Trainee
-        from preftune.run import loss_of_votes, prepare_training, reference_values
-        from preftune.workbench import open_workbench
+        from preftune.model.policy import start_policy
+        from preftune.model.workbench import open_workbench
+        from preftune.preference.trained import REWARD, Trainee
+        from preftune.training.preparing import prepare_training
+        from preftune.training.run import loss_of_votes, reference_values
 
         self.settings, self.device = settings_of(given), given.device
         self.bench = open_workbench(given.model, precision=given.precision, device=given.device)
@@ -203,9 +204,9 @@ def peer_trainer(given: argparse.Namespace, folder: str) -> tuple[Any, float]:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
     from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
 
-    from preftune.logprobs import Layout
-    from preftune.rewards import REWARD
-    from preftune.run import prepare_training
+    from preftune.model.layout import Layout
+    from preftune.preference.trained import REWARD
+    from preftune.training.preparing import prepare_training
 
     tokenizer = AutoTokenizer.from_pretrained(given.model)
     method = REWARD if given.method == "reward" else METHODS[given.method]

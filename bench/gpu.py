@@ -22,7 +22,7 @@ from bench.contestants import arguments
 from bench.inputs import default_model
 from bench.machine import describe_machine, named, need, show, write_results
 from bench.throughput import best_peer, compare, rows_of
-from preftune.stores import cache_folder
+from preftune.model.stores import cache_folder
 
 SHAPES: Mapping[str, Mapping[str, int]] = {
     "1.2B": {"hidden_size": 2048, "num_hidden_layers": 18, "num_attention_heads": 32, "intermediate_size": 8192},

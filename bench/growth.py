@@ -22,16 +22,17 @@ import torch
 from bench.contestants import BETA, timed_step
 from bench.inputs import default_model
 from bench.machine import ROOT, describe_machine, gemm_rate, show, write_results
-from preftune.ballots import Vote
-from preftune.branches import Branches
-from preftune.loop import Step
+from preftune.data.ballots import Vote
+from preftune.data.branches import Branches
+from preftune.data.tokens import TokenBallot
 from preftune.methods import METHODS
-from preftune.models import start_policy
-from preftune.run import Training, loss_of_votes
-from preftune.settings import make_settings
-from preftune.stores import response_keys
-from preftune.tokens import TokenBallot
-from preftune.workbench import Workbench, open_workbench
+from preftune.model.policy import start_policy
+from preftune.model.stores import response_keys
+from preftune.model.workbench import Workbench, open_workbench
+from preftune.training.loop import Step
+from preftune.training.preparing import Training
+from preftune.training.run import loss_of_votes
+from preftune.training.settings import make_settings
 
 RESPONSE = 64
 PROMPTS = (64, 128, 256, 512, 1024, 2048)

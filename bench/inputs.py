@@ -3,12 +3,12 @@
 import random
 from pathlib import Path
 
-from preftune.ballots import Ballot
 from preftune.console import say
-from preftune.demo_assets import fetch_assets
-from preftune.gguf import convert_model
-from preftune.readers import read_ballots
-from preftune.stores import cache_folder
+from preftune.data.ballots import Ballot
+from preftune.data.reading import read_ballots
+from preftune.demo.downloads import fetch_assets
+from preftune.model.gguf import convert_model
+from preftune.model.stores import cache_folder
 
 
 def default_model() -> str:

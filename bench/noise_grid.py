@@ -33,16 +33,9 @@ from scipy.special import expit
 
 from bench.machine import show, write_results
 from preftune.console import track
-from preftune.lab.preference import pairs
-from preftune.lab.study import (
-    CHUNK,
-    LIKELIHOOD,
-    REWARD_STRETCH,
-    SQUARES,
-    STRETCH,
+from preftune.lab.learners import (
     STRONG,
     Case,
-    Column,
     Drawn,
     Ridge,
     Sample,
@@ -52,10 +45,11 @@ from preftune.lab.study import (
     fit_many,
     follow,
     linear_ipo,
-    regrets,
     reward,
     votes_of,
 )
+from preftune.lab.preference import pairs
+from preftune.lab.study import CHUNK, LIKELIHOOD, REWARD_STRETCH, SQUARES, STRETCH, Column, regrets
 from preftune.lab.worlds import Floats, world
 from preftune.objectives import smooth, unbias
 

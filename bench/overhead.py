@@ -22,12 +22,12 @@ from bench.machine import DATA, clock, describe_machine, named, show, write_resu
 from preftune import train
 
 INSIDE = (
-    "preftune.run.response_logprobs",
+    "preftune.training.run.response_logprobs",
     "torch.Tensor.backward",
     "torch.nn.utils.clip_grad_norm_",
     "torch.optim.AdamW.step",
 )
-WHOLE = "preftune.run.run_session"
+WHOLE = "preftune.training.run.run_session"
 
 
 def timed(function: Callable[..., Any], spent: dict[str, float], name: str) -> Callable[..., Any]:

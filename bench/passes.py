@@ -22,7 +22,7 @@ from bench.contestants import Ours, arguments
 from bench.inputs import default_model
 from bench.machine import describe_machine, median_ratio, named, show, spread, workers, write_results
 from bench.throughput import MODULE, flags
-from preftune.loop import plan_steps
+from preftune.training.loop import plan_steps
 
 COOL = 1  # turns that are not timed
 

@@ -12,8 +12,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from preftune.readers import read_ballots
-from preftune.rewards import quality_table, train_reward
+from preftune import train
+from preftune.data.reading import read_ballots
+from preftune.preference.rewards import quality_table
 
 HELD_OUT = 0.2
 
@@ -21,7 +22,8 @@ HELD_OUT = 0.2
 def measure(model: str, data: Path, kind: str, max_length: int, seed: int, options: dict[str, Any]) -> dict[str, Any]:
     """The record of one reward model, without the place of its files."""
     with tempfile.TemporaryDirectory() as folder:
-        run = train_reward(
+        run = train(
+            "reward",
             read_ballots(data),
             model=model,
             out=Path(folder) / "run",

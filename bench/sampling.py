@@ -34,13 +34,13 @@ class Ours:
     """Sampling by `rollouts.sample_responses`; also says how likely responses are, those of the other side too."""
 
     def __init__(self, given: argparse.Namespace) -> None:
-        from preftune.workbench import open_workbench
+        from preftune.model.workbench import open_workbench
 
         self.given, self.bench = given, open_workbench(given.model, device="cpu")
         self.prompts = read_prompts(given, self.bench.base.form)
 
     def draw(self, seed: int) -> Responses:
-        from preftune.rollouts import sample_responses
+        from preftune.model.sampling import sample_responses
 
         rollouts = sample_responses(
             self.bench.base.model,
@@ -57,8 +57,8 @@ class Ours:
         """Mean log-probability per token, in nats, of every response."""
         import torch
 
-        from preftune.logprobs import response_logprobs
-        from preftune.tokens import TokenBallot
+        from preftune.data.tokens import TokenBallot
+        from preftune.model.logprobs import response_logprobs
 
         means: list[float] = []
         for prompt, own in zip(self.prompts, responses, strict=True):
@@ -79,7 +79,7 @@ class Peer:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        from preftune.tokens import text_format
+        from preftune.data.tokens import text_format
 
         form = text_format(AutoTokenizer.from_pretrained(given.model))
         self.given, self.stops, self.prompts = given, list(form.stops), read_prompts(given, form)
@@ -123,7 +123,7 @@ class Peer:
 
 def read_prompts(given: argparse.Namespace, form: Any) -> list[tuple[int, ...]]:
     """The prompts as token ids, cut where they leave no room for an answer."""
-    from preftune.tokens import fit_prompt
+    from preftune.data.tokens import fit_prompt
 
     ballots = training_ballots(given.data, given.prompts, SEED)
     return [tuple(fit_prompt(ballot.prompt, form, MAX_LENGTH - given.tokens)[0]) for ballot in ballots]

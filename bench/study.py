@@ -22,8 +22,8 @@ from typing import Any
 
 from bench import machine
 from bench.inputs import default_model, training_ballots
-from preftune.readers import write_ballots
-from preftune.results import read_metrics
+from preftune.data.reading import write_ballots
+from preftune.evidence.results import read_metrics
 
 METHODS = ("dpo", "ipo")
 BETAS = (0.05, 0.1, 0.2, 0.5)

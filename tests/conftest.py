@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from properties import load_profile
+from tiny import WORDS, tiny_llama
 
 load_profile()
 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # a suite under nohup: what stays ignored cannot be tested
@@ -33,3 +34,15 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no real preference data in ../shared/data")
     return folder
+
+
+@pytest.fixture(scope="module")
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a tiny Llama whose tokens are the `WORDS` of the test file, where it has its own."""
+    return tiny_llama(tmp_path_factory.mktemp("model"), getattr(request.module, "WORDS", WORDS))
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """A folder for a run, not made yet."""
+    return tmp_path / "run"

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from preftune.results import REFERENCE, Result, Sample, write_json, write_records
-from preftune.stats import Estimate, clustered_mean
+from preftune.evidence.results import REFERENCE, Result, Sample
+from preftune.evidence.rows import write_json, write_records
+from preftune.evidence.stats import Estimate, clustered_mean
 
 OPENINGS = ("The film opens on", "I went in expecting", "A quiet drama about", "Nobody warned me about", "It begins as")
 SUBJECTS = ("a tired detective", "two brothers", "the last summer", "a failed heist", "the sea", "an old theatre")

@@ -14,28 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_resume import WORDS, assert_equal_runs, contents, metrics_of, run, watch_steps
-from test_study import QUICK, make_ballots
+from running import assert_equal_runs, contents, metrics_of, run, watch_steps
+from studies import QUICK, make_ballots
 from tiny import tiny_llama
 
-import preftune.run
-from preftune import study_runs
-from preftune.ballots import Ballot, Vote
-from preftune.cli import main
+from preftune.cli.entry import main
+from preftune.data.ballots import Ballot, Vote
+from preftune.data.reading import write_ballots
 from preftune.errors import Interrupted, UserError
-from preftune.models import Policy
-from preftune.readers import write_ballots
-from preftune.results import REFERENCE, read_results
+from preftune.evidence.results import REFERENCE, read_results
+from preftune.model.policy import Policy
 from preftune.stopping import only_writer, stop_requests
-from preftune.study import Study, compare
-from preftune.training import train
+from preftune.study import runs, single
+from preftune.study.single import train
+from preftune.study.study import Study, compare
+from preftune.training import votes
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny_llama(tmp_path_factory.mktemp("model"), WORDS)
 
 
 @pytest.fixture(scope="module")
@@ -91,13 +86,20 @@ def test_a_hangup_that_is_ignored_stays_ignored() -> None:
 # --- at any moment of a run -------------------------------------------------------------------------------------------
 
 
+PLACES = {  # where each is called
+    "prepare": single,
+    "held_out_reference": votes,
+    "vote_table": votes,
+    "save": Policy,
+    "read_metrics": single,
+}
 HELD_OUT = [Ballot(f"w{n} w2", (f"w{n}", "w3 w4"), (Vote(0, 1, 1),)) for n in range(4)]
 
 
 def run_until_asked(patch: pytest.MonkeyPatch, place: str, number: signal.Signals, out: Path, **how: Any) -> None:
     """A run in which somebody asks to stop the first time that it comes to the place."""
     asked: list[int] = []
-    home: Any = Policy if place == "save" else preftune.run
+    home: Any = PLACES[place]
     real = getattr(home, place)
 
     def once(*args: Any, **named: Any) -> Any:
@@ -111,7 +113,7 @@ def run_until_asked(patch: pytest.MonkeyPatch, place: str, number: signal.Signal
 
 
 @pytest.mark.parametrize("lora", [0, 3])
-@pytest.mark.parametrize("place", ["prepare", "held_out_reference", "vote_table", "save", "read_metrics"])
+@pytest.mark.parametrize("place", PLACES)
 def test_a_run_that_is_stopped_anywhere_ends_like_one_that_was_not(
     place: str, lora: int, model: str, tmp_path: Path
 ) -> None:
@@ -138,11 +140,12 @@ def test_a_run_that_is_stopped_anywhere_ends_like_one_that_was_not(
 SLOW = """
 import sys, time
 sys.path.insert(0, {tests!r})
-import preftune.run, test_stopping
-score = preftune.run.response_logprobs
-preftune.run.response_logprobs = lambda *args, **named: (time.sleep(0.02), score(*args, **named))[1]
+from preftune.cli import main
+from preftune.training import run
+score = run.response_logprobs
+run.response_logprobs = lambda *args, **named: (time.sleep(0.02), score(*args, **named))[1]
 sys.argv = ["preftune", *{arguments!r}]
-test_stopping.main()
+main()
 """
 
 
@@ -240,14 +243,14 @@ def test_a_folder_that_was_made_and_not_used_is_not_left(tmp_path: Path) -> None
 
 
 def failing(patch: pytest.MonkeyPatch, name: str, error: Exception) -> None:
-    real = study_runs.train_any
+    real = runs.train_any
 
     def train_any(*args: Any, folder: Path, **named: Any) -> Policy:
         if folder.name == name:
             raise error
         return real(*args, folder=folder, **named)
 
-    patch.setattr(study_runs, "train_any", train_any)
+    patch.setattr(runs, "train_any", train_any)
 
 
 def test_a_failed_run_is_marked_and_tried_again_and_the_rest_goes_on(letters: str, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 SPECIAL = ("<eos>", "<pad>", "<unk>")
+WORDS = [f"w{i}" for i in range(20)]
 WINDOW = 6  # of the sliding attention: shorter than the tests' prompts
 
 ARCHITECTURES = ("llama", "qwen3", "gemma3", "mistral", "gpt2", "gpt-neox")

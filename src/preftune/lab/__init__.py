@@ -10,3 +10,7 @@ It imports nothing of the rest of preftune, so that it can judge it.
     study        when a learned target beats the bare label
     page         all of it as one page with sliders
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -20,7 +20,8 @@ from scipy.special import expit
 
 from . import bandits
 from .bandits import Curve
-from .statements import CORRECTED, FAILS, HOLDS, NEEDED, Checked, check_all
+from .statement import CORRECTED, FAILS, HOLDS, NEEDED, Checked
+from .statements import check_all
 from .worlds import Floats
 
 QUICK_STEPS = 2_000

@@ -1,35 +1,9 @@
-"""The methods: what each trains on, and how a batch of log-probs becomes its loss."""
+"""The methods: what each keeps of a ballot, its loss, and what it is called. `METHODS` has them all by name.
 
-from ._amortized_ipo import AMORTIZED_IPO
-from ._method import LossOptions, Method, Scored, Terms
-from ._online import PPO, RLOO, Experience, OnlineMethod, OnlineOptions, critic_loss, explained_variance
-from ._pairwise import DPO, IPO, pairwise_terms
-from ._selection import BEST_OF_N, Selection, best_of_n_kl
-from ._sft import SFT
+A `Method` learns from votes, an `OnlineMethod` from the policy's own samples, a `Selection` trains nothing. They are
+plain functions over records; what drives them is `training`. Names and choices of options need no torch.
+"""
 
-AnyMethod = Method | OnlineMethod | Selection
-METHODS: dict[str, AnyMethod] = {method.name: method for method in (DPO, IPO, AMORTIZED_IPO, SFT, PPO, RLOO, BEST_OF_N)}
+import lazy_loader
 
-__all__ = [
-    "AMORTIZED_IPO",
-    "BEST_OF_N",
-    "DPO",
-    "IPO",
-    "METHODS",
-    "PPO",
-    "RLOO",
-    "SFT",
-    "AnyMethod",
-    "Experience",
-    "LossOptions",
-    "Method",
-    "OnlineMethod",
-    "OnlineOptions",
-    "Scored",
-    "Selection",
-    "Terms",
-    "best_of_n_kl",
-    "critic_loss",
-    "explained_variance",
-    "pairwise_terms",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,8 +7,8 @@ from collections import Counter
 import torch
 from torch import Tensor
 
+from ..data import TokenBallot
 from ..objectives import amortized_ipo, bradley_terry
-from ..tokens import TokenBallot
 from ._method import LossOptions, Method, Scored, Terms
 from ._pairwise import pairwise_terms, vote_indices, vote_mass, voted_on
 

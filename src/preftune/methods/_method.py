@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+from ..data import TokenBallot
 
-from ..tokens import TokenBallot
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

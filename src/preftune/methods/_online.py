@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ..data import TokenBallot
 from ..objectives import gae, leave_one_out, ppo_policy, ppo_value, rloo, token_rewards, whiten
-from ..tokens import TokenBallot
 from ._method import Terms
 
 CLIP = 0.2  # of the policy's ratio and of the critic's move

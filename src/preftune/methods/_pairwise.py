@@ -10,9 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..branches import vote_offsets
+from ..data import TokenBallot, vote_offsets
 from ..objectives import dpo, ipo, smooth, unbias
-from ..tokens import TokenBallot
 from ._method import LossOptions, Method, Scored, Terms
 
 NO_VOTE = "response: in no vote (not computed)"

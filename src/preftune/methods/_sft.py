@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import torch
 
+from ..data import TokenBallot
 from ..objectives import sft
-from ..tokens import TokenBallot
 from ._method import LossOptions, Method, Scored, Terms
 
 TIE = "vote: a tie (sft trains on a preferred response)"

@@ -10,30 +10,6 @@ Methods that learn from sampled responses have arrays of them: B responses of at
 Every pairwise loss is unchanged by swapping (a ↔ b, p ↔ 1 − p) and by adding a constant to both log-ratios.
 """
 
-from ._amortized_ipo import amortized_ipo
-from ._bradley_terry import bradley_terry
-from ._dpo import dpo
-from ._ipo import ipo, ipo_target
-from ._label_noise import smooth, unbias
-from ._ppo import adapted_beta, gae, ppo_policy, ppo_value, token_rewards, whiten
-from ._rloo import leave_one_out, rloo
-from ._sft import sft
+import lazy_loader
 
-__all__ = [
-    "adapted_beta",
-    "amortized_ipo",
-    "bradley_terry",
-    "dpo",
-    "gae",
-    "ipo",
-    "ipo_target",
-    "leave_one_out",
-    "ppo_policy",
-    "ppo_value",
-    "rloo",
-    "sft",
-    "smooth",
-    "token_rewards",
-    "unbias",
-    "whiten",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,5 +1,7 @@
 """Amortized IPO: IPO with a learned preference as the target."""
 
+from __future__ import annotations
+
 from torch import Tensor
 
 

@@ -1,5 +1,7 @@
 """Bradley–Terry: the likelihood that reward models, DPO and fitted preferences share."""
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid

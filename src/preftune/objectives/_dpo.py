@@ -1,5 +1,7 @@
 """Direct preference optimisation: the policy is the reward."""
 
+from __future__ import annotations
+
 from torch import Tensor
 
 from ._bradley_terry import bradley_terry

@@ -1,5 +1,7 @@
 """Identity preference optimisation: regress the margin on the preference."""
 
+from __future__ import annotations
+
 from torch import Tensor
 
 

@@ -1,5 +1,7 @@
 """Label noise as a map of the preference: the loss stays the same function."""
 
+from __future__ import annotations
+
 from typing import TypeVar
 
 from torch import Tensor

@@ -1,5 +1,7 @@
 """Proximal policy optimisation: advantages of sampled tokens, and the clipped losses of policy and critic."""
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad

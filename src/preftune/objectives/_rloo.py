@@ -1,5 +1,7 @@
 """REINFORCE with a leave-one-out baseline: several responses to a prompt judge one another, no critic."""
 
+from __future__ import annotations
+
 from torch import Tensor
 
 

@@ -1,5 +1,7 @@
 """Supervised fine-tuning on the preferred responses."""
 
+from __future__ import annotations
+
 from torch import Tensor
 
 

@@ -1,7 +1,9 @@
-"""A study folder as one self-contained page, and its frontier as a picture. Nothing here is fetched or computed by a
-model: everything comes from the files of the folder."""
+"""A study's JSON files become one self-contained page: charts, tables, samples, and what limits the answer. No torch.
 
-from .charts import frontier_image
-from .page import write_report
+`write_report(folder)` draws it from the files alone, so that it can be drawn again by anybody, at any time. The page
+fetches nothing and runs only its own scripts; what a model wrote is text in it and nothing else.
+"""
 
-__all__ = ["frontier_image", "write_report"]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -12,10 +12,22 @@ import numpy as np
 import vl_convert
 
 from ..errors import UserError
-from ..results import Result, StudyRecord, read_study
-from ..stats import Estimate
-from ..verdict import ACCURACY, CHANCE, Frontier, Point, Verdict, noise_in_words, proxy_view, run_names, verdict
-from .text import harmless
+from ..evidence import (
+    ACCURACY,
+    CHANCE,
+    Estimate,
+    Frontier,
+    Point,
+    Result,
+    StudyRecord,
+    Verdict,
+    noise_in_words,
+    proxy_view,
+    read_study,
+    run_names,
+    verdict,
+)
+from ..text import harmless
 
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 COLOURS = ("#2867b2", "#c8553d", "#3c8d5a", "#8457aa", "#b8860b", "#3a8fa3")

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 import functools
-import hashlib
-import math
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 import vl_convert
 from jinja2.utils import htmlsafe_json_dumps
-from markupsafe import Markup
 
-from ..results import REFERENCE, Result, Sample, StudyRecord, read_study
-from ..stats import Estimate, clustered_mean, number, over_seeds
-from ..verdict import PROXY, Comparison, Verdict, run_names, told_name, verdict
+from ..evidence import REFERENCE, Result, Sample, StudyRecord, Verdict, read_study, run_names, verdict
+from ..page import inline, script_policy
+from ..text import harmless
 from .charts import VEGA_LITE, dashes, frontier_panels, length_panel, looks, proxy_panels, training_panels
-from .text import Folded, fold, harmless
+from .folding import Folded, fold
+from .tables import budget_rows, cells_of, columns_of, comparison_row, lines_of, preference_rows, reward_rows
 
 REPORT_FILE = "report.html"
 PROMPTS_SHOWN = 5
@@ -37,27 +33,6 @@ for (const [name, spec] of Object.entries(specs))
     document.getElementById(name).textContent = "This chart could not be drawn: " + error.message;
   });
 }"""
-
-
-BASELINES = {"tfidf": "TF-IDF, logistic", "length": "length alone"}
-
-
-class Column(NamedTuple):
-    """A column of the table of results: a mean with its standard error, read from a row."""
-
-    title: str
-    unit: str
-    read: Callable[[Result], Estimate | None]
-
-
-class Line(NamedTuple):
-    """A row of the table: who, at which step, and an estimate per column, None where there is none."""
-
-    arm: str
-    name: str
-    step: str
-    values: tuple[Estimate | None, ...]
-    minor: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,9 +69,9 @@ def _page(study: StudyRecord, answer: Verdict) -> str:
     frontiers = frontier_panels(study, answer)
     proxies = proxy_panels(study, answer) if answer.points else []
     specs = {panel.name: panel.spec for panel in (*frontiers, *proxies, *training, length) if panel}
-    scripts = [_inline(_library()), _inline(DRAW)]
-    columns = _columns(study)
-    lines = _lines(study, columns)
+    scripts = [inline(_library()), inline(DRAW)]
+    columns = columns_of(study)
+    lines = lines_of(study, columns)
     return environment.get_template("page.html.j2").render(
         info=study.info,
         answer=answer,
@@ -108,21 +83,21 @@ def _page(study: StudyRecord, answer: Verdict) -> str:
         frontiers=frontiers,
         proxies=proxies,
         several_noises=len(study.noises()) > 1,
-        rewards=_reward_rows(study.info.get("reward", {})),
+        rewards=reward_rows(study.info.get("reward", {})),
         reward_kind=study.info.get("reward", {}).get("kind", ""),
-        preferences=_preference_rows(study),
-        budgets=_budget_rows(study),
+        preferences=preference_rows(study),
+        budgets=budget_rows(study),
         columns=columns,
-        lines=list(zip(lines, _cells(lines), strict=True)),
+        lines=list(zip(lines, cells_of(lines), strict=True)),
         several_seeds=len(study.info["seeds"]) > 1,
-        comparisons=[_comparison(pair, len(study.noises()) > 1) for pair in answer.comparisons],
+        comparisons=[comparison_row(pair, len(study.noises()) > 1) for pair in answer.comparisons],
         exchanges=_exchanges(study),
         exchanges_note=_exchanges_note(study),
         data=_facts(study.info["data"], DATA_WORDS),
         facts_of=_facts,
         specs=htmlsafe_json_dumps(specs, allow_nan=False),
         scripts=scripts,
-        policy="; ".join(_policy(scripts)),
+        policy="; ".join(script_policy(scripts)),
     )
 
 
@@ -141,18 +116,6 @@ def _printed(value: Any) -> Any:
     if type(value) is int:
         return f"{value:,}"
     return f"{value:g}" if type(value) is float else value
-
-
-def _inline(script: str) -> Markup:
-    """A script of ours fit to stand inside a page: the only two strings that could end or derail it are escaped."""
-    return Markup(script.replace("</script", "<\\/script").replace("<!--", "<\\!--"))
-
-
-def _policy(scripts: Sequence[str]) -> list[str]:
-    """What the page may do: run exactly these scripts and fetch nothing, whatever a model wrote into it."""
-    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
-    hashes = " ".join(f"'sha256-{digest}'" for digest in digests)
-    return ["default-src 'none'", f"script-src {hashes}", "style-src 'unsafe-inline'", "img-src data: blob:"]
 
 
 # --- words ------------------------------------------------------------------------------------------------------------
@@ -197,142 +160,6 @@ def _rounded(count: int) -> str:
 
 def _counted(data: Mapping[str, Any], name: str, words: str) -> str:
     return f"{data[name]:,} {words} " if isinstance(data.get(name), int) else ""
-
-
-def _comparison(pair: Comparison, several_noises: bool) -> Mapping[str, str]:
-    arms = f"{pair.a} − {pair.b}" + (f", noise {pair.noise:g}" if several_noises else "")
-    row = {"pair": arms, "kl": "", "difference": "", "interval": "", "p": "", "answer": pair.why_not}
-    if pair.difference is None or pair.kl is None:
-        return row
-    se = pair.difference.se or math.nan
-    low, high = (number(end, se) for end in pair.difference.interval())
-    told = "told apart" if pair.distinct else "not told apart"
-    return row | {
-        "kl": f"{pair.kl:.2g}",
-        "difference": str(pair.difference),
-        "interval": f"{low} to {high}",
-        "p": "< 0.001" if pair.p_value < 0.001 else f"{pair.p_value:.3f}",
-        "answer": told,
-    }
-
-
-def _reward_rows(reward: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(what, accuracy, log-loss) on held-out votes: of each seed's reward model, then of the baselines."""
-    seeds = {seed: info for seed, info in reward.items() if isinstance(info, Mapping) and "held_out" in info}
-    several = len(seeds) > 1
-    rows = [(f"reward model, seed {n}" if several else "reward model", info["held_out"]) for n, info in seeds.items()]
-    first = next(iter(seeds.values()), {})
-    rows += [(BASELINES.get(name, name), info) for name, info in first.get("baselines", {}).items()]
-    return [(name, _told(info["accuracy"], 100), _told(info["log_loss"], 1)) for name, info in rows]
-
-
-def _preference_rows(study: StudyRecord) -> list[tuple[str, str, str, str]]:
-    """(arm, whose preference, accuracy, log-loss) on held-out votes of what amortized-ipo was told by, told once."""
-    found: dict[tuple[str, str], tuple[str, str]] = {}
-    for row in study.finals():
-        held = study.info.get("preferences", {}).get(row.run, {}).get("held_out")
-        if held:
-            name = told_name(study, row.arm, None, row.seed, row.noise)
-            found[row.arm, name] = (_told(held["accuracy"], 100), _told(held["log_loss"], 1))
-    return [(*who, *values) for who, values in found.items()]
-
-
-def _told(estimate: Mapping[str, float | None], times: float) -> str:
-    value, se = estimate["value"], estimate["se"]
-    return str(Estimate(times * (value or 0.0), None if se is None else times * se))
-
-
-def _budget_rows(study: StudyRecord) -> list[tuple[str, str, Mapping[str, float]]]:
-    """(arm, run, what it cost in three currencies) of every run that says so."""
-    names, budgets = run_names(study), study.info.get("budgets", {})
-    return [(row.arm, names[row.run], budgets[row.run]) for row in study.finals() if row.run in budgets]
-
-
-# --- the table of results ---------------------------------------------------------------------------------------------
-
-
-def _columns(study: StudyRecord) -> list[Column]:
-    """A column for every quantity that some row has."""
-    ended = _ended(study.samples)
-    extras = dict.fromkeys(name for row in study.results for name in row.extra if not name.endswith("_se"))
-    columns = [
-        Column("gain", "over the reference", _mean("gain")),
-        Column("reward", "", _mean("reward")),
-        Column("KL", "nats", _mean("kl")),
-        Column("win rate", "% against the reference", _mean("win_rate", 100)),
-        *(Column(name, "learned reward" if name == PROXY else "second opinion", _opinion(name)) for name in extras),
-        Column("accuracy", "% of held-out votes", _mean("accuracy", 100)),
-        Column("log-loss", "nats per vote", _mean("log_loss")),
-        Column("validation", "log-loss, nats per training vote", _mean("validation")),
-        Column("length", "tokens", _mean("length")),
-        Column("ended", "% within the limit", lambda row: ended.get((row.run, row.step))),
-    ]
-    return [column for column in columns if any(column.read(row) for row in study.results)]
-
-
-def _mean(name: str, times: float = 1) -> Callable[[Result], Estimate | None]:
-    def read(row: Result) -> Estimate | None:
-        value, se = getattr(row, name), getattr(row, f"{name}_se")
-        return None if value is None else Estimate(times * value, None if se is None else times * se)
-
-    return read
-
-
-def _opinion(name: str) -> Callable[[Result], Estimate | None]:
-    return lambda row: Estimate(row.extra[name], row.extra.get(f"{name}_se")) if name in row.extra else None
-
-
-def _ended(samples: Sequence[Sample]) -> dict[tuple[str, int], Estimate]:
-    """Per cent of the samples of each run and step that ended by themselves."""
-    groups: dict[tuple[str, int], list[Sample]] = defaultdict(list)
-    for sample in samples:
-        groups[sample.run, sample.step].append(sample)
-    return {
-        key: clustered_mean([100.0 * s.ended for s in group], [s.prompt_id for s in group])
-        for key, group in groups.items()
-    }
-
-
-def _lines(study: StudyRecord, columns: Sequence[Column]) -> list[Line]:
-    """The reference, then the last checkpoint of every run; with several seeds their mean comes before them."""
-    reference, names = study.reference(), run_names(study)
-    lines = [Line(REFERENCE, REFERENCE, "0", _read(reference, columns))] if reference else []
-    groups: dict[tuple[str, float | None, float], list[Result]] = defaultdict(list)
-    for row in study.finals():
-        groups[row.arm, row.beta, row.noise].append(row)
-    for (arm, beta, noise), rows in groups.items():
-        minor = len(rows) > 1
-        each = [
-            Line(arm, f"seed {row.seed}" if minor else names[row.run], f"{row.step:,}", _read(row, columns), minor)
-            for row in rows
-        ]
-        if minor:
-            means = tuple(_over_seeds(values) for values in zip(*(line.values for line in each), strict=True))
-            lines.append(Line(arm, told_name(study, arm, beta, None, noise), f"{len(rows)} seeds", means))
-        lines += each
-    return lines
-
-
-def _read(row: Result, columns: Sequence[Column]) -> tuple[Estimate | None, ...]:
-    return tuple(column.read(row) for column in columns)
-
-
-def _over_seeds(estimates: Sequence[Estimate | None]) -> Estimate | None:
-    values = [estimate.value for estimate in estimates if estimate]
-    return over_seeds(values) if values else None
-
-
-def _cells(lines: Sequence[Line]) -> list[list[tuple[str, str]]]:
-    """(number, error) in print for each line and column; a column has one number of decimals, by its largest error."""
-    columns = list(zip(*(line.values for line in lines), strict=True))
-    largest = [max((estimate.se or 0.0 for estimate in column if estimate), default=0.0) for column in columns]
-    return [[_cell(estimate, error) for estimate, error in zip(line.values, largest, strict=True)] for line in lines]
-
-
-def _cell(estimate: Estimate | None, error: float) -> tuple[str, str]:
-    if estimate is None:
-        return "–", ""
-    return number(estimate.value, error), "" if estimate.se is None else number(estimate.se, error)
 
 
 # --- samples and counts -----------------------------------------------------------------------------------------------

@@ -1,0 +1,38 @@
+"""The command line run: what it exits with, and what it says then."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from jsonargparse import Namespace
+
+from ..errors import Interrupted, UserError
+from ..stopping import SIGNALS, is_ignored_hangup
+from .parser import COMMANDS, build_parser, given
+
+CONTINUE = dict.fromkeys(("demo", "compare"), "the same command goes on from here") | {"train": "--resume goes on"}
+
+
+def main() -> None:
+    """Run the command line: exit 0, or 2 with one line for a user's mistake.
+
+    1 for a study with runs that failed, 130 after an interruption (SIGINT, SIGTERM, SIGHUP).
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # progress is shown by our own bars
+    parsed = Namespace(command="")
+    for number in SIGNALS:
+        if not is_ignored_hangup(number):
+            signal.signal(number, signal.default_int_handler)
+    try:
+        parsed = build_parser().parse_args()
+        COMMANDS[parsed.command].run(given(parsed))
+    except UserError as error:
+        print(f"preftune: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        print(f"preftune: {str(stop) or 'stopped'}; {CONTINUE.get(parsed.command, 'run it again')}", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,34 @@
+"""`preftune evaluate`: trained policies met with the same questions."""
+
+from __future__ import annotations
+
+from .command import Command
+from .flags import EVALUATION, Parsed
+
+
+def run(given: Parsed) -> None:
+    from ..study import evaluate_folders
+
+    evaluate_folders(**given)
+
+
+COMMAND = Command(
+    run,
+    "compare trained policies on prompts and on held-out votes",
+    "preftune evaluate RUN1 RUN2 --prompts PROMPTS --out DIR",
+    [],
+    [
+        "data",
+        "prompts",
+        "reference",
+        *EVALUATION,
+        "max-new-tokens",
+        "seed",
+        "max-length",
+        "micro-tokens",
+        "precision",
+        "device",
+        "out",
+    ],
+    {"folders": "folders that train or compare left, or plain models"},
+)

@@ -1,0 +1,22 @@
+"""`preftune sample`: the same prompt through several policies."""
+
+from __future__ import annotations
+
+from .command import Command
+from .flags import Parsed
+
+
+def run(given: Parsed) -> None:
+    from ..study import sample_folders
+
+    sample_folders(**given)
+
+
+COMMAND = Command(
+    run,
+    "the same prompt through several policies, side by side",
+    "preftune sample RUN1 RUN2 --prompt 'Movie review: \"I came'",
+    ["prompt"],
+    ["samples", "max-new-tokens", "seed", "precision", "device"],
+    {"folders": "folders that train or compare left, or plain models"},
+)

@@ -1,0 +1,48 @@
+"""What costs nothing, asked the same held-out votes: the length of a response, its words (TF-IDF)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_array
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from ..evidence import Floats, quality
+from .logistic import fit_linear
+from .tokens import TextFormat, TokenBallot
+from .votes import reference_table, score_table, vote_pairs
+
+
+def fit_baselines(
+    training: Sequence[TokenBallot], held_out: Sequence[TokenBallot], form: TextFormat
+) -> dict[str, dict[str, Any]]:
+    """What costs nothing, fitted to the same training votes and asked the same held-out ones.
+
+    `length`: the number of tokens of a response. `tfidf`: its words and pairs of words (TF-IDF).
+    """
+    lengths = [_column([len(ids) for ballot in part for ids in ballot.responses]) for part in (training, held_out)]
+    texts = [[form.text(ids) for ballot in part for ids in ballot.responses] for part in (training, held_out)]
+    found = {"length": _baseline(lengths, training, held_out)}
+    try:
+        vectorizer = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\b\w+\b", sublinear_tf=True)
+        words = [csr_array(vectorizer.fit_transform(texts[0])), csr_array(vectorizer.transform(texts[1]))]
+    except ValueError:  # no response holds a word
+        return found
+    return found | {"tfidf": _baseline(words, training, held_out)}
+
+
+def _column(values: Sequence[int]) -> Floats:
+    spread = max(float(np.std(values)), 1e-9)
+    return np.array(values, dtype=np.float64)[:, None] / spread
+
+
+def _baseline(
+    features: Sequence[Any], training: Sequence[TokenBallot], held_out: Sequence[TokenBallot]
+) -> dict[str, Any]:
+    a, b = vote_pairs(training).T
+    table = reference_table(training)
+    penalty = 1 / float(table.weight.sum())
+    weight, _ = fit_linear(features[0][a] - features[0][b], table.p, table.weight, penalty=penalty)
+    return quality(score_table(np.asarray(features[1] @ weight), held_out))

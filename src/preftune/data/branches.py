@@ -1,0 +1,195 @@
+"""Token ids to one tensor layout for every method: a prompt once, then its responses as branches.
+
+Shapes: R rows, T tokens in a row, N predicted tokens, B responses ("branches").
+
+`branch` layout: one row without padding; each prompt is followed by its responses, a response sees its prompt and
+itself, and its positions continue from the end of the prompt. `padded` layout: one right-padded row per response, the
+prompt repeated; for architectures that cannot take the first, and the oracle for it in tests. Both answer the same
+question, so everything downstream reads only `source_N`, `target_N`, `branch_N` and `last_B`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Branches(Protocol):
+    """A prompt and the responses that continue it, as token ids."""
+
+    @property
+    def prompt(self) -> Sequence[int]: ...
+    @property
+    def responses(self) -> Sequence[Sequence[int]]: ...
+
+
+@dataclass(frozen=True)
+class BranchBatch:
+    """Token ids laid out for one forward pass, and where the response tokens are predicted."""
+
+    ids_RT: Tensor
+    positions_RT: Tensor
+    source_N: Tensor  # index into the R·T hidden states of the one that predicts each response token
+    target_N: Tensor  # the response token
+    branch_N: Tensor  # the response that it belongs to, in order of ballots and of responses within them
+    last_B: Tensor  # index into the R·T hidden states of each response's last token
+    branches: int
+    plan: BranchPlan | None  # how the branch layout attends; None: padded
+    padding_RT: Tensor | None  # padded layout: 1 for a token, 0 for padding
+
+    @property
+    def unique_tokens(self) -> int:
+        """Tokens that the model runs over, padding excluded."""
+        return self.ids_RT.numel() if self.padding_RT is None else int(self.padding_RT.sum())
+
+    def lengths_B(self) -> Tensor:
+        """Number of predicted tokens of each response."""
+        return torch.bincount(self.branch_N, minlength=self.branches)
+
+    def to(self, device: torch.device) -> BranchBatch:
+        """The same batch on another device."""
+        if self.ids_RT.device == device:
+            return self
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        plan = None if self.plan is None else self.plan.to(device)
+        return BranchBatch(**{**vars(self), **moved, "plan": plan})
+
+
+class BranchPlan:
+    """Where each prompt with its branches lies in the row, and what sees what there.
+
+    A plain object on purpose: hooks that rebuild containers of tensors (sharding) pass it through untouched.
+    `spans` are (start, end of the prompt, end) of each ballot; `segment_T` is 0 on a prompt, k on its k-th branch.
+    """
+
+    def __init__(self, spans: tuple[tuple[int, int, int], ...], segment_T: Tensor, positions_T: Tensor | None) -> None:
+        self.spans = spans
+        self.segment_T = segment_T
+        self.positions_T = positions_T if positions_T is not None else _positions(spans, segment_T)
+        self._masks: dict[tuple[int, int, int, int | None], Tensor] = {}
+
+    def to(self, device: torch.device) -> BranchPlan:
+        """The same plan on another device."""
+        return BranchPlan(self.spans, self.segment_T.to(device), self.positions_T.to(device))
+
+    @property
+    def windows(self) -> set[int | None]:
+        """The windows that were asked for so far."""
+        return {window for *_, window in self._masks}
+
+    def visible(self, start: int, stop: int, first_query: int, window: int | None) -> Tensor:
+        """Boolean `[stop − first_query, stop − start]`: may the token in row i of the queries see key j.
+
+        Keys run from `start`, queries from `first_query`, both to `stop`, within one ballot. `window` counts by
+        position, so that a branch's window reaches back into its prompt as in a sequence of its own.
+        """
+        key = (start, stop, first_query, window)
+        if key not in self._masks:
+            self._masks[key] = self._visible(slice(first_query, stop), slice(start, stop), window)
+        return self._masks[key]
+
+    def _visible(self, queries: slice, keys: slice, window: int | None) -> Tensor:
+        segment_q, segment_k = self.segment_T[queries, None], self.segment_T[None, keys]
+        distance = self.positions_T[queries, None] - self.positions_T[None, keys]
+        seen = ((segment_k == 0) | (segment_k == segment_q)) & (distance >= 0)
+        return seen if window is None else seen & (distance < window)
+
+    def dense(self) -> Tensor:
+        """Boolean `[T, T]` mask of the whole row, for attention that takes a mask but no plan."""
+        length = self.segment_T.numel()
+        mask = torch.zeros(length, length, dtype=torch.bool, device=self.segment_T.device)
+        for start, _, stop in self.spans:
+            mask[start:stop, start:stop] = self.visible(start, stop, start, None)
+        return mask
+
+
+def _positions(spans: Sequence[tuple[int, int, int]], segment_T: Tensor) -> Tensor:
+    positions = torch.empty_like(segment_T)
+    for start, middle, stop in spans:
+        positions[start:middle] = torch.arange(middle - start)
+        _, counts = torch.unique_consecutive(segment_T[middle:stop], return_counts=True)
+        if stop > middle:
+            steps = torch.cat([torch.arange(count) for count in counts.tolist()])
+            positions[middle:stop] = steps + (middle - start)
+    return positions
+
+
+def branch_layout(ballots: Sequence[Branches]) -> BranchBatch:
+    """One row without padding: every prompt once, followed by its branches."""
+    ids: list[int] = []
+    segments: list[int] = []
+    spans, sources, ends = [], [], []
+    for ballot in ballots:
+        start = len(ids)
+        ids += ballot.prompt
+        segments += [0] * len(ballot.prompt)
+        middle = len(ids)
+        for number, response in enumerate(ballot.responses, 1):
+            first = len(ids)
+            sources += [middle - 1, *range(first, first + len(response) - 1)]
+            ids += response
+            ends.append(len(ids) - 1)
+            segments += [number] * len(response)
+        spans.append((start, middle, len(ids)))
+    plan = BranchPlan(tuple(spans), torch.tensor(segments), None)
+    return BranchBatch(
+        ids_RT=torch.tensor([ids]),
+        positions_RT=plan.positions_T[None],
+        source_N=torch.tensor(sources),
+        last_B=torch.tensor(ends),
+        **_targets(ballots),
+        plan=plan,
+        padding_RT=None,
+    )
+
+
+def padded_layout(ballots: Sequence[Branches]) -> BranchBatch:
+    """One right-padded row per response, its prompt before it. Padding is told by position, never by token value."""
+    rows = [[*ballot.prompt, *response] for ballot in ballots for response in ballot.responses]
+    starts = [len(ballot.prompt) for ballot in ballots for _ in ballot.responses]
+    width = max(map(len, rows))
+    padding = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    return BranchBatch(
+        ids_RT=torch.tensor([row + [0] * (width - len(row)) for row in rows]),
+        positions_RT=torch.arange(width).expand(len(rows), -1) * padding,
+        source_N=torch.tensor(
+            [r * width + t for r, row in enumerate(rows) for t in range(starts[r] - 1, len(row) - 1)]
+        ),
+        last_B=torch.tensor([r * width + len(row) - 1 for r, row in enumerate(rows)]),
+        **_targets(ballots),
+        plan=None,
+        padding_RT=padding,
+    )
+
+
+def _targets(ballots: Sequence[Branches]) -> dict[str, Any]:
+    responses = [response for ballot in ballots for response in ballot.responses]
+    return {
+        "target_N": torch.tensor([token for response in responses for token in response]),
+        "branch_N": torch.tensor([b for b, response in enumerate(responses) for _ in response]),
+        "branches": len(responses),
+    }
+
+
+def pack(sizes: Sequence[int], budget: int) -> list[list[int]]:
+    """Group items into micro-batches of at most `budget` tokens, similar lengths together; deterministic.
+
+    Longest first, each into the fullest group that still has room (best fit). An item larger than the budget makes a
+    group of its own. Returns groups of indices into `sizes`.
+    """
+    groups: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        fitting = [g for g, free in enumerate(room) if free >= sizes[index]]
+        if fitting:
+            best = min(fitting, key=lambda g: (room[g], g))
+            groups[best].append(index)
+            room[best] -= sizes[index]
+        else:
+            groups.append([index])
+            room.append(budget - sizes[index])
+    return groups

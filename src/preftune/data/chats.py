@@ -1,0 +1,229 @@
+"""Prompts and chats in any common form: whose turn it is, where the prompt ends, what a side of a pair says."""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from .ballots import Message, Prompt
+from .fields import Row, Unusable
+
+PROMPT_DIFFERS = "a prompt that differs between the sides"
+NOT_ASSISTANT = "a chat that does not end with the assistant's turn"
+OTHER_ROLE = "a turn of a role other than system, user or assistant"
+ONE_TRANSCRIPT = "a transcript beside a response that is none"
+TOOL_CALL = "a tool call, which cannot be rendered yet"
+REASONING = "reasoning beside a turn's text, which cannot be rendered yet"
+Side = str | tuple[Message, ...]  # a response alone, or the messages that end with it
+PROMPTS = ("conversations", "conversation", "question", "instruction", "context")  # `prompt` comes before them all
+TEXTS = ("text", "content", "response", "answer")
+SYSTEMS = ("system", "system_prompt")
+TURN = (("role", "content"), ("from", "value"))
+CALLS = ("tool_calls", "function_call")
+CALL_ROLES = ("function_call", "tool_call")
+THOUGHTS = ("reasoning_content", "thinking")
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+}
+OPENING = re.compile(r"\s*Human:")
+ANSWER = "\n\nAssistant:"
+
+
+def stated_prompt(row: Row) -> Prompt | None:
+    """The prompt that a row states; None where it states none."""
+    keys = ["prompt"] if row.get("prompt") is not None else [key for key in PROMPTS if row.get(key) is not None]
+    if len(keys) > 1:
+        raise ValueError(f"which is the prompt: {', '.join(keys)}? Put what the model sees under `prompt`")
+    if not keys:
+        return None
+    value = row[keys[0]]
+    if isinstance(value, str):
+        extra = _input(row) if keys[0] == "instruction" else ""
+        return f"{value}\n{extra}" if extra else value
+    if isinstance(value, list) or is_turn(value):
+        if keys[0] == "instruction" and _input(row):
+            raise ValueError("`input` stands beside an `instruction` that is a chat: put it into one of its turns")
+        return messages_of(value)
+    raise ValueError(f"`{keys[0]}` is {reprlib.repr(value)}, neither text nor a list of messages")
+
+
+def _input(row: Row) -> str:
+    extra = row.get("input")
+    if not isinstance(extra, str | None):
+        raise ValueError(f"`input` is {reprlib.repr(extra)}, not text")
+    return extra if extra and extra.strip() else ""
+
+
+def with_system(prompt: Prompt | None, row: Row) -> Prompt | None:
+    """A field `system` makes the prompt a chat, with its text (if any) as the first turn."""
+    if not prompt or not row.keys() & {*SYSTEMS}:
+        return prompt
+    system = _system(row)
+    chat = (Message("user", prompt),) if isinstance(prompt, str) else prompt
+    if not system.strip():
+        return chat
+    own = next((turn.content for turn in chat if turn.role == "system"), None)
+    if own is None:
+        return (Message("system", system), *chat)
+    if own.strip() != system.strip():
+        raise ValueError("the `system` field and the system turn of the chat have different texts: keep the right one")
+    return chat
+
+
+def _system(row: Row) -> str:
+    texts = {key: row[key] for key in SYSTEMS if row.get(key) is not None}
+    for key, text in texts.items():
+        if not isinstance(text, str):
+            raise ValueError(f"`{key}` is {reprlib.repr(text)}, not text")
+    spoken = [text for text in texts.values() if text.strip()]
+    if len({text.strip() for text in spoken}) > 1:
+        raise ValueError("`system` and `system_prompt` have different texts: keep the right one")
+    return spoken[0] if spoken else ""
+
+
+def is_turn(value: object) -> bool:
+    if not isinstance(value, dict):
+        return False
+    return any(value.keys() >= {*pair} for pair in TURN) or ("role" in value and any(map(value.get, CALLS)))
+
+
+def messages_of(value: object) -> tuple[Message, ...]:
+    """Chat turns under role and content, or ShareGPT's from and value."""
+    turns = value if isinstance(value, list) else [value]
+    if not all(map(is_turn, turns)):
+        raise ValueError(f"a chat is a list of {{role, content}} or {{from, value}}, not {reprlib.repr(value)}")
+    return tuple(map(_message, turns))
+
+
+def _message(turn: Row) -> Message:
+    _check_silent(turn, (*THOUGHTS, "reasoning"))
+    role, content = _spoken(turn)
+    if not isinstance(content, str | None):
+        raise ValueError(f"the content of a turn is {reprlib.repr(content)}, not text")
+    name = role.lower() if isinstance(role, str) else ""
+    if name in CALL_ROLES:
+        raise Unusable(TOOL_CALL)
+    if name not in ROLES:
+        raise Unusable(OTHER_ROLE)
+    return Message(ROLES[name], content or "")
+
+
+def _spoken(turn: Row) -> tuple[Any, Any]:
+    """Role and text of a turn. Arrow gives every turn all keys, so of two pairs the one that has values is meant."""
+    pairs = [(turn[role], turn[text]) for role, text in TURN if role in turn and text in turn]
+    names = [turn[role].lower() for role, _ in TURN if isinstance(turn.get(role), str)]
+    texts = [text for _, text in pairs if text is not None]
+    if len({ROLES[name] for name in names if name in ROLES}) > 1 or any(text != texts[0] for text in texts):
+        raise ValueError(f"`role`, `content` and `from`, `value` of a turn differ: {reprlib.repr(turn)}")
+    return max(pairs, key=lambda pair: sum(part is not None for part in pair))
+
+
+def _check_silent(said: Row, thoughts: Iterable[str]) -> None:
+    """_Unusable for what stands beside a text and would be lost: calls, and fields of thoughts."""
+    if any(map(said.get, CALLS)):
+        raise Unusable(TOOL_CALL)
+    texts = [said.get(key) for key in thoughts]
+    if any(text.strip() if isinstance(text, str) else text for text in texts):
+        raise Unusable(REASONING)
+
+
+def side_of(value: object) -> Side:
+    """A response as text, or as the messages that end with it; a missing or blank one is the empty text."""
+    if isinstance(value, dict) and not (is_turn(value) and any(value.get(role) is not None for role, _ in TURN)):
+        value = _text_of(value)
+    if isinstance(value, list) or is_turn(value):
+        return messages_of(value) or ""
+    if isinstance(value, str | None):
+        return value if value and value.strip() else ""
+    raise ValueError(f"a response is {reprlib.repr(value)}, neither text nor messages")
+
+
+def _text_of(entry: Row) -> object:
+    """What a response that is an object says: the object itself if it has no field for that."""
+    _check_silent(entry, THOUGHTS)  # `reasoning` beside a score is the judge's
+    texts = {key: entry[key] for key in TEXTS if entry.get(key) is not None}
+    first = next(iter(texts.values()), None)
+    if any(text != first for text in texts.values()):
+        raise ValueError(f"which is the response: {', '.join(texts)}? Keep one of them")
+    return first if entry.keys() & {*TEXTS} else entry
+
+
+def split_sides(prompt: Prompt | None, sides: Sequence[Side]) -> tuple[Prompt | None, tuple[str, ...]]:
+    """The prompt and each side's response, where sides may hold the whole chat: what they share is the prompt.
+
+    Raises Unusable if they share less than all but the last turn, or contradict the stated prompt.
+    """
+    spoken = [side for side in sides if side]
+    if _are_transcripts(prompt, spoken):
+        prompt, sides = None, [_turns(side) if isinstance(side, str) and side else side for side in sides]
+    elif len({_is_transcript(side) for side in spoken}) > 1:
+        raise Unusable(ONE_TRANSCRIPT)
+    elif isinstance(prompt, str) and OPENING.match(prompt) and prompt.rstrip().endswith(ANSWER):
+        prompt, sides = _turns(prompt)[:-1], [side.strip() if isinstance(side, str) else side for side in sides]
+    texts = tuple(side for side in sides if isinstance(side, str))
+    if len(texts) == len(sides):
+        return prompt, texts
+    chats = [_whole(prompt, side) for side in sides if side]
+    if len({chat[:-1] for chat in chats}) > 1:
+        raise Unusable(PROMPT_DIFFERS)
+    if any(chat[-1].role != "assistant" for chat in chats):
+        raise Unusable(NOT_ASSISTANT)
+    return chats[0][:-1], tuple(_whole(prompt, side)[-1].content if side else "" for side in sides)
+
+
+def _whole(prompt: Prompt | None, side: Side) -> tuple[Message, ...]:
+    """Prompt and response as one chat; the side may already begin with the prompt."""
+    turns = (Message("assistant", side),) if isinstance(side, str) else side
+    if prompt is None:
+        return turns
+    if turns[0].role == "assistant":
+        return ((Message("user", prompt),) if isinstance(prompt, str) else prompt) + turns
+    if not _repeats(prompt, turns):
+        raise Unusable(PROMPT_DIFFERS)
+    return turns
+
+
+def _is_transcript(side: Side) -> bool:
+    return isinstance(side, str) and bool(OPENING.match(side)) and ANSWER in side
+
+
+def _are_transcripts(prompt: Prompt | None, sides: Sequence[Side]) -> bool:
+    """Whether all sides are whole `Human: ... Assistant: ...` transcripts; beside a prompt, ones that repeat it."""
+    texts = [side for side in sides if isinstance(side, str) and _is_transcript(side)]
+    if not sides or len(texts) < len(sides):
+        return False
+    if isinstance(prompt, str) and OPENING.match(prompt):
+        return all(text.strip().startswith(prompt.strip()) for text in texts)
+    return not prompt or all(_repeats(prompt, _turns(text)) for text in texts)
+
+
+def _repeats(prompt: Prompt, turns: tuple[Message, ...]) -> bool:
+    """Whether a chat already holds the stated prompt."""
+    if isinstance(prompt, str):
+        return any(turn.content.strip() == prompt.strip() for turn in turns[:-1])
+    return turns[: len(prompt)] == prompt
+
+
+def _turns(transcript: str) -> tuple[Message, ...]:
+    """The turns of a transcript. Before the last one, successive turns of one role are one turn with a break in it."""
+    parts = re.split(r"\n\n(Human|Assistant):", "\n\n" + transcript.lstrip())
+    tags = {"Human": "user", "Assistant": "assistant"}
+    turns = [Message(tags[tag], text.strip()) for tag, text in zip(parts[1::2], parts[2::2], strict=True)]
+    merged: list[Message] = []
+    for turn in turns[:-1]:
+        if merged and merged[-1].role == turn.role:
+            merged[-1] = Message(turn.role, f"{merged[-1].content}\n\n{turn.content}")
+        else:
+            merged.append(turn)
+    return (*merged, turns[-1])

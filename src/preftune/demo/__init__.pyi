@@ -1,0 +1,1 @@
+from .experiment import run_demo as run_demo

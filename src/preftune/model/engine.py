@@ -1,0 +1,159 @@
+"""Devices, precision and seeds: everything about the machine that the mathematics should not see."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..errors import UserError
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device that `name` asks for; `auto` is the first GPU, else the CPU. Raises UserError if it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name}: not available on this machine; use cpu, or leave it out") from error
+    return device
+
+
+def tokens_per_pass(device: torch.device) -> int:
+    """Tokens per forward pass where nobody chose: a CPU is as fast with few of them, and needs less memory."""
+    return 1024 if device.type == "cpu" else 4096
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """`fp32` computes in float32; `bf16` autocasts matrix products, the weights themselves stay float32."""
+    if precision == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what is freed for the next tensor, instead of giving it back to the system each time.
+
+    Activations are large and short-lived: asked anew from the system at every step, their pages are cleared one by one,
+    which took a sixth of a CPU's step. glibc only; elsewhere nothing happens.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # names of <malloc.h>
+    with suppress(OSError, AttributeError):
+        set_option = ctypes.CDLL("libc.so.6").mallopt
+        for option, value in ((trim_threshold, 2**31 - 1), (top_pad, 2**26), (mmap_max, 0)):
+            set_option(option, value)
+
+
+def return_freed_memory() -> None:
+    """Give what is free to the system after all, between one piece of work and the next, which may be of another size.
+
+    What a run leaves free is in pieces that the next one, or another program, cannot always use.
+    """
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    if sys.platform.startswith("linux"):
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+@contextmanager
+def remembered_casts(model: nn.Module) -> Iterator[None]:
+    """Within one autocast, cast each weight once and not in every forward pass, as decoding token by token would.
+
+    Autocast remembers the casts of weights that require a gradient only, so for the time being all do. For use where
+    no gradient is computed.
+    """
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+
+
+def compute_dtype(precision: str) -> torch.dtype:
+    """The type in which matrix products run."""
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+# --- the state of a training run, on disk ----------------------------------------------------------------------------
+
+
+def save_state(
+    folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: Optimizer, record: Mapping[str, object]
+) -> None:
+    """Write trainable weights, optimiser moments and a JSON record as one: the old state stays until the new is whole.
+
+    Safetensors and JSON only; nothing is pickled.
+    """
+    partial, old = _beside(folder)
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir(parents=True)
+    names: dict[Tensor, str] = {parameter: name for name, parameter in parameters.items()}
+    weights = {name: parameter.detach().contiguous() for name, parameter in parameters.items()}
+    moments = {
+        f"{names[parameter]}/{key}": value.contiguous()
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+    save_file(weights, partial / "weights.safetensors")
+    save_file(moments, partial / "moments.safetensors")
+    (partial / "record.json").write_text(json.dumps(record), encoding="utf-8")
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(partial, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_state(folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: Optimizer) -> dict[str, Any]:
+    """Put a saved state back into the parameters and the optimiser, bit for bit, and return its record."""
+    weights = load_file(folder / "weights.safetensors")
+    moments = load_file(folder / "moments.safetensors")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+    for key, value in moments.items():
+        name, _, moment = key.rpartition("/")
+        # the step count too: the fused AdamW wants it beside the moments
+        optimizer.state[parameters[name]][moment] = value.to(parameters[name].device)
+    return state_record(folder) or {}
+
+
+def state_record(folder: Path) -> dict[str, Any] | None:
+    """The record of a saved state; None if there is none. A state whose replacement was cut short counts."""
+    _, old = _beside(folder)
+    if not folder.exists() and old.exists():
+        os.replace(old, folder)
+    path = folder / "record.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def remove_state(folder: Path) -> None:
+    """Delete a saved state and what an interrupted save may have left beside it."""
+    for leftover in (folder, *_beside(folder)):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _beside(folder: Path) -> tuple[Path, Path]:
+    """Where a new state is written, and where the one that it replaces waits."""
+    return folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")

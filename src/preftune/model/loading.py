@@ -1,0 +1,109 @@
+"""A language model by its name: a folder, an adapter's folder, a GGUF file, the hub."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from ..data import TextFormat, text_format
+from ..errors import UserError
+from .attention import use_branch_attention
+from .gguf import load_gguf
+from .starts import find_adapter, load_adapted, loading
+
+
+@dataclass(frozen=True)
+class Base:
+    """A loaded model and what identifies it: the start of every run, and its reference."""
+
+    model: PreTrainedModel
+    form: TextFormat
+    name: str
+    sha256: str
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.form.tokenizer
+
+
+def load_base(name: str, *, device: torch.device) -> Base:
+    """Load a causal language model from a folder, a GGUF file or the hub, weights in float32, dropout off.
+
+    A folder with an adapter in it is its base (the model in the folder, else the one that the adapter names) with the
+    adapter folded in. Raises UserError when there is no such model, when it is not one that generates text, or when a
+    weight is not finite.
+    """
+    transformers_logging.disable_progress_bar()
+    model, tokenizer = load_any(name)
+    check_weights(model, f"--model {name}")
+    model.to(device)
+    return Base(model, text_format(tokenizer), name, weights_hash(model))
+
+
+def check_weights(model: nn.Module, where: str) -> None:
+    """Raises UserError, naming the weight, for one with values that are not finite."""
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise UserError(f"{where}: its weight {name} holds values that are not finite; fetch or train it again")
+
+
+def load_any(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if name.endswith(".gguf"):
+        return _load_gguf(Path(name))
+    if adapter := find_adapter(name):
+        return load_adapted(name, adapter, load_any)
+    return _load_folder_or_hub(name)
+
+
+def _load_gguf(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if not path.is_file():
+        raise UserError(f"--model {path}: no such file")
+    model, tokenizer = load_gguf(path)
+    use_branch_attention(model)
+    return model, tokenizer
+
+
+def _load_folder_or_hub(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    folder = Path(name)
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise UserError(f"--model {name}: no model there (a model folder has a config.json)")
+    hint = "" if folder.exists() else "; it is no local folder, and the hub did not serve it"
+    with loading(f"--model {name}: not a causal language model that can be loaded{hint}"):
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        no_dropout(config)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            name, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+    if report["missing_keys"]:
+        raise UserError(
+            f"--model {name}: its weights lack {sorted(report['missing_keys'])[0]}; is the folder complete?"
+        )
+    with loading(f"--model {name}: its tokenizer cannot be loaded"):
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    use_branch_attention(model)
+    return model, tokenizer
+
+
+def no_dropout(config: Any) -> None:
+    """Set every dropout rate of a configuration to 0, so that training mode and scoring agree."""
+    for key, value in config.to_dict().items():
+        if isinstance(value, float) and ("drop" in key or key.endswith("pdrop")):
+            setattr(config, key, 0.0)
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 over the configuration and all parameters: what a reference log-prob depends on."""
+    config = {key: value for key, value in model.config.to_dict().items() if key not in {"_name_or_path", "dtype"}}  # type: ignore[union-attr, operator]
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        digest.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,68 @@
+"""Policies and adapters written down, and every tensor of the file compared with the live one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def save_policy(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write a folder that `from_pretrained` loads: safetensors, configuration, tokenizer.
+
+    Then the file is compared with `weights`, by default the model's own. Raises RuntimeError where they differ.
+    """
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    check_saved(folder, model.state_dict() if weights is None else weights, type(model))
+
+
+def save_adapter(adapter: PeftModel, folder: Path) -> None:
+    """Write the adapter as peft does, with the place of its base as anybody finds it. Checked as `save_policy` is."""
+    config = adapter.peft_config["default"]
+    name = config.base_model_name_or_path
+    if name and Path(name).exists():
+        config.base_model_name_or_path = str(Path(name).resolve())
+    # on linear layers alone: peft need not look on the hub whether the vocabulary was changed
+    adapter.save_pretrained(
+        str(folder), safe_serialization=True, selected_adapters=["default"], save_embedding_layers=False
+    )
+    check_saved(folder, get_peft_model_state_dict(adapter, adapter_name="default", save_embedding_layers=False))
+
+
+def check_saved(folder: Path, weights: Mapping[str, Tensor], kind: type[PreTrainedModel] | None = None) -> None:
+    """Compare every tensor with what lies in the folder. Raises RuntimeError, naming the first that differs.
+
+    The files are read one tensor at a time. A tensor that shares its memory with one that is there (tied embeddings)
+    need not be there itself. Some architectures are saved under other names: then the model, which is of that `kind`,
+    is loaded again.
+    """
+    with ExitStack() as files:
+        opened = [files.enter_context(safe_open(path, "pt")) for path in sorted(folder.glob("*.safetensors"))]
+        homes = {name: file for file in opened for name in sorted(file.keys())}
+        shared = {weights[name].data_ptr() for name in homes if name in weights}
+        absent = [name for name, tensor in weights.items() if name not in homes and tensor.data_ptr() not in shared]
+        if absent and kind is not None and homes.keys() - weights.keys():
+            check_loaded(folder, weights, kind)
+            return
+        differ = (n for n, w in weights.items() if n in homes and not torch.equal(homes[n].get_tensor(n), w.cpu()))
+        if wrong := [*absent, *differ]:
+            raise RuntimeError(f"{folder}: {wrong[0]} was not saved as it was trained; the policy is not whole")
+
+
+def check_loaded(folder: Path, weights: Mapping[str, Tensor], kind: type[PreTrainedModel]) -> None:
+    """As `check_saved`, of the model as it is loaded from the folder."""
+    loaded = kind.from_pretrained(folder, dtype=torch.float32).state_dict()
+    if wrong := [n for n, w in weights.items() if n not in loaded or not torch.equal(loaded[n], w.cpu())]:
+        raise RuntimeError(f"{folder}: {wrong[0]} was not saved as it was trained; the policy is not whole")

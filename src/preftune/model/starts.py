@@ -1,0 +1,117 @@
+"""An adapter as the start of a policy: folded into its base, which is then a plain model like any other."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import find_adapter_config_file
+from transformers.utils import logging as transformers_logging
+
+from ..errors import UserError
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+
+
+def find_adapter(name: str) -> Path | None:
+    """The folder of the adapter that a local folder or a hub repository holds; None if it holds none."""
+    folder = Path(name)
+    if folder.exists():
+        return folder if (folder / CONFIG).is_file() else None
+    try:
+        there = find_adapter_config_file(name)
+    except OSError:  # no name that the hub could have: whoever loads the model says so
+        return None
+    if there is None:
+        return None
+    with loading(f"--model {name}: the hub did not serve it"):
+        return Path(huggingface_hub.snapshot_download(name, ignore_patterns=["*.bin", "*.pt", "*.pth"]))
+
+
+def load_adapted(name: str, folder: Path, load: Callable[[str], Loaded]) -> Loaded:
+    """The base of an adapter with the adapter folded in, and the tokenizer: the adapter's, if it brings one.
+
+    The base is the model in the same folder, else the one that the adapter names, which `load` loads. Raises UserError
+    for a base that is not there, an adapter that cannot be folded in, or weights that do not belong to its layers.
+    """
+    if not (folder / WEIGHTS).is_file():
+        raise UserError(f"--model {name}: its adapter has no {WEIGHTS}; save it as safetensors")
+    with loading(f"--model {name}: {CONFIG} cannot be read"):
+        config = PeftConfig.from_pretrained(str(folder))
+    if config.is_prompt_learning:
+        raise UserError(f"--model {name}: a {config.peft_type.value} adapter cannot be folded into weights; use LoRA")
+    if (folder / "config.json").is_file():
+        with _without_adapter(folder) as plain:
+            model, tokenizer = load(plain)
+    else:
+        model, tokenizer = load(_base_of(name, folder, config.base_model_name_or_path))
+    model = _fold_in(name, folder, model)
+    model.name_or_path = name
+    if (folder / "tokenizer_config.json").is_file():
+        with loading(f"--model {name}: its tokenizer cannot be loaded"):
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return model, tokenizer
+
+
+def _base_of(name: str, folder: Path, base: str | None) -> str:
+    """Where the base lies: as the adapter says, from here or from its own folder."""
+    if not base:
+        raise UserError(f"--model {name}: its adapter does not name its base; add base_model_name_or_path to {CONFIG}")
+    places = [Path(base), folder / base]
+    found = next((place for place in places if place.exists()), None)
+    if found is not None and found.resolve() == folder.resolve():
+        raise UserError(f"--model {name}: its adapter names itself as its base, and there is no config.json")
+    if found is None and (os.path.isabs(base) or base.startswith(".")):
+        raise UserError(f"--model {name}: its adapter's base {base} is not there; mend base_model_name_or_path")
+    return str(found or base)
+
+
+@contextmanager
+def _without_adapter(folder: Path) -> Iterator[str]:
+    """The same folder but for the adapter, which transformers would load in its own way beside the model."""
+    with tempfile.TemporaryDirectory() as view:
+        for path in folder.iterdir():
+            if not path.name.startswith("adapter_"):
+                os.symlink(path.resolve(), Path(view) / path.name)
+        yield view
+
+
+def _fold_in(name: str, folder: Path, model: PreTrainedModel) -> PreTrainedModel:
+    with loading(f"--model {name}: its adapter does not fit its base"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of keys that find no place, which is an error below
+        adapted = PeftModel.from_pretrained(model, str(folder))
+        used = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            if homeless := sorted(used.keys() ^ {*file.keys()}):
+                raise ValueError(f"{homeless[0]} is in one of them alone")
+            if wrong := [
+                key for key, value in used.items() if not torch.equal(value.cpu(), file.get_tensor(key).float())
+            ]:
+                raise ValueError(f"{wrong[0]} was not taken over")
+        merged: Any = adapted.merge_and_unload()
+    return merged
+
+
+@contextmanager
+def loading(problem: str) -> Iterator[None]:
+    """Turn whatever transformers raises on a bad folder into one line, and keep its own report off the screen."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{problem} ({reason})") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)

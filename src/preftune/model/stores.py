@@ -1,0 +1,181 @@
+"""What is computed of a frozen model once per content and kept on disk, shared by every run that needs it.
+
+One SQLite file per `StoreKey`; in it a row per (prompt ids, response ids). Nothing in the key depends
+on a file's name or age, on a learning rate or on an output folder, so a sweep pays once. Each file also keeps the token
+ids of one response of every ballot, so that `doctor` can compute stored values anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..data import TokenBallot
+
+# Raise it when log-probs come out differently: what was stored before is not read again. 3: with LoRA, values of an
+# arithmetic before 3 may be a policy's.
+ARITHMETIC = 3
+TABLES = """
+CREATE TABLE IF NOT EXISTS about (record TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS witnesses (key BLOB PRIMARY KEY, prompt BLOB NOT NULL, response BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS logprobs (key BLOB PRIMARY KEY, value REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS features (key BLOB, layer INTEGER, value BLOB NOT NULL, PRIMARY KEY (key, layer));
+"""
+
+
+@dataclass(frozen=True)
+class StoreKey:
+    """What a stored value depends on beside its token ids: the weights' hash, how and on which machine it is computed.
+
+    `model` is where the weights were found; it identifies nothing.
+    """
+
+    model: str
+    weights: str
+    precision: str
+    layout: str
+    machine: str
+    arithmetic: int = ARITHMETIC
+
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        parts = (self.weights, self.precision, self.layout, self.machine, str(self.arithmetic))
+        return hashlib.sha256("/".join(parts).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Witness:
+    """The token ids of one stored response."""
+
+    key: bytes
+    prompt: tuple[int, ...]
+    response: tuple[int, ...]
+
+
+def cache_folder() -> Path:
+    """Where things are kept between runs: `$PREFTUNE_CACHE`, else `preftune` in the user's cache folder."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("PREFTUNE_CACHE") or base / "preftune")
+
+
+def stores_folder() -> Path:
+    """Where the stores are."""
+    return cache_folder() / "stores"
+
+
+def response_keys(ballot: TokenBallot) -> list[bytes]:
+    """What identifies each response of a ballot in the store: its prompt's ids and its own."""
+    prompt = hashlib.sha256(repr(ballot.prompt).encode()).digest()
+    return [hashlib.sha256(prompt + repr(response).encode()).digest() for response in ballot.responses]
+
+
+class Store:
+    """Reference log-probs and features of one frozen model, by content. Exact: float32 values come back bit for bit.
+
+    A log-prob is log π_ref(y|x) in nats, summed over the response; a feature is the mean of a layer's states over the
+    response, `[D]`.
+    """
+
+    def __init__(self, folder: Path, key: StoreKey) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.key = key
+        self.path = folder / f"{key.name}.sqlite"
+        with self._open() as database:
+            database.executescript(TABLES)
+            if not database.execute("SELECT 1 FROM about").fetchone():
+                database.execute("INSERT INTO about VALUES (?)", (json.dumps(asdict(key)),))
+                database.commit()
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        with closing(sqlite3.connect(self.path, timeout=60)) as database, database:
+            yield database
+
+    def logprobs(self, keys: Sequence[bytes]) -> dict[bytes, float]:
+        """The log-probs that are there."""
+        with self._open() as database:
+            query = "SELECT value FROM logprobs WHERE key = ?"
+            rows = ((key, database.execute(query, (key,)).fetchone()) for key in keys)
+            return {key: row[0] for key, row in rows if row is not None}
+
+    def features(self, keys: Sequence[bytes], layers: Sequence[int]) -> dict[tuple[bytes, int], bytes]:
+        """The features that are there, float32."""
+        with self._open() as database:
+            query = "SELECT value FROM features WHERE key = ? AND layer = ?"
+            rows = ((key, layer, database.execute(query, (key, layer)).fetchone()) for key in keys for layer in layers)
+            return {(key, layer): row[0] for key, layer, row in rows if row is not None}
+
+    def add_logprobs(self, ballots: Sequence[TokenBallot], values: Sequence[float]) -> None:
+        """Add the log-probs of all responses of the ballots, in order.
+
+        One that is there already stays as it is, so that runs side by side see the same.
+        """
+        rows = zip([key for ballot in ballots for key in response_keys(ballot)], values, strict=True)
+        with self._open() as database:
+            database.executemany("INSERT OR IGNORE INTO logprobs VALUES (?, ?)", rows)
+            _add_witnesses(database, ballots)
+
+    def add_features(self, ballots: Sequence[TokenBallot], layers: Sequence[int], values_LBD: Tensor) -> None:
+        """Add the features of all responses of the ballots, in order; one that is there already stays."""
+        keys = [key for ballot in ballots for key in response_keys(ballot)]
+        rows = [
+            (key, layer, value.tobytes())
+            for layer, value_BD in zip(layers, values_LBD.cpu().numpy(), strict=True)
+            for key, value in zip(keys, value_BD, strict=True)
+        ]
+        with self._open() as database:
+            database.executemany("INSERT OR IGNORE INTO features VALUES (?, ?, ?)", rows)
+            _add_witnesses(database, ballots)
+
+    def witnesses(self) -> list[Witness]:
+        """The first response of every ballot that filled the store, in order of their keys."""
+        with self._open() as database:
+            rows = database.execute("SELECT key, prompt, response FROM witnesses ORDER BY key").fetchall()
+        return [Witness(key, _ids(prompt), _ids(response)) for key, prompt, response in rows]
+
+    def layers(self, key: bytes) -> list[int]:
+        """The layers of which there are features of a response."""
+        with self._open() as database:
+            rows = database.execute("SELECT layer FROM features WHERE key = ? ORDER BY layer", (key,)).fetchall()
+        return [layer for (layer,) in rows]
+
+    def sizes(self) -> dict[str, int]:
+        """How many log-probs and features there are."""
+        with self._open() as database:
+            tables = ("logprobs", "features")
+            return {table: database.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0] for table in tables}
+
+
+def read_key(path: Path) -> StoreKey | None:
+    """What a store's file says of itself; None if it is no store of this version."""
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+            (record,) = database.execute("SELECT record FROM about").fetchone()
+        values: dict[str, Any] = json.loads(record)
+        return StoreKey(**values)
+    except (sqlite3.Error, TypeError, ValueError):
+        return None
+
+
+def _add_witnesses(database: sqlite3.Connection, ballots: Sequence[TokenBallot]) -> None:
+    rows = [(response_keys(b)[0], _blob(b.prompt), _blob(b.responses[0])) for b in ballots]
+    database.executemany("INSERT OR IGNORE INTO witnesses VALUES (?, ?, ?)", rows)
+
+
+def _blob(ids: Sequence[int]) -> bytes:
+    return np.array(ids, dtype="<i4").tobytes()
+
+
+def _ids(blob: bytes) -> tuple[int, ...]:
+    return tuple(np.frombuffer(blob, dtype="<i4").tolist())

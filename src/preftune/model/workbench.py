@@ -1,0 +1,90 @@
+"""What the runs of a study share: the models, the layout that they can take, what is stored of them."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import UserError
+from .engine import keep_freed_memory, pick_device
+from .invariants import StartCheck
+from .layout import Layout, probe_layout
+from .loading import Base, load_base
+from .policy import Reference
+from .stores import Store, StoreKey, stores_folder
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What the runs of a study share: the model they start from, the reference, the layout, what is stored of both.
+
+    `base` is the model that policies live in: of it as it was loaded, ask `start`.
+    """
+
+    base: Base
+    reference: Reference
+    layout: Layout
+    precision: str
+    store: Store
+
+    @property
+    def start(self) -> Reference:
+        """The base as it was loaded, whatever is trained inside it."""
+        return Reference(self.base)
+
+    @property
+    def start_store(self) -> Store:
+        """What is stored of the base: the reference's store, where the base is the reference."""
+        key = replace(self.store.key, model=self.base.name, weights=self.base.sha256)
+        return self.store if key == self.store.key else Store(self.store.path.parent, key)
+
+
+def start_check(bench: Workbench, first: set[Any], computed: Iterable[bytes], source: str) -> StartCheck:
+    """What the first step of a fresh run is held to: `first` are its micro-batches.
+
+    `computed` are the responses whose reference log-prob was computed by this run, which counts where sums are made in
+    one order: not on a GPU.
+    """
+    in_order = bench.base.model.device.type == "cpu"
+    exact = frozenset(computed) if in_order else frozenset()
+    return StartCheck(bench.reference.is_start(bench.base), bench.precision, first, exact, source)
+
+
+def check_room(bench: Workbench, longest: int, max_new_tokens: int) -> None:
+    """Raises UserError if a response after the longest prompt (in tokens) does not fit into what the model reads."""
+    room = getattr(bench.base.model.config.get_text_config(), "max_position_embeddings", None)
+    if room and longest + max_new_tokens > room:
+        raise UserError(
+            f"--max-new-tokens {max_new_tokens}: the longest prompt has {longest} tokens and the model reads "
+            f"{room}; lower it, or --max-length"
+        )
+
+
+def open_workbench(
+    model: str, *, reference: str | None = None, precision: str = "fp32", device: str = "auto"
+) -> Workbench:
+    """Load the model (and the reference, where it is another one) and find out which layout it can take."""
+    place = pick_device(device)
+    keep_freed_memory()
+    base = load_base(model, device=place)
+    other = base if reference in (None, model) else load_base(str(reference), device=place)
+    if other.tokenizer.get_vocab() != base.tokenizer.get_vocab():
+        raise UserError(f"--reference {reference}: its tokenizer differs from the one of {model}; they must share one")
+    layout = probe_layout(base.model)
+    if other is not base and probe_layout(other.model).name != layout.name:
+        layout = Layout("padded", "the reference cannot take the policy's layout")
+    store = Store(stores_folder(), store_key(other, layout, precision, place))
+    return Workbench(base, Reference(other), layout, precision, store)
+
+
+def store_key(base: Base, layout: Layout, precision: str, device: torch.device) -> StoreKey:
+    """What values that are stored of the model depend on."""
+    chip = platform.machine() if device.type == "cpu" else torch.cuda.get_device_name(device)
+    found = Path(base.name)
+    name = str(found.resolve()) if found.exists() else base.name
+    return StoreKey(name, base.sha256, precision, layout.name, f"{chip}/torch {torch.__version__}")

@@ -1,0 +1,16 @@
+from ._amortized_ipo import amortized_ipo as amortized_ipo
+from ._bradley_terry import bradley_terry as bradley_terry
+from ._dpo import dpo as dpo
+from ._ipo import ipo as ipo
+from ._ipo import ipo_target as ipo_target
+from ._label_noise import smooth as smooth
+from ._label_noise import unbias as unbias
+from ._ppo import adapted_beta as adapted_beta
+from ._ppo import gae as gae
+from ._ppo import ppo_policy as ppo_policy
+from ._ppo import ppo_value as ppo_value
+from ._ppo import token_rewards as token_rewards
+from ._ppo import whiten as whiten
+from ._rloo import leave_one_out as leave_one_out
+from ._rloo import rloo as rloo
+from ._sft import sft as sft

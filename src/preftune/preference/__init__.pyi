@@ -1,0 +1,11 @@
+from .fitting import Fitting as Fitting
+from .fitting import check_kind as check_kind
+from .fitting import default_kind as default_kind
+from .fitting import settings_of as settings_of
+from .preferences import check_preference as check_preference
+from .rewards import check_fitted as check_fitted
+from .rewards import fit_or_load as fit_or_load
+from .rewards import fit_reward as fit_reward
+from .rewards import quality_table as quality_table
+from .targets import check_extra_responses as check_extra_responses
+from .targets import set_targets as set_targets

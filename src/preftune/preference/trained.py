@@ -1,0 +1,194 @@
+"""A score head trained with the trunk below it, all weights or an adapter, in THE training loop."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ..data import BranchBatch, TokenBallot, score_table
+from ..evidence import Floats, bt_log_loss
+from ..methods import DPO, LossOptions, Scored, Terms, pairwise_terms
+from ..model import (
+    Policy,
+    Workbench,
+    classifier_class,
+    delta_of,
+    last_states,
+    plain_weights,
+    save_classifier,
+    score_ballots,
+    score_head,
+    start_policy,
+)
+from ..objectives import bradley_terry, smooth
+from ..stopping import stop_requests
+from ..training import Session, Training, run_identity, run_session
+from .fitting import Fitting
+
+EVALUATIONS = 4  # of its log-loss, per epoch
+CENTER_BALLOTS = 512  # the centre of a trained score is a mean over the responses of so many ballots at most
+
+
+def reward_loss(scored: Scored, options: LossOptions) -> Terms:
+    """Bradley–Terry on scores, which come in the place of log-ratios; flips are part of the likelihood."""
+
+    def loss(score_a: Tensor, score_b: Tensor, p: Tensor) -> Tensor:
+        smoothed = smooth(p, options.label_smoothing)
+        return bradley_terry(score_a, score_b, preference=smoothed, flip_rate=options.flip_rate)
+
+    return pairwise_terms(scored, options, loss)
+
+
+REWARD = replace(DPO, name="reward", uses_reference=False, loss=reward_loss)
+
+
+def prepare_held_out(ballots: Sequence[TokenBallot]) -> tuple[TokenBallot, ...]:
+    """The ballots without responses in no vote, as in training."""
+    kept = [REWARD.prepare(ballot, Counter()) for ballot in ballots]
+    return tuple(ballot for ballot in kept if ballot is not None)
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """A score in training: a policy's trunk (all weights, or an adapter in the base) and a head on it."""
+
+    policy: Policy
+    head: nn.Linear
+    bench: Workbench
+
+    def scores(self, batch: BranchBatch) -> Tensor:
+        """Raw scores, `[B]`, differentiable."""
+        return last_states(self.policy.model, batch, self.bench.precision) @ self.head.weight[0]
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The parameters that training moves, by name; a language-model head is none of them."""
+        trunk = self.policy.model.get_decoder().named_parameters()
+        return {name: p for name, p in trunk if p.requires_grad} | {"score.weight": self.head.weight}
+
+    def loss(self, ballots: Sequence[TokenBallot], options: LossOptions) -> Terms:
+        """Summed Bradley–Terry loss of all votes of the ballots."""
+        scores_B = self.scores(self.bench.layout.lay_out(ballots).to(self.head.weight.device))
+        lengths_B = scores_B.new_tensor([len(ids) for ballot in ballots for ids in ballot.responses])
+        terms = REWARD.loss(Scored(ballots, scores_B, torch.zeros_like(scores_B), lengths_B), options)
+        return Terms(terms.loss, {name.replace("log_ratio", "score"): value for name, value in terms.sums.items()})
+
+    def save(self, folder: Path, *, kind: str, center: float, info: Mapping[str, Any]) -> None:
+        """Write a folder that transformers loads, and the adapter beside it where there is one."""
+        with self.policy.merged():
+            decoder = plain_weights(self.policy.model.get_decoder())
+            delta = None if self.policy.adapter is None else delta_of(self.policy.model)
+            head_D = self.head.weight.detach()[0].cpu()
+            base = self.bench.base
+            save_classifier(folder, decoder, head_D, base=base, center=center, kind=kind, info=info, delta=delta)
+
+
+@dataclass
+class Best:
+    """The weights of the lowest held-out log-loss so far, in a file; `loss` and `step` go with the saved state."""
+
+    path: Path
+    loss: float = math.inf
+    step: int = 0
+
+    def consider(self, loss: float, step: int, parameters: Mapping[str, nn.Parameter]) -> None:
+        if not loss < self.loss:
+            return
+        partial = self.path.with_suffix(".partial")
+        save_file({name: p.detach().contiguous() for name, p in parameters.items()}, partial)
+        os.replace(partial, self.path)
+        self.loss, self.step = loss, step
+
+    def restore(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Put the best weights back, if any were kept, and remove the file."""
+        if self.step:
+            kept = load_file(self.path)
+            with torch.no_grad():
+                for name, parameter in parameters.items():
+                    parameter.copy_(kept[name])
+        self.path.unlink(missing_ok=True)
+
+
+def fit_trained_score(
+    job: Fitting,
+    training: Training,
+    held_out: Sequence[TokenBallot],
+    stop_on: tuple[str, Sequence[TokenBallot]],
+    *,
+    resume: bool,
+) -> tuple[dict[str, Any], Floats]:
+    """Train and save a `lora` or `full` reward model: what was chosen, and its scores of the held-out responses.
+
+    `stop_on` are the ballots whose log-loss says which checkpoint is kept, and what they are called.
+    """
+    bench, seed = job.bench, job.seed
+    classifier_class(bench.base)
+    identity = run_identity(bench, training, job.settings, None, seed)
+    both = repr((identity["data"], stop_on[1])).encode()
+    session = Session(job.folder, identity | {"data": hashlib.sha256(both).hexdigest()}, resume=resume)
+    record = session.record()
+    best = Best(job.folder / "best.safetensors", *(record["kept"]["best"] if record else ()))
+    policy = start_policy(bench.base, seed=seed, **job.settings.policy_options())
+    with stop_requests(hand_on=True), closing(policy):
+        width = bench.base.model.config.get_text_config().hidden_size
+        trainee = Trainee(policy, score_head(width, seed=seed).to(bench.base.model.device), bench)
+        return _train(trainee, job, session, best, training, held_out, stop_on)
+
+
+def _train(
+    trainee: Trainee,
+    job: Fitting,
+    session: Session,
+    best: Best,
+    training: Training,
+    held_out: Sequence[TokenBallot],
+    stop_on: tuple[str, Sequence[TokenBallot]],
+) -> tuple[dict[str, Any], Floats]:
+    settings = job.settings
+    bench, parameters = trainee.bench, trainee.trainable()
+    options = LossOptions(1.0, "sum", settings.label_smoothing, settings.flip_rate)
+    chosen_on, watched = stop_on
+
+    def scores_of(ballots: Sequence[TokenBallot]) -> Floats:
+        scores = score_ballots(trainee.scores, ballots, bench, settings.pass_tokens)
+        return np.array([score for own in scores for score in own])
+
+    def at_checkpoint(step: int) -> None:
+        if watched:
+            best.consider(bt_log_loss(score_table(scores_of(watched), watched)).value, step, parameters)
+
+    epochs = len(training.plan) / math.ceil(len(training.ballots) / settings.batch_size)
+    checkpoints = min(len(training.plan), math.ceil(EVALUATIONS * epochs))
+    run_session(
+        session,
+        lambda done: training.plan[done:],
+        lambda indices: trainee.loss([training.ballots[i] for i in indices], options),
+        parameters=parameters,
+        settings=settings,
+        total=len(training.plan),
+        tokens_of=lambda indices: sum(bench.layout.size(training.ballots[i]) for i in indices),
+        description="reward",
+        at_checkpoint=at_checkpoint,
+        checkpoints=checkpoints,
+        kept=lambda: {"best": [best.loss, best.step]},
+    )
+    best.restore(parameters)
+    sample = random.Random(job.seed).sample(training.ballots, min(CENTER_BALLOTS, len(training.ballots)))
+    center = float(scores_of(sample).mean())
+    steps = {"step": best.step or len(training.plan), "of_steps": len(training.plan)}
+    chosen = {"evaluations": checkpoints, "chosen_on": f"log-loss on {chosen_on}"} if watched else {}
+    trainee.save(session.folder / "reward", kind=job.kind, center=center, info={})
+    scores = scores_of(held_out) if held_out else np.zeros(0)
+    return {**steps, **chosen}, scores

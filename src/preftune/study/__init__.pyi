@@ -1,0 +1,5 @@
+from .policies import evaluate_folders as evaluate_folders
+from .policies import sample_folders as sample_folders
+from .single import train as train
+from .study import Study as Study
+from .study import compare as compare

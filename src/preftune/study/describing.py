@@ -1,0 +1,178 @@
+"""What `study.json` says of a study, and whether a study goes on from what its folder holds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data import Ballot, BallotSet
+from ..errors import UserError
+from ..evidence import measured_against_a_policy, read_study, write_json
+from ..methods import Selection
+from ..model import ARITHMETIC, Workbench
+from ..training import READS, AnyTraining, check_out, describe_target, flag, parse_arm, versions
+from .naming import condition_name
+from .plan import Plan, StudyData, TrainingKey
+from .questions import Questions
+
+EVALUATED = (  # what every row of results depends on, whatever the arms read
+    *("samples", "max_new_tokens", "checkpoints", "optimiser_steps", "reduction"),
+    *("max_length", "precision", "device"),
+)
+
+
+def describe_study(
+    plan: Plan,
+    bench: Workbench,
+    ballots: Sequence[Ballot],
+    data: StudyData,
+    questions: Questions,
+    trainings: Mapping[TrainingKey, AnyTraining],
+    cuts: Mapping[str, int],
+) -> dict[str, Any]:
+    """What `study.json` says of the comparison, its data and its machine."""
+    settings = plan.settings.record() | {
+        "checkpoints": plan.checkpoints,
+        "samples": questions.samples,
+        "max_new_tokens": questions.max_new_tokens,
+        "optimiser_steps": next(iter(trainings.values())).steps,
+    }
+    device = next(bench.base.model.parameters()).device
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "machine": {"cpu_threads": torch.get_num_threads(), "device": str(device)},
+        "model": {
+            "name": bench.base.name,
+            "sha256": bench.base.sha256,
+            "parameters": sum(parameter.numel() for parameter in bench.base.model.parameters()),
+            "layout": f"{bench.layout.name}: {bench.layout.reason}",
+        },
+        "reference": {"name": bench.reference.name, "sha256": bench.reference.sha256},
+        "data": describe_data(ballots, data, questions, trainings, cuts),
+        "settings": settings,
+        "arms": [arm.name for arm in plan.arms],
+        "betas": list(plan.betas),
+        "arm_betas": {arm: list(betas) for arm, betas in plan.arm_betas.items()},
+        "seeds": list(plan.seeds),
+        "noises": list(plan.noises),
+        "failed": {},
+        "arithmetic": ARITHMETIC,
+        "gold": questions.judge and {"name": questions.judge.name, "description": questions.judge.description},
+        "opinions": {name: judge.description for name, judge in questions.others.items()},
+        "steps": {arm: training.steps for (arm, *_), training in trainings.items()}
+        | {arm.name: max(arm.method.sizes) for arm in plan.arms if isinstance(arm.method, Selection)},
+        "targets": describe_targets(plan, trainings),
+    }
+
+
+def describe_data(
+    ballots: Sequence[Ballot],
+    data: StudyData,
+    questions: Questions,
+    trainings: Mapping[TrainingKey, AnyTraining],
+    cuts: Mapping[str, int],
+) -> dict[str, Any]:
+    """Counts: what was read, what is used, and why everything else is not."""
+    if not isinstance(ballots, BallotSet):
+        ballots = BallotSet(tuple(ballots), len(ballots), source="made in Python")
+    skipped = Counter(ballots.skipped)
+    skipped.update(data.training.skipped)
+    shortened = Counter(data.training.shortened)
+    for part in (data.held_out, data.validation):
+        skipped.update(part.skipped)
+        shortened.update(part.shortened)
+    shortened.update(cuts)
+    everything: tuple[Any, ...] = (data.training.ballots, data.held_out.ballots, questions.prompts)
+    everything += (data.validation.ballots,) if data.validation.ballots else ()
+    content = hashlib.sha256(repr(everything).encode()).hexdigest()
+    reached = {
+        key: len({i for step in t.plan for group in step.micro_batches for i in group}) for key, t in trainings.items()
+    }
+    flipped = {condition_name(*where): noisy.flipped for where, noisy in data.votes.items() if where[1]}
+    return {
+        "source": ballots.source,
+        "sha256": ballots.sha256 or content,
+        "tokens_sha256": content,
+        "rows": ballots.rows,
+        "ballots_train": len(data.training.ballots),
+        "ballots_reached": max(reached.values()),
+        "ballots_eval": len(data.held_out.ballots),
+        "votes_train": sum(len(ballot.votes) for ballot in data.training.ballots),
+        "votes_eval": sum(len(ballot.votes) for ballot in data.held_out.ballots),
+        "prompts_eval": len(questions.prompts),
+        "skipped": dict(skipped),
+        "dropped": dict(ballots.dropped),
+        "shortened": dict(shortened),
+        "left_out": {arm: dict(t.left_out) for (arm, *_), t in trainings.items() if t.left_out},
+        **({"ballots_validation": len(data.validation.ballots)} if data.validation.ballots else {}),
+        **({"votes_flipped": flipped} if flipped else {}),
+    }
+
+
+def describe_targets(plan: Plan, trainings: Mapping[TrainingKey, AnyTraining]) -> dict[str, str]:
+    """What IPO's target means at each β, by `arm @ beta=...`."""
+    targets = {}
+    first = plan.conditions()[0]
+    for arm in plan.arms:
+        for beta in plan.arm_betas.get(arm.name, ()) if (arm.name, *first) in trainings else ():
+            options = arm.settings(plan.settings).loss_options(beta)
+            target = describe_target(trainings[arm.name, *first], options)
+            if target:
+                targets[f"{arm.name} @ beta={beta:g}"] = target
+    return targets
+
+
+def open_study(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
+    """Start the study's folder, or continue it. Raises UserError when it was started with something else.
+
+    Arms, β, seeds and rates of label noise may grow. What makes runs comparable may not change: how they are evaluated,
+    and the settings that some arm reads of those that the study had.
+    """
+    path = folder / "study.json"
+    if not path.exists():
+        check_out(folder, resume=False)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, info)
+        return info
+    before = read_study(folder).info
+    if measured_against_a_policy(before):
+        raise UserError(f"{folder}: its held-out figures are of before 0.2 and wrong (adapters); name a new --out")
+    counted = dict.fromkeys(EVALUATED)
+    for arm in before["arms"]:
+        counted |= dict.fromkeys(READS[parse_arm(arm).method.name])
+    for label, old, new in (
+        ("model", before["model"].get("sha256"), info["model"]["sha256"]),
+        ("reference", before.get("reference", {}).get("sha256"), info["reference"]["sha256"]),
+        ("data", before["data"].get("tokens_sha256"), info["data"]["tokens_sha256"]),
+        *((f"--{flag(name)}", before["settings"].get(name), info["settings"][name]) for name in counted),
+    ):
+        if old != new:
+            raise UserError(
+                f"{folder}: this study was started with another {label} ({old!r:.20}, now {new!r:.20}); "
+                "name a new --out"
+            )
+    merged = {
+        name: before[name] + [value for value in info[name] if value not in before[name]]
+        for name in ("arms", "seeds", "noises")
+    }
+    merged |= {"betas": sorted({*before["betas"], *info["betas"]}), "arm_betas": merge_betas(before, info)}
+    merged |= {name: before[name] | info[name] for name in ("steps", "targets")}
+    continued = info | merged | {"created": before["created"], "seconds": before["seconds"]}
+    write_json(path, continued)
+    return continued
+
+
+def merge_betas(before: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, list[float]]:
+    """The β of every arm that was or is asked for; before each arm had its own, all had all of the study's."""
+    merged = before["arm_betas"] or {arm: before["betas"] for arm in before["arms"]}
+    return merged | {
+        arm: [*merged.get(arm, ()), *(beta for beta in betas if beta not in merged.get(arm, ()))]
+        for arm, betas in info["arm_betas"].items()
+    }

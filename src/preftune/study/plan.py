@@ -1,0 +1,177 @@
+"""What a study compares, settled before anything is trained: its runs, its votes, its questions, and their names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..data import Ballot, TextFormat, TokenBallot, TokenSet, flip_votes, limit_votes, split_by_prompt, tokenize
+from ..errors import UserError
+from ..methods import AMORTIZED_IPO, Method
+from ..preference import check_kind, check_preference, default_kind, settings_of
+from ..training import Arm, Settings, make_settings, parse_arm, split_arms
+
+Betas = Sequence[float] | Mapping[str, Sequence[float]]  # of every arm, or of each by its name
+TrainingKey = tuple[str, int, float]  # (arm, seed, noise)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study compares, settled before anything is trained."""
+
+    arms: tuple[Arm, ...]
+    arm_betas: Mapping[str, tuple[float, ...]]  # of every arm whose method has a β, by its name
+    seeds: tuple[int, ...]
+    noises: tuple[float, ...]
+    settings: Settings
+    checkpoints: int
+    kind: str
+
+    @property
+    def betas(self) -> tuple[float, ...]:
+        """Every β of some arm, from the smallest."""
+        return tuple(sorted({beta for own in self.arm_betas.values() for beta in own}))
+
+    @property
+    def needs_reward(self) -> bool:
+        """Whether some arm learns from, or selects by, a reward model."""
+        return any(not isinstance(arm.method, Method) for arm in self.arms)
+
+    def conditions(self) -> list[tuple[int, float]]:
+        """(seed, noise) of all sets of votes that are learned from."""
+        return [(seed, noise) for noise in self.noises for seed in self.seeds]
+
+    def runs(self) -> list[tuple[Arm, float | None, int, float]]:
+        """(arm, β, seed, noise) of every run; an arm whose method has no β runs once per seed and noise."""
+        return [
+            (arm, beta, seed, noise)
+            for seed, noise in self.conditions()
+            for arm in self.arms
+            for beta in self.arm_betas.get(arm.name, (None,))
+        ]
+
+
+@dataclass(frozen=True)
+class Votes:
+    """What the runs of one (seed, noise) learn from, and the votes taken out of it that only measure a log-loss."""
+
+    tokens: TokenSet
+    validation: tuple[TokenBallot, ...]
+    flipped: int
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """The training ballots, their tokens with the votes as they were read, those of held-out and of validation ballots,
+    and `votes`: what each (seed, noise) makes of the training and the validation ones."""
+
+    ballots: tuple[Ballot, ...]
+    training: TokenSet
+    held_out: TokenSet
+    validation: TokenSet
+    votes: Mapping[tuple[int, float], Votes]
+
+
+def make_plan(
+    arms: Sequence[str] | str,
+    betas: Betas,
+    seeds: Sequence[int],
+    noises: Sequence[float],
+    options: Mapping[str, Any],
+    checkpoints: int,
+    kind: str | None = None,
+) -> Plan:
+    """Check and settle what is compared. Raises UserError for an empty or doubtful list."""
+    names = split_arms(arms) if isinstance(arms, str) else list(arms)
+    parsed = tuple(parse_arm(name) for name in names)
+    for label, values in (("methods", [arm.name for arm in parsed]), ("seeds", seeds), ("label-noise", noises)):
+        check_list(label, values)
+    arm_betas = settle_betas(parsed, betas)
+    for noise in noises:
+        if not 0 <= noise < 0.5:
+            raise UserError(f"--label-noise {noise}: must be at least 0 and below 0.5")
+    if checkpoints < 1:
+        raise UserError(f"--checkpoints {checkpoints}: must be at least 1")
+    settings = make_settings(options)
+    if settings.kl_target:
+        raise UserError("--kl-target: it moves β, by which a study compares; leave it out")
+    kind = kind or default_kind([arm.method for arm in parsed], settings)
+    plan = Plan(parsed, arm_betas, tuple(seeds), tuple(map(float, noises)), settings, checkpoints, kind)
+    if plan.needs_reward:
+        check_kind(kind, settings_of(kind, settings))
+    for arm in parsed:
+        if arm.method is AMORTIZED_IPO:
+            check_preference(kind, arm.settings(settings))
+    return plan
+
+
+def check_list(label: str, values: Sequence[Any]) -> None:
+    """Raises UserError for an empty list, or one that has something twice."""
+    if not values:
+        raise UserError(f"--{label}: give at least one")
+    if len(set(values)) < len(values):
+        raise UserError(f"--{label}: one of them is given twice ({', '.join(map(str, values))})")
+
+
+def settle_betas(arms: Sequence[Arm], betas: Betas) -> dict[str, tuple[float, ...]]:
+    """The β of every arm whose method has one: the same for all, or each arm's own, by its name.
+
+    Raises UserError for an arm that has none or is not compared, and for a doubtful list.
+    """
+    having = [arm.name for arm in arms if arm.method.uses_reference]
+    if not isinstance(betas, Mapping):
+        return dict.fromkeys(having, check_betas(betas))
+    own = {parse_arm(name).name: check_betas(values) for name, values in betas.items()}
+    for name in own:
+        if name not in having:
+            raise UserError(f"--betas: {name} is no arm with a β; those compared are {', '.join(having) or 'none'}")
+    for name in having:
+        if name not in own:
+            raise UserError(f"--betas: {name} has none; give every arm its own")
+    return {name: own[name] for name in having}
+
+
+def check_betas(betas: Sequence[float]) -> tuple[float, ...]:
+    """The same β. Raises UserError for an empty list, a β given twice or one that is not positive."""
+    check_list("betas", betas)
+    for beta in betas:
+        if not 0 < beta < math.inf:
+            raise UserError(f"--betas {beta}: must be greater than 0")
+    return tuple(betas)
+
+
+def check_shares(votes_per_prompt: int | None, validation_fraction: float) -> None:
+    """Raises UserError for a number of votes or a share that is none."""
+    if votes_per_prompt is not None and votes_per_prompt < 1:
+        raise UserError(f"--votes-per-prompt {votes_per_prompt}: must be at least 1")
+    if not 0 <= validation_fraction < 1:
+        raise UserError(f"--validation-fraction {validation_fraction}: must be at least 0 and below 1")
+
+
+def make_data(
+    plan: Plan,
+    training: Sequence[Ballot],
+    held_out: Sequence[Ballot],
+    form: TextFormat,
+    votes_per_prompt: int | None,
+    validation_fraction: float,
+) -> StudyData:
+    """Tokenise, take the validation ballots out of the training ones, and flip votes as the plan says."""
+    if votes_per_prompt is not None:
+        training = limit_votes(training, votes_per_prompt, seed=0)
+    training, validation = split_by_prompt(training, validation_fraction, seed=1)
+    length = plan.settings.max_length
+    known, asked, kept = (tokenize(part, form, max_length=length) for part in (training, held_out, validation))
+    votes = {where: noisy_votes(known, kept, *where) for where in plan.conditions()}
+    return StudyData(tuple(training), known, asked, kept, votes)
+
+
+def noisy_votes(training: TokenSet, validation: TokenSet, seed: int, noise: float) -> Votes:
+    """The training and validation ballots with every single vote flipped with probability `noise`."""
+    ballots = (*training.ballots, *validation.ballots)
+    votes, flipped = flip_votes([ballot.votes for ballot in ballots], noise, seed=seed)
+    noisy = tuple(replace(ballot, votes=own) for ballot, own in zip(ballots, votes, strict=True))
+    count = len(training.ballots)
+    return Votes(replace(training, ballots=noisy[:count]), noisy[count:], flipped)

@@ -1,0 +1,214 @@
+"""Trained policies in their folders: evaluated against their reference, and sampled side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..data import Message, Prompt, read_ballots, read_prompts, reference_table, tokenize
+from ..errors import UserError
+from ..evidence import REFERENCE, Result, Sample, number, write_records
+from ..judges import Judge
+from ..model import Base, Policy, Reward, Workbench, load_base, open_workbench, pick_device, sample_responses
+from ..text import harmless
+from ..training import held_out_reference, make_settings, open_reward, vote_table
+from .evaluate import Proxy, answer, summarise
+from .questions import Questions, held_out_prompts, make_questions
+from .rewards import above_reference, mean_scores, reference_rollouts
+
+
+@dataclass(frozen=True)
+class PolicyFolder:
+    """Where a policy lies, what to call it, and what it was trained from (nothing, for a plain model)."""
+
+    path: Path
+    name: str
+    record: dict[str, Any]
+
+
+def find_policy(folder: str) -> PolicyFolder:
+    """A run's folder, or any model folder. Raises UserError if it is neither."""
+    path = Path(folder)
+    if (path / "run.json").is_file() and (path / "policy" / "config.json").is_file():
+        return PolicyFolder(path / "policy", path.name, json.loads((path / "run.json").read_text(encoding="utf-8")))
+    if (path / "config.json").is_file() or (path / "adapter_config.json").is_file():
+        return PolicyFolder(path, path.name, {})
+    raise UserError(f"{folder}: no trained policy there (a run leaves policy/ and run.json); name a run's folder")
+
+
+def evaluate_folders(
+    folders: Sequence[str],
+    *,
+    reference: str | None = None,
+    data: str | None = None,
+    prompts: str | None = None,
+    eval_prompts: int = 64,
+    samples: int = 1,
+    max_new_tokens: int = 64,
+    seed: int = 0,
+    max_length: int = 1024,
+    micro_tokens: int | None = None,
+    precision: str = "fp32",
+    device: str = "auto",
+    out: str | None = None,
+    judge: Judge | None = None,
+    reward: str | None = None,
+) -> tuple[Result, ...]:
+    """Meet every policy with the same prompts, ballots and random numbers, and print one table.
+
+    The reference is the model that the policies were trained from, unless another is named. `judge` is the reward of a
+    response, where one is known; `reward` the folder of a reward model whose opinion is `proxy` in a row's `extra`.
+    `out` keeps the rows and the samples as JSONL. Raises UserError when there is nothing to ask, or the policies have
+    different references.
+    """
+    found = [find_policy(folder) for folder in folders]
+    budget = make_settings({"micro_tokens": micro_tokens, "device": device}).pass_tokens
+    bench = open_workbench(_common_reference(found, reference), precision=precision, device=device)
+    ballots = read_ballots(data) if data else ()
+    asked = read_prompts(prompts) if prompts else held_out_prompts(ballots, eval_prompts)
+    if not asked:
+        raise UserError("evaluate: nothing to ask; give --prompts FILE, or --data FILE with preferences")
+    tokens = tokenize(ballots, bench.base.form, max_length=max_length)
+    questions, _ = make_questions(asked, tokens, bench.base.form, max_length, samples, max_new_tokens, judge, {})
+    known = held_out_reference(bench, questions.ballots, budget)
+    proxy = proxy_of(open_reward(reward, bench), bench, questions, budget) if reward and samples else None
+    rows: list[Result] = []
+    everything: list[Sample] = []
+    for number_, folder in enumerate([PolicyFolder(Path(), REFERENCE, {}), *found]):
+        base = bench.base if number_ == 0 else load_base(str(folder.path), device=pick_device(device))
+        _check_tokenizer(base, bench, folder)
+        row, answers = _evaluate(base, folder, bench, questions, known, budget, proxy, everything)
+        rows.append(row)
+        everything += answers
+    Console().print(_table(rows))
+    if out:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        write_records(Path(out) / "samples.jsonl", everything)
+        write_records(Path(out) / "results.jsonl", rows)
+    return tuple(rows)
+
+
+def _evaluate(
+    base: Base,
+    folder: PolicyFolder,
+    bench: Workbench,
+    questions: Questions,
+    known: dict[bytes, float],
+    micro_tokens: int,
+    proxy: Proxy | None,
+    before: Sequence[Sample],
+) -> tuple[Result, list[Sample]]:
+    """A row and the samples of one policy; among the samples `before` are the reference's, unless this is it."""
+    policy = Policy(base.model, bench.base.form)
+    shared: dict[str, Any] = {"layout": bench.layout, "precision": bench.precision, "micro_tokens": micro_tokens}
+    answers: list[Sample] = []
+    if questions.samples:
+        reference = None if folder.name == REFERENCE else bench.reference.alone
+        answers = answer(
+            base.model,
+            reference,
+            questions,
+            bench.base.form,
+            run=folder.name,
+            step=0,
+            merged=policy.merged,
+            proxy=None if folder.name == REFERENCE else proxy,
+            **shared,
+        )
+    reduction = folder.record.get("settings", {}).get("reduction", "sum")
+    table = reference_table(questions.ballots) if known else None
+    if known and folder.name != REFERENCE:
+        table = vote_table(base.model, questions.ballots, known, reduction=reduction, **shared)
+    record = folder.record
+    identity = {"arm": record.get("arm", folder.name), "method": record.get("method", "model")}
+    identity |= {"run": folder.name, "beta": record.get("beta"), "seed": record.get("seed", 0), "step": 0}
+    own = [sample for sample in before if sample.run == REFERENCE]
+    return summarise(answers, own or answers, table, **identity), answers
+
+
+def proxy_of(reward: Reward, bench: Workbench, questions: Questions, micro_tokens: int) -> Proxy:
+    """`above_reference`, on the samples that the reference gives to the same questions."""
+    drawn = reference_rollouts(bench, questions, questions.samples, questions.seed)
+    return above_reference(reward, mean_scores(reward, drawn, bench, micro_tokens), bench, micro_tokens)
+
+
+def _common_reference(folders: Sequence[PolicyFolder], named: str | None) -> str:
+    if named:
+        return named
+    models = {
+        folder.record["reference"]["sha256"]: folder.record["reference"]["name"] for folder in folders if folder.record
+    }
+    if len(models) != 1:
+        why = (
+            "they were trained from different models"
+            if models
+            else "the folders do not say what they were trained from"
+        )
+        raise UserError(f"evaluate: which reference? {why}; name one with --reference")
+    return str(next(iter(models.values())))
+
+
+def _check_tokenizer(base: Base, bench: Workbench, folder: PolicyFolder) -> None:
+    if base.tokenizer.get_vocab() != bench.base.tokenizer.get_vocab():
+        raise UserError(
+            f"{folder.path}: its tokenizer differs from the reference's; they cannot be compared token by token"
+        )
+
+
+def _table(rows: Sequence[Result]) -> Table:
+    columns = {"kl": "KL (nats)", "length": "length (tokens)", "accuracy": "accuracy", "log_loss": "log-loss (nats)"}
+    shown = {name: title for name, title in columns.items() if any(getattr(row, name) is not None for row in rows)}
+    table = Table("policy", *shown.values(), box=box.SIMPLE, caption="mean ± standard error, clustered by prompt")
+    for row in rows:
+        table.add_row(row.run, *(_cell(getattr(row, name), getattr(row, f"{name}_se")) for name in shown))
+    return table
+
+
+def _cell(value: float | None, error: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3f}" if error is None else f"{number(value, error)} ± {number(error, error)}"
+
+
+def sample_folders(
+    folders: Sequence[str],
+    *,
+    prompt: str,
+    samples: int = 1,
+    max_new_tokens: int = 64,
+    seed: int = 0,
+    precision: str = "fp32",
+    device: str = "auto",
+) -> None:
+    """Print the responses of several policies to one prompt, side by side, drawn with the same random numbers.
+
+    A policy trained on chats, or a plain model with a chat template, gets the prompt as a user's message.
+    """
+    found = [find_policy(folder) for folder in folders]
+    table = Table(*(folder.name for folder in found), box=box.SIMPLE, show_lines=True)
+    columns = []
+    for folder in found:
+        base = load_base(str(folder.path), device=pick_device(device))
+        asked: Prompt = (Message("user", prompt),) if folder.record.get("chat", base.form.has_template) else prompt
+        rollout = sample_responses(
+            base.model,
+            [base.form.prompt(asked)],
+            stops=base.form.stops,
+            samples=samples,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            precision=precision,
+            description=folder.name,
+        )[0]
+        columns.append([harmless(base.form.text(ids)) for ids in rollout.responses])
+    for texts in zip(*columns, strict=True):
+        table.add_row(*(Text(text) for text in texts))
+    Console().print(table)

@@ -1,0 +1,62 @@
+"""What every policy is asked, the same for all: prompts to answer, ballots to agree with, judges."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..data import Ballot, Prompt, TextFormat, TokenBallot, TokenSet, fit_prompt, transcript
+from ..errors import UserError
+from ..judges import Judge
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What every policy of a study is asked: prompts to answer, ballots to agree with, and who judges the answers.
+
+    `prompts` are token ids and `texts` what a person reads; `samples` responses are drawn to each. `judge` gives the
+    reward, `others` are second opinions by name.
+    """
+
+    prompts: tuple[tuple[int, ...], ...]
+    texts: tuple[str, ...]
+    ballots: tuple[TokenBallot, ...]
+    samples: int = 1
+    max_new_tokens: int = 128
+    seed: int = 0
+    judge: Judge | None = None
+    others: Mapping[str, Judge] = field(default_factory=dict)
+
+
+def held_out_prompts(ballots: Sequence[Ballot], limit: int) -> tuple[Prompt, ...]:
+    """The distinct prompts of the ballots, at most `limit`, chosen by their content and not by their order."""
+    distinct = {hashlib.sha256(repr(ballot.prompt).encode()).digest(): ballot.prompt for ballot in ballots}
+    return tuple(distinct[key] for key in sorted(distinct)[:limit])
+
+
+def make_questions(
+    prompts: Sequence[Prompt],
+    eval_set: TokenSet,
+    form: TextFormat,
+    max_length: int,
+    samples: int,
+    max_new_tokens: int,
+    judge: Judge | None,
+    others: Mapping[str, Judge],
+) -> tuple[Questions, Counter[str]]:
+    """What every policy is asked, and how many prompts were shortened to leave room for the answer, by reason."""
+    if samples and max_new_tokens >= max_length:
+        raise UserError(
+            f"--max-new-tokens {max_new_tokens}: must leave room for a prompt within --max-length {max_length}"
+        )
+    cuts: Counter[str] = Counter()
+    ids = []
+    for prompt in prompts if samples else ():
+        fitted, reasons = fit_prompt(prompt, form, max_length - max_new_tokens)
+        cuts.update(f"evaluation {reason}" for reason in reasons)
+        ids.append(tuple(fitted))
+    texts = tuple(prompt if isinstance(prompt, str) else transcript(prompt) for prompt in prompts) if samples else ()
+    questions = Questions(tuple(ids), texts, eval_set.ballots, samples, max_new_tokens, 0, judge, others)
+    return questions, cuts

@@ -1,0 +1,190 @@
+"""A training that can be stopped and gone on with: the loop, its log and its saved state."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from torch import nn
+from torch.optim import AdamW
+
+from ..console import bar
+from ..errors import Interrupted, UserError
+from ..methods import Terms
+from ..model import load_state, save_state, state_record
+from ..stopping import StopRequests, stop_requests
+from .loop import Step, linear_schedule, run_loop
+from .settings import Settings
+
+SAVE_EVERY = 600.0  # seconds between saved states, so that little is lost when the machine goes down
+
+
+@dataclass(frozen=True)
+class Session:
+    """Where a training keeps its log and state, and what it is: `identity` must agree for it to be gone on with.
+
+    Raises UserError, naming what differs, when the state in the folder was made with something else.
+    """
+
+    folder: Path
+    identity: Mapping[str, Any]
+    resume: bool
+
+    def __post_init__(self) -> None:
+        record = self.record() or self.identity
+        for name, value in self.identity.items():
+            if record.get(name) != value:
+                is_content = name in ("model", "reference", "data", "reward")
+                shown = f"another {name}" if is_content else f"{name} {record.get(name)!r}, now {value!r}"
+                raise UserError(
+                    f"{self.folder}: cannot resume: it was started with {shown}; use the same, or a new --out"
+                )
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    def record(self) -> dict[str, Any] | None:
+        """What the saved state says of itself; None if there is none to go on from."""
+        return state_record(self.state) if self.resume else None
+
+
+def run_session(
+    session: Session,
+    steps_after: Callable[[int], Iterable[Step]],
+    loss_of: Callable[[Any], Terms],
+    *,
+    parameters: Mapping[str, nn.Parameter],
+    settings: Settings,
+    total: int,
+    tokens_of: Callable[[Any], int],
+    description: str,
+    at_checkpoint: Callable[[int], None] = lambda step: None,
+    checkpoints: int = 1,
+    kept: Callable[[], Mapping[str, Any]] = dict,
+    eps: float = 1e-8,
+) -> None:
+    """Run all steps, or those after a saved state, logging each to `metrics.jsonl`.
+
+    `steps_after(done)` gives the steps that are left; steps may be made while the loop runs. The state is saved, and a
+    request to stop obeyed, after a step that is `whole`. `kept()` is saved with it, for what a method carries on from
+    step to step. `at_checkpoint(step)` runs at `checkpoints` evenly spaced whole steps; a request to stop interrupts
+    it, and it runs again when the training is gone on with. Raises Interrupted after a request to stop.
+    """
+    optimizer = AdamW(
+        parameters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay, eps=eps, fused=True
+    )
+    marks = checkpoint_steps(total, checkpoints)
+    record = load_state(session.state, parameters, optimizer) if session.record() is not None else {"step": 0}
+    done = record["step"]
+    scheduler = linear_schedule(optimizer, warmup=settings.warmup, steps=total, done=done)
+    session.folder.mkdir(parents=True, exist_ok=True)
+    _keep_metrics(session.log, done)
+
+    with stop_requests(hand_on=True) as stopping, bar() as progress, session.log.open("a", encoding="utf-8") as log:
+        stopping.held = True  # until whoever asked for this training has kept what came of it
+        task = progress.add_task(description, total=total, completed=done)
+        passed = record.get("passed", sum(mark <= done for mark in marks))
+        ongoing = _Ongoing(session, parameters, optimizer, kept, stopping, total, marks, at_checkpoint, passed)
+
+        def after_step(step: Step, metrics: Mapping[str, float]) -> None:
+            log.write(json.dumps({"step": step.number, **metrics}) + "\n")
+            log.flush()
+            progress.update(task, completed=step.number, description=f"{description}  loss {metrics['loss']:.4f}")
+            if step.whole:
+                ongoing.evaluate(step.number)
+                ongoing.save_at_times(step.number)
+
+        ongoing.evaluate(done)
+        run_loop(
+            ongoing.obeying(steps_after(done), done),
+            loss_of,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            parameters=list(parameters.values()),
+            clip_norm=settings.clip_norm,
+            tokens_of=tokens_of,
+            after_step=after_step,
+        )
+
+
+@dataclass
+class _Ongoing:
+    """A training between two of its steps: there it is evaluated, saved and stopped.
+
+    `marks` are the steps to evaluate at, of which the first `passed` are over.
+    """
+
+    session: Session
+    parameters: Mapping[str, nn.Parameter]
+    optimizer: AdamW
+    kept: Callable[[], Mapping[str, Any]]
+    stopping: StopRequests
+    total: int
+    marks: Sequence[int]
+    at_checkpoint: Callable[[int], None]
+    passed: int
+    saved: float = field(default_factory=time.monotonic)
+
+    def obeying(self, steps: Iterable[Step], done: int) -> Iterator[Step]:
+        """The steps, until a request to stop comes. Making one, which may sample, is cut short."""
+        left, number, whole = iter(steps), done, True
+        while True:
+            try:
+                with self.stopping.interruptible() if whole else nullcontext():
+                    step = next(left, None)
+            except KeyboardInterrupt:
+                self.stop(number)
+            if step is None:
+                return
+            yield step
+            number, whole = step.number, step.whole
+
+    def evaluate(self, step: int) -> None:
+        """What is to be done at this step, unless it is over."""
+        if self.passed == len(self.marks) or self.marks[self.passed] > step:
+            return
+        try:
+            with self.stopping.interruptible():
+                self.at_checkpoint(step)
+        except KeyboardInterrupt:
+            self.stop(step)
+        self.passed = sum(mark <= step for mark in self.marks)
+
+    def save_at_times(self, step: int) -> None:
+        """Save if the last saved state is old."""
+        if time.monotonic() - self.saved > SAVE_EVERY:
+            self.save(step)
+
+    def save(self, step: int) -> None:
+        """Save the state after this step."""
+        record = {"step": step, "passed": self.passed, **self.session.identity, "kept": dict(self.kept())}
+        save_state(self.session.state, self.parameters, self.optimizer, record)
+        self.saved = time.monotonic()
+
+    def stop(self, step: int) -> NoReturn:
+        """Save what there is to save, and stop."""
+        if not step:
+            raise Interrupted(f"{self.session.folder}: stopped before the first step")
+        self.save(step)
+        raise Interrupted(f"{self.session.folder}: stopped after step {step} of {self.total}; the state is saved")
+
+
+def checkpoint_steps(total: int, checkpoints: int) -> list[int]:
+    """`checkpoints` evenly spaced steps, the last one at the end."""
+    return sorted({max(1, round(total * i / checkpoints)) for i in range(1, checkpoints + 1)})
+
+
+def _keep_metrics(path: Path, done: int) -> None:
+    """Drop what was logged after the saved state: those steps are run again."""
+    rows = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() and done else []
+    path.write_text("".join(rows[:done]), encoding="utf-8")

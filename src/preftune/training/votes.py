@@ -1,0 +1,67 @@
+"""Held-out votes as a policy sees them, and what they say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..console import track
+from ..data import TokenBallot, reference_table
+from ..evidence import VoteTable, accuracy, log_loss
+from ..model import Layout, Policy, Workbench, fill_store, response_keys, response_logprobs
+from .settings import Settings
+
+
+@torch.no_grad()
+def vote_table(
+    model: Any,
+    ballots: Sequence[TokenBallot],
+    reference: Mapping[bytes, float],
+    *,
+    layout: Layout,
+    precision: str,
+    micro_tokens: int,
+    reduction: str = "sum",
+) -> VoteTable:
+    """The policy's log-ratio differences on every vote of the ballots; `reference` holds log π_ref by response key."""
+    device = next(model.parameters()).device
+    ratios: dict[int, list[float]] = {}
+    groups = layout.groups(ballots, micro_tokens)
+    for group in track(groups, "held-out ballots"):
+        batch = layout.lay_out([ballots[i] for i in group]).to(device)
+        logprobs = response_logprobs(model, batch, precision=precision).tolist()
+        lengths = batch.lengths_B().tolist() if reduction == "mean" else [1] * len(logprobs)
+        known = [reference[key] for i in group for key in response_keys(ballots[i])]
+        values = iter([(lp - ref) / n for lp, ref, n in zip(logprobs, known, lengths, strict=True)])
+        ratios |= {i: [next(values) for _ in ballots[i].responses] for i in group}
+    differences = [ratios[i][vote.a] - ratios[i][vote.b] for i, ballot in enumerate(ballots) for vote in ballot.votes]
+    return replace(reference_table(ballots), difference=np.array(differences))
+
+
+def measure_held_out(
+    policy: Policy, bench: Workbench, ballots: Sequence[TokenBallot], settings: Settings
+) -> dict[str, dict[str, float | None]]:
+    """Accuracy and log-loss on held-out votes, each with its standard error; nothing if there are none."""
+    if not ballots:
+        return {}
+    table = vote_table(
+        policy.model,
+        ballots,
+        held_out_reference(bench, ballots, settings.pass_tokens),
+        layout=bench.layout,
+        precision=bench.precision,
+        micro_tokens=settings.pass_tokens,
+        reduction=settings.reduction,
+    )
+    estimates = {"accuracy": accuracy(table), "log_loss": log_loss(table)}
+    return {name: {"value": e.value, "se": e.se} for name, e in estimates.items() if e is not None}
+
+
+def held_out_reference(bench: Workbench, ballots: Sequence[TokenBallot], micro_tokens: int) -> dict[bytes, float]:
+    """Reference log-probs of held-out ballots, in the micro-batches in which policies are evaluated on them."""
+    groups = [[ballots[i] for i in group] for group in bench.layout.groups(ballots, micro_tokens)]
+    return fill_store(bench.store, bench.reference, groups, layout=bench.layout, precision=bench.precision).logprobs

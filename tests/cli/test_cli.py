@@ -1,0 +1,206 @@
+"""The command line as a person meets it: one line for a mistake, exit 2, nothing written."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from preftune.cli.entry import main
+from preftune.cli.flags import FLAGS, TRAINING
+from preftune.cli.parser import COMMANDS, build_parser, given
+from preftune.errors import Interrupted
+
+ROW = {"prompt": "x", "chosen": "a b", "rejected": "c"}
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command line in this process: (exit code, standard output, standard error)."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["preftune", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as exit:
+            code = int(exit.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+BAD_FILES = {
+    "missing": (None, "no such file"),
+    "empty": ("", "empty"),
+    "broken": (json.dumps(ROW) + "\n{broken\n", "data.jsonl:2"),
+    "no responses": (json.dumps({"prompt": "x"}) + "\n", "chosen"),
+    "label 3": (json.dumps({"prompt": "x", "a": "1", "b": "2", "label": 3}) + "\n", "label"),
+    "p 1.5": (json.dumps({"prompt": "x", "a": "1", "b": "2", "p": 1.5}) + "\n", "1.5"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_bad_preference_file_is_one_line_exit_2_and_nothing_written(case, run, tmp_path):
+    content, says = BAD_FILES[case]
+    data = tmp_path / "data.jsonl"
+    if content is not None:
+        write(data, content)
+    code, _, error = run("train", "dpo", "--model", "m", "--data", data, "--beta", 1, "--out", tmp_path / "out")
+    assert code == 2
+    assert error.count("\n") == 1 and "data.jsonl" in error and says in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_truncated_gzip_is_one_line_exit_2(run, tmp_path):
+    data = tmp_path / "data.jsonl.gz"
+    whole = gzip.compress("".join(json.dumps({**ROW, "prompt": str(i)}) + "\n" for i in range(500)).encode())
+    data.write_bytes(whole[: len(whole) // 2])
+    code, _, error = run("train", "dpo", "--model", "m", "--data", data, "--beta", 1, "--out", tmp_path / "out")
+    assert code == 2 and error.count("\n") == 1 and "data.jsonl.gz" in error
+    assert not (tmp_path / "out").exists()
+
+
+MISTAKES = {
+    "a folder that is no model": (["--model", "{folder}", "--beta", "1"], "no model"),
+    "beta 0": (["--model", "m", "--beta", "0"], "greater than 0"),
+    "beta that is no number": (["--model", "m", "--beta", "x"], "must be a number"),
+    "beta left out": (["--model", "m"], "--beta"),
+    "an unknown flag": (["--model", "m", "--beta", "1", "--lrr", "1"], "did you mean --lr?"),
+    "a precision that is none": (["--model", "m", "--beta", "1", "--precision", "fp8"], "fp32, bf16"),
+    "smoothing of a half": (["--model", "m", "--beta", "1", "--label-smoothing", "0.5"], "below 0.5"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_in_the_settings_is_one_line_exit_2_and_nothing_written(case, run, tmp_path):
+    flags, says = MISTAKES[case]
+    data = write(tmp_path / "data.jsonl", json.dumps(ROW) + "\n")
+    flags = [flag.format(folder=tmp_path) for flag in flags]
+    code, _, error = run("train", "dpo", "--data", data, "--out", tmp_path / "out", *flags)
+    assert code == 2 and error.count("\n") == 1 and says in error, error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["comapre"], "did you mean compare?"),
+        ([], "name a command"),
+        (["train", "dpoo", "--model", "m", "--data", "{data}", "--out", "o", "--beta", "1"], "did you mean 'dpo'?"),
+        (["compare", "--model", "m", "--data", "{data}", "--methods", "ipoo", "--out", "o"], "did you mean 'ipo'?"),
+        (["compare", "--model", "m", "--data", "{data}", "--methods", "ipo[lrr=1]", "--out", "o"], "'lr'"),
+        (["compare", "--model", "m", "--data", "{data}", "--methods", "ipo", "--betas", "1,x", "--out", "o"], "1,x"),
+        (["compare", "--model", "m", "--data", "{data}", "--methods", "ipo,ipo", "--out", "o"], "twice"),
+        (["data", "covert", "{data}", "o"], "data convert"),
+        (["demo", "--size", "huge", "--out", "o"], "default, full"),
+        (["report", "."], "study.json"),
+        (["sample", ".", "--prompt", "x"], "no trained policy"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest(arguments, says, run, tmp_path, monkeypatch):
+    data = write(tmp_path / "data.jsonl", json.dumps(ROW) + "\n")
+    monkeypatch.chdir(tmp_path)
+    code, _, error = run(*(argument.format(data=data) for argument in arguments))
+    assert code == 2 and error.count("\n") == 1 and says in error, error
+    assert [path.name for path in tmp_path.iterdir()] == ["data.jsonl"]
+
+
+def test_settings_come_from_yaml_and_flags_after_it_win(tmp_path):
+    settings = "betas: [0.1, 2]\nbatch_size: 3\nmethods: [dpo, 'ipo[reduction=mean]']\nlr: 1e-5\n"
+    config = write(tmp_path / "c.yaml", settings)
+    flags = ["--model", "m", "--data", "d", "--out", "o", "--batch-size", "5"]
+    values = given(build_parser().parse_args(["compare", "--config", str(config), *flags]))
+    assert values["betas"] == [0.1, 2.0] and values["batch_size"] == 5 and values["lr"] == 1e-5
+    assert values["methods"] == "dpo,ipo[reduction=mean]"
+
+
+def test_an_unknown_setting_in_yaml_is_refused_with_the_nearest(run, tmp_path):
+    config = write(tmp_path / "c.yaml", "batchsize: 3\n")
+    code, _, error = run("train", "dpo", "--config", config)
+    assert code == 2 and error.count("\n") == 1 and "batchsize" in error and "batch-size" in error
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command, run):
+    code, out, _ = run(command, "--help")
+    assert code == 0 and COMMANDS[command].example in out
+
+
+def test_the_defaults_that_the_help_states_are_those_of_the_library():
+    from preftune.training.settings import Settings
+
+    defaults = {field.name: field.default for field in fields(Settings)}
+    assert set(TRAINING) == {name.replace("_", "-") for name in defaults}
+    for flag in TRAINING:
+        stated = re.search(r"\(default: ([^;)]*)", FLAGS[flag][1])
+        default = defaults[flag.replace("-", "_")]
+        if default is not None and flag != "device":
+            shown = f"{default:g}" if isinstance(default, float) else str(default).lower()
+            assert stated and stated[1] == shown, flag
+
+
+def test_convert_writes_canonical_json_lines_and_counts_what_it_skips(run, tmp_path):
+    rows = [ROW, {**ROW, "chosen": ""}, {**ROW, "prompt": "y"}]
+    data = write(tmp_path / "data.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    code, out, error = run("data", "convert", data, tmp_path / "out.jsonl")
+    assert code == 0 and "2 ballots from 3 rows" in out and "1 × an empty response" in error
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("stop", "says"), [(KeyboardInterrupt(), "stopped"), (Interrupted("after step 3"), "after step 3")]
+)
+def test_an_interruption_says_how_to_go_on_and_exits_130(stop, says, run, monkeypatch):
+    def interrupted(given):
+        raise stop
+
+    monkeypatch.setitem(COMMANDS, "report", replace(COMMANDS["report"], run=interrupted))
+    code, _, error = run("report", "somewhere")
+    assert (code, error) == (130, f"preftune: {says}; run it again\n")
+
+
+def test_the_installed_command_exits_2_without_a_traceback(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", "from preftune.cli import main; main()", "train", "dpo", "--data", "nope.jsonl"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert result.returncode == 2 and "Traceback" not in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_the_lab_writes_its_page_and_its_study(run, tmp_path):
+    code, out, _ = run("lab", "--quick", "--out", tmp_path / "lab.html")
+    assert code == 0 and "lab.html" in out and (tmp_path / "lab.html").stat().st_size > 10_000
+    code, out, _ = run("lab", "study", "--quick", "--seed", 3, "--out", tmp_path / "study.json")
+    told = json.loads((tmp_path / "study.json").read_text())
+    assert code == 0 and told["seed"] == 3 and told["quick"] is True and len(told["cells"]) > 40
+    assert "noise-aware v" in out and "3-cycle" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["lab", "pages"], "lab writes the page"),
+        (["lab", "--out", "no/such/lab.html"], "there is no such folder"),
+        (["lab", "--out", "."], "is a folder; name a file"),
+    ],
+)
+def test_a_mistake_at_the_lab_is_one_line(arguments, says, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, error = run(*arguments)
+    assert code == 2 and error.count("\n") == 1 and says in error
+    assert not list(tmp_path.iterdir())
