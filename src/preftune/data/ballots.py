@@ -198,3 +198,22 @@ def split_by_prompt(
     held_out = set(prompts[:count])
     train = tuple(ballot for ballot in ballots if ballot.prompt not in held_out)
     return train, tuple(ballot for ballot in ballots if ballot.prompt in held_out)
+
+
+def renumbered(ballot: Ballot, places: Sequence[int | None]) -> Ballot:
+    """Response k moves to places[k] (numbered as they first appear) or, at None, goes; of several the first stays.
+
+    The votes follow; a vote on a response that goes, or on two that share a place, goes.
+    """
+    first: dict[int, int] = {}
+    for k, place in enumerate(places):
+        if place is not None:
+            first.setdefault(place, k)
+    votes = []
+    for vote in ballot.votes:
+        a, b = places[vote.a], places[vote.b]
+        if a is not None and b is not None and a != b:
+            votes.append(replace(vote, a=a, b=b))
+    responses = tuple(ballot.responses[k] for k in first.values())
+    ended = tuple(ballot.ended[k] for k in first.values())
+    return replace(ballot, responses=responses, ended=ended, votes=tuple(votes))

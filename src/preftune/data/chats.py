@@ -93,6 +93,7 @@ def _system(row: Row) -> str:
 
 
 def is_turn(value: object) -> bool:
+    """Whether it looks like one turn of a chat, said or called."""
     if not isinstance(value, dict):
         return False
     return any(value.keys() >= {*pair} for pair in TURN) or ("role" in value and any(map(value.get, CALLS)))

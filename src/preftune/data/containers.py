@@ -41,6 +41,7 @@ class Table:
 
 
 def read_table(source: str | Path) -> Table:
+    """The rows of a file or of a hub data set. Raises UserError, with file and line, for what cannot be read."""
     path, name = Path(source), str(source)
     if isinstance(source, str) and _names_a_data_set(source):
         table = _from_hub(source)
@@ -73,6 +74,7 @@ def read_bytes(path: Path, name: str) -> bytes:
 
 
 def decode_text(name: str, data: bytes) -> str:
+    """UTF-8 text. Raises UserError, with the line, for anything else, and for a file with nothing in it."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -22,6 +22,7 @@ class Unusable(Exception):
 
 
 def check_unicode(texts: Iterable[str]) -> None:
+    """Raises Unusable for half of a surrogate pair, which no file can hold."""
     try:
         "".join(texts).encode()
     except UnicodeEncodeError:
@@ -29,12 +30,14 @@ def check_unicode(texts: Iterable[str]) -> None:
 
 
 def fields_of(row: object) -> Row:
+    """A row as named fields. Raises ValueError for one that has none."""
     if not isinstance(row, dict):
         raise ValueError(f"a row must be an object with named fields, not {reprlib.repr(row)}")
     return row
 
 
 def names_of(row: Row) -> str:
+    """The names of a row's fields, for a message."""
     return textwrap.shorten(", ".join(map(repr, row)), 200) or "no fields"
 
 
@@ -60,6 +63,7 @@ def exact_of(value: object, name: str) -> Exact:
 
 
 def numbers_of(values: object, name: str, count: int) -> list[Exact]:
+    """A list of so many finite numbers. Raises ValueError for anything else."""
     if not isinstance(values, list) or len(values) != count:
         raise ValueError(f"`{name}s` must be a list of {count} numbers, one a response, not {reprlib.repr(values)}")
     return [exact_of(value, name) for value in values]

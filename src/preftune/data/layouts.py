@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
-from .ballots import Ballot, Message, Prompt, Vote
+from .ballots import Ballot, Message, Prompt, Vote, renumbered
 from .chats import messages_of, side_of, split_sides, stated_prompt, with_system
 from .fields import Exact, Row, Unusable, check_unicode, names_of, number_of, numbers_of
 
@@ -37,25 +37,6 @@ FORMS = (
     "a row needs `chosen` and `rejected`; or `a` and `b` with `label`, `votes` or `p`; or `responses` with `votes`, "
     "`ranks` or `scores` (docs/FORMATS.md shows them all)"
 )
-
-
-def renumbered(ballot: Ballot, places: Sequence[int | None]) -> Ballot:
-    """Response k moves to places[k] (numbered as they first appear) or, at None, goes; of several the first stays.
-
-    The votes follow; a vote on a response that goes, or on two that share a place, goes.
-    """
-    first: dict[int, int] = {}
-    for k, place in enumerate(places):
-        if place is not None:
-            first.setdefault(place, k)
-    votes = []
-    for vote in ballot.votes:
-        a, b = places[vote.a], places[vote.b]
-        if a is not None and b is not None and a != b:
-            votes.append(replace(vote, a=a, b=b))
-    responses = tuple(ballot.responses[k] for k in first.values())
-    ended = tuple(ballot.ended[k] for k in first.values())
-    return replace(ballot, responses=responses, ended=ended, votes=tuple(votes))
 
 
 def ballot_of(row: Row, number: str) -> tuple[Ballot, Counter[str]]:

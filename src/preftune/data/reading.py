@@ -19,12 +19,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import UserError
-from .ballots import Ballot, BallotSet, Prompt, Vote
+from .ballots import Ballot, BallotSet, Prompt, Vote, renumbered
 from .containers import decode_text, read_bytes, read_table
 from .fields import Unusable, fields_of
-from .layouts import ballot_of, prompt_alone, renumbered
-
-# ---------------------------------------------------------------------------------------------------- public
+from .layouts import ballot_of, prompt_alone
 
 
 def read_ballots(source: str | Path) -> BallotSet:
@@ -109,7 +107,7 @@ def merge_prompts(ballots: Iterable[Ballot]) -> tuple[Ballot, ...]:
     return tuple(_merge(group) for group in together.values())
 
 
-# ---------------------------------------------------------------------------------------------------- canonical form
+# --- canonical form ---------------------------------------------------------------------------------------------------
 
 
 def _row(ballot: Ballot) -> dict[str, object]:

@@ -98,6 +98,7 @@ def points_of(study: StudyRecord, axis: str) -> tuple[tuple[Point, ...], PerProm
 
 
 def point_of(row: Result, axis: str) -> Point | None:
+    """A row as a point; None where it has no KL or no gain that is finite."""
     gain = row.gain if axis == REWARD else None if row.accuracy is None else row.accuracy - CHANCE
     if row.kl is None or gain is None or not math.isfinite(row.kl) or not math.isfinite(gain) or row.kl < -ROUNDING:
         return None

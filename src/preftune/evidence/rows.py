@@ -79,6 +79,7 @@ def _is_torn(line: bytes) -> bool:
 
 
 def latest(kind: type[Record], lines: Lines, path: Path, key: Callable[[Record], object]) -> tuple[Record, ...]:
+    """The records of lines; of those with the same key the last one stands."""
     read = _reader(kind)
     records = [read(row, f"{path}, line {number}") for number, row in lines]
     return tuple({key(record): record for record in records}.values())
@@ -111,6 +112,7 @@ def _checked(kind: type[Any], word: str) -> Callable[[Any, str, str], Any]:
 
 
 def real(value: Any, where: str, name: str) -> float:
+    """A number, or the text of one that is not finite. Raises UserError, with the line, for anything else."""
     if type(value) in (int, float):
         return float(value)
     if type(value) is str and re.fullmatch("nan|-?inf", value):

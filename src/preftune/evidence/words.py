@@ -35,6 +35,7 @@ def told_name(study: StudyRecord, arm: str, beta: float | None, seed: int | None
 
 
 def axis_label(study: StudyRecord, axis: str) -> str:
+    """The vertical axis in words, with its units."""
     if axis == ACCURACY:
         return "held-out accuracy"
     gold = study.info.get("gold") or {}
@@ -42,6 +43,7 @@ def axis_label(study: StudyRecord, axis: str) -> str:
 
 
 def sentence_of(study: StudyRecord, answer: Verdict) -> str:
+    """The verdict in a sentence or two."""
     expected, unfinished = len(study.expected()), len(study.unfinished())
     if not study.trained():
         return f"Nothing has been evaluated yet: none of the {expected} runs has reached a checkpoint."
@@ -119,6 +121,7 @@ def _strength(gain: Estimate) -> str:
 
 
 def caveats_of(study: StudyRecord, axis: str, paired: bool) -> Iterable[str]:
+    """What limits the sentence."""
     if study.unfinished():
         several = len(study.noises()) > 1
         names = [run_name(arm, beta, seed, noise if several else None) for arm, beta, seed, noise in study.unfinished()]
@@ -141,5 +144,6 @@ def caveats_of(study: StudyRecord, axis: str, paired: bool) -> Iterable[str]:
 
 
 def listed(cases: Sequence[str], most: int = 6) -> str:
+    """Cases with commas between them, the first few."""
     more = [f"and {len(cases) - most} more"] if len(cases) > most else []
     return "; ".join([*cases[:most], *more])

@@ -167,6 +167,7 @@ def votes_of(sample: Sample) -> tuple[Floats, Floats]:
 
 
 def times(features: Floats, theta: Floats) -> Floats:
+    """Scores of all responses, linear in their features."""
     return np.asarray((features @ theta[..., None])[..., 0])
 
 

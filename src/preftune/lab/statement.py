@@ -77,10 +77,12 @@ class Chapter(list[Statement]):
 
 
 def apart(*equations: tuple[Floats, ...]) -> float:
+    """The largest difference between the two sides of some equations."""
     return float(max(np.abs(left - right).max() for left, right in equations))
 
 
 def some_world(rng: np.random.Generator) -> World:
+    """A random world of 3 prompts and 4 responses."""
     return worlds.arbitrary(rng, prompts=3, responses=4)
 
 
@@ -90,10 +92,12 @@ def product(first: Floats, second: Floats) -> Floats:
 
 
 def any_policy(rng: np.random.Generator, like: Floats) -> Floats:
+    """A random policy over the responses of `like`, `[X, K]`."""
     return rng.dirichlet(np.ones(like.shape[1]), size=len(like))
 
 
 def differences(s: Floats) -> Floats:
+    """s_a − s_b of all ordered pairs, `[…, K, K]`."""
     return s[..., :, None] - s[..., None, :]
 
 

@@ -3,6 +3,8 @@ from ._method import LossOptions as LossOptions
 from ._method import Method as Method
 from ._method import Scored as Scored
 from ._method import Terms as Terms
+from ._online import PPO as PPO
+from ._online import RLOO as RLOO
 from ._online import Experience as Experience
 from ._online import OnlineMethod as OnlineMethod
 from ._online import OnlineOptions as OnlineOptions
@@ -11,8 +13,10 @@ from ._online import explained_variance as explained_variance
 from ._pairwise import DPO as DPO
 from ._pairwise import IPO as IPO
 from ._pairwise import pairwise_terms as pairwise_terms
+from ._selection import BEST_OF_N as BEST_OF_N
 from ._selection import Selection as Selection
 from ._selection import best_of_n_kl as best_of_n_kl
+from ._sft import SFT as SFT
 from .catalogue import METHODS as METHODS
 from .catalogue import AnyMethod as AnyMethod
 from .options import HEADS as HEADS

@@ -56,6 +56,7 @@ def check_weights(model: nn.Module, where: str) -> None:
 
 
 def load_any(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model and its tokenizer: of a GGUF file, a folder with an adapter, any folder, or the hub."""
     if name.endswith(".gguf"):
         return _load_gguf(Path(name))
     if adapter := find_adapter(name):

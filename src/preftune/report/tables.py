@@ -44,6 +44,7 @@ class Line(NamedTuple):
 
 
 def comparison_row(pair: Comparison, several_noises: bool) -> Mapping[str, str]:
+    """A comparison as a row of its table."""
     arms = f"{pair.a} − {pair.b}" + (f", noise {pair.noise:g}" if several_noises else "")
     row = {"pair": arms, "kl": "", "difference": "", "interval": "", "p": "", "answer": pair.why_not}
     if pair.difference is None or pair.kl is None:

@@ -55,9 +55,6 @@ from .rewards import StudyReward, above_reference, reference_rollouts, score_rol
 FAILED = "failed.json"  # in the folder of a run that failed: why
 
 
-# --- running it ------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Runner:
     """Trains and evaluates the runs of one study; what is in the folder already is not done again."""
