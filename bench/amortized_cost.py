@@ -25,13 +25,12 @@ from bench.contestants import timed_step
 from bench.machine import clock, describe_machine, median_ratio, show, write_results
 from preftune.data.tokens import TokenSet, tokenize
 from preftune.demo.experiment import find_size, prepare_demo
-from preftune.methods import AMORTIZED_IPO, METHODS
 from preftune.model.policy import start_policy
 from preftune.model.workbench import Workbench, open_workbench
 from preftune.preference import Fitting, set_targets
+from preftune.training.arms import Recipe, make_recipe
 from preftune.training.preparing import Training, prepare_targets, prepare_training
 from preftune.training.run import loss_of_votes, reference_values
-from preftune.training.settings import Settings, make_settings
 
 BETA = 0.1
 SEED = 0
@@ -43,37 +42,36 @@ def empty_store(folder: Path) -> AbstractContextManager[Any]:
     return patch.dict(os.environ, PREFTUNE_CACHE=str(folder))
 
 
-def get_ready_for_ipo(model: str, tokens: TokenSet, settings: Settings, folder: Path) -> tuple[Training, float]:
+def get_ready_for_ipo(model: str, tokens: TokenSet, recipe: Recipe, folder: Path) -> tuple[Training, float]:
     """What IPO trains on, and the seconds of its reference log-probs."""
     with empty_store(folder):
-        bench = open_workbench(model, precision=settings.precision)
+        bench = open_workbench(model, precision=recipe.settings.precision)
         start = clock()
-        training = prepare_training(METHODS["ipo"], tokens, settings, bench.layout, SEED)
+        training = prepare_training(recipe, tokens, bench.layout, SEED)
         reference_values(bench, training)
         return training, clock() - start
 
 
 def get_ready_for_amortized_ipo(
-    model: str, tokens: TokenSet, settings: Settings, folder: Path
+    model: str, tokens: TokenSet, recipe: Recipe, folder: Path
 ) -> tuple[Training, float, Workbench, dict[bytes, float]]:
     """What amortized IPO trains on, the seconds until it can, and what both share."""
     with empty_store(folder):
-        bench = open_workbench(model, precision=settings.precision)
+        bench = open_workbench(model, precision=recipe.settings.precision)
         start = clock()
-        targets = set_targets(Fitting(bench, tokens, (), settings, "frozen", SEED, folder / "v"))
-        training = prepare_targets(AMORTIZED_IPO, targets, settings, bench.layout, SEED)
+        targets = set_targets(Fitting(bench, tokens, (), recipe, "frozen", SEED, folder / "v"))
+        training = prepare_targets(recipe, targets, bench.layout, SEED)
         reference = reference_values(bench, training).logprobs
         return training, clock() - start, bench, reference
 
 
-def stepper(
-    bench: Workbench, training: Training, settings: Settings, reference: dict[bytes, float]
-) -> Callable[[int], float]:
+def stepper(bench: Workbench, training: Training, reference: dict[bytes, float]) -> Callable[[int], float]:
     """A policy of its own; the function does the step of that number and returns its seconds."""
+    settings = training.recipe.settings
     policy = start_policy(bench.base, lora=settings.lora, seed=SEED)
     parameters = list(policy.trainable().values())
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0, fused=True)
-    loss = partial(loss_of_votes, policy, bench, training, reference, settings.loss_options(BETA))
+    loss = partial(loss_of_votes, policy, bench, training, reference, BETA)
     return lambda number: timed_step(training.plan[number], loss, optimizer, parameters, "cpu")[0]
 
 
@@ -81,15 +79,16 @@ def measure(given: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Both sides ready, and then in turns."""
     experiment = prepare_demo(work, find_size(given.size))
     names = ("max_length", "lr", "batch_size", "precision")
-    settings = make_settings({name: experiment.shared[name] for name in names} | {"lora": given.lora})
+    options = {name: experiment.shared[name] for name in names} | {"lora": given.lora}
+    recipe, told = make_recipe("ipo", options), make_recipe("amortized-ipo", options)
     model = str(experiment.model)
     form = open_workbench(model).base.form
-    tokens = tokenize(experiment.ballots, form, max_length=settings.max_length)
-    ipo, ipo_ready = get_ready_for_ipo(model, tokens, settings, work / "ipo")
-    amortized, ready, bench, reference = get_ready_for_amortized_ipo(model, tokens, settings, work / "amortized")
+    tokens = tokenize(experiment.ballots, form, max_length=recipe.settings.max_length)
+    ipo, ipo_ready = get_ready_for_ipo(model, tokens, recipe, work / "ipo")
+    amortized, ready, bench, reference = get_ready_for_amortized_ipo(model, tokens, told, work / "amortized")
     if [step.micro_batches for step in ipo.plan] != [step.micro_batches for step in amortized.plan]:
         raise SystemExit("not equal work: the two plans differ")
-    steps = {name: stepper(bench, t, settings, reference) for name, t in zip(NAMES, (ipo, amortized), strict=True)}
+    steps = {name: stepper(bench, t, reference) for name, t in zip(NAMES, (ipo, amortized), strict=True)}
     seconds: dict[str, list[float]] = {name: [] for name in NAMES}
     for turn in range(given.turns + 1):
         for name in NAMES if turn % 2 else reversed(NAMES):
@@ -97,7 +96,7 @@ def measure(given: argparse.Namespace, work: Path) -> dict[str, Any]:
     timed = {name: values[1:] for name, values in seconds.items()}
     run = ready + len(amortized.plan) * statistics.median(timed["amortized-ipo"])
     return {
-        "settings": {"lora": settings.lora, "batch_size": settings.batch_size, "steps": len(amortized.plan)},
+        "settings": {"lora": given.lora, "batch_size": options["batch_size"], "steps": len(amortized.plan)},
         "ballots": len(tokens.ballots),
         "ready_seconds": {"ipo": ipo_ready, "amortized-ipo": ready},
         "step_seconds": timed,

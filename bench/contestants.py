@@ -20,9 +20,9 @@ from torch import nn
 from bench.inputs import default_model, training_ballots
 from bench.machine import DATA, Turns, clock, need, peak_memory
 from preftune.data.tokens import TokenBallot, TokenSet, text_format, tokenize
-from preftune.methods import METHODS, Terms
+from preftune.methods import Terms
+from preftune.training.arms import Recipe, make_recipe
 from preftune.training.loop import Step, run_loop
-from preftune.training.settings import Settings, make_settings
 
 LR = 1e-6  # small: both sides stay at nearly the same weights for as long as they run
 BETA = 0.1
@@ -56,19 +56,19 @@ def worker_arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def settings_of(given: argparse.Namespace) -> Settings:
+def recipe_of(given: argparse.Namespace) -> Recipe:
     """IPO with the mean over tokens: the only kind that TRL has."""
     options = {
         "lr": LR,
         "steps": given.steps,
         "batch_size": given.batch_size,
         "max_length": given.max_length,
-        "reduction": "mean" if given.method == "ipo" else "sum",
         "lora": given.lora,
         "precision": given.precision,
         "device": given.device,
     }
-    return make_settings(options | ({"micro_tokens": given.micro_tokens} if given.micro_tokens else {}))
+    options |= {"reduction": "mean"} if given.method == "ipo" else {}
+    return make_recipe(given.method, options | ({"micro_tokens": given.micro_tokens} if given.micro_tokens else {}))
 
 
 def tokens_of(given: argparse.Namespace, form: Any) -> TokenSet:
@@ -102,27 +102,25 @@ class Ours:
     def __init__(self, given: argparse.Namespace) -> None:
         from preftune.model.policy import start_policy
         from preftune.model.workbench import open_workbench
-        from preftune.preference.trained import REWARD, Trainee
+        from preftune.preference.trained import Trainee
         from preftune.training.preparing import prepare_training
         from preftune.training.run import loss_of_votes, reference_values
 
-        self.settings, self.device = settings_of(given), given.device
+        self.recipe, self.device = recipe_of(given), given.device
         self.bench = open_workbench(given.model, precision=given.precision, device=given.device)
         tokens = tokens_of(given, self.bench.base.form)
-        method = REWARD if given.method == "reward" else METHODS[given.method]
-        self.training = prepare_training(method, tokens, self.settings, self.bench.layout, given.seed)
+        self.training = prepare_training(self.recipe, tokens, self.bench.layout, given.seed)
         start = clock(self.device)
         reference = reference_values(self.bench, self.training).logprobs if given.method != "reward" else {}
         self.reference_seconds = clock(self.device) - start
         self.policy = policy = start_policy(self.bench.base, lora=given.lora, seed=0, compiled=given.compile)
-        options = self.settings.loss_options(1.0 if given.method == "reward" else BETA)
         if given.method == "reward":
             trainee = Trainee(policy, _head(self.bench.base.model).to(given.device), self.bench)
             parameters = trainee.trainable()
-            self.loss = lambda indices: trainee.loss([self.training.ballots[i] for i in indices], options)
+            self.loss = lambda indices: trainee.loss([self.training.ballots[i] for i in indices], self.recipe.options)
         else:
             parameters = policy.trainable()
-            self.loss = partial(loss_of_votes, policy, self.bench, self.training, reference, options)
+            self.loss = partial(loss_of_votes, policy, self.bench, self.training, reference, BETA)
         move_from_reference(policy.model.get_decoder() if given.method == "reward" else policy.model, lora=given.lora)
         self.parameters = list(parameters.values())
         self.trunk, self.head = _weights(self.bench.base.model)
@@ -205,14 +203,12 @@ def peer_trainer(given: argparse.Namespace, folder: str) -> tuple[Any, float]:
     from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
 
     from preftune.model.layout import Layout
-    from preftune.preference.trained import REWARD
     from preftune.training.preparing import prepare_training
 
     tokenizer = AutoTokenizer.from_pretrained(given.model)
-    method = REWARD if given.method == "reward" else METHODS[given.method]
-    settings = settings_of(given)
+    recipe = recipe_of(given)
     tokens = tokens_of(given, text_format(tokenizer))
-    training = prepare_training(method, tokens, settings, Layout("branch", ""), given.seed)
+    training = prepare_training(recipe, tokens, Layout("branch", ""), given.seed)
     ordered = [training.ballots[i] for step in training.plan for group in step.micro_batches for i in group]
     common = {
         "output_dir": folder,

@@ -29,10 +29,10 @@ from preftune.methods import METHODS
 from preftune.model.policy import start_policy
 from preftune.model.stores import response_keys
 from preftune.model.workbench import Workbench, open_workbench
+from preftune.training.arms import make_recipe
 from preftune.training.loop import Step
 from preftune.training.preparing import Training
 from preftune.training.run import loss_of_votes
-from preftune.training.settings import make_settings
 
 RESPONSE = 64
 PROMPTS = (64, 128, 256, 512, 1024, 2048)
@@ -74,10 +74,9 @@ class Shapes:
         count = max(1, round(self.tokens / (prompt + responses * RESPONSE)))
         ballots = tuple(random_ballot(prompt, responses, config.vocab_size, seed) for seed in range(count))
         reference: Mapping[bytes, float] = {key: 0.0 for ballot in ballots for key in response_keys(ballot)}
-        training = Training(METHODS["dpo"], ballots, (), {})
-        options = make_settings({}).loss_options(BETA)
+        training = Training(make_recipe("dpo", {}), ballots, (), {})
         whole = Step(1, (tuple(range(count)),), sum(map(METHODS["dpo"].mass, ballots)))
-        loss = partial(loss_of_votes, self.policy, self.bench, training, reference, options)
+        loss = partial(loss_of_votes, self.policy, self.bench, training, reference, BETA)
         seconds, _ = timed_step(whole, loss, self.optimizer, self.parameters, "cpu")
         unique = sum(map(self.bench.layout.size, ballots))
         pairs = count * responses * (responses - 1) / 2

@@ -64,7 +64,7 @@ def times(given: argparse.Namespace, turns: int) -> tuple[dict[str, dict[int, li
 
 def _cut(ours: Ours, budget: int) -> Any:
     """The same steps in micro-batches of another size."""
-    training, settings = ours.training, ours.settings
+    training, settings = ours.training, ours.recipe.settings
     plan = plan_steps(
         [ours.bench.layout.size(ballot) for ballot in training.ballots],
         [training.method.mass(ballot) for ballot in training.ballots],

@@ -94,7 +94,7 @@ def written(lines: Sequence[tuple[str, int, str]], left: float, top: float) -> I
 def draw() -> str:
     """The picture."""
     top, parts = float(GAP), []
-    for wings in layers("preftune"):
+    for wings in layers("preftune")[1:]:  # below __main__
         drawn, height = row(wings, top)
         parts += drawn
         top += height + GAP

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from preftune.cli.entry import main
-from preftune.cli.flags import FLAGS, TRAINING
-from preftune.cli.parser import COMMANDS, build_parser, given
+from preftune.cli.parser import COMMANDS, build_parser, given, method_in
 from preftune.errors import Interrupted
+from preftune.methods import METHODS, all_options, flag, help_of
+from preftune.training import Settings
 
 ROW = {"prompt": "x", "chosen": "a b", "rejected": "c"}
 
@@ -139,17 +140,52 @@ def test_every_command_has_help_with_an_example(command, run):
     assert code == 0 and COMMANDS[command].example in out
 
 
-def test_the_defaults_that_the_help_states_are_those_of_the_library():
-    from preftune.training.settings import Settings
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "best-of-n"])
+def test_the_help_of_a_method_has_its_own_options_with_their_defaults_and_no_others(method, run):
+    code, out, _ = run("train", method, "--help")
+    words = " ".join(out.split())
+    own = fields(METHODS[method].options)
+    assert code == 0 and METHODS[method].about in words and len(out.splitlines()) <= (60 if len(own) <= 3 else 70)
+    for option in (*fields(Settings), *own):
+        stated = help_of(option)
+        assert f"--{flag(option.name)} " in words and " ".join(stated.split()) in words.replace("- ", "-"), option.name
+    shown = {found for found in re.findall(r"--([a-z][\w-]*)", out)}
+    others = {flag(name) for name in all_options()} - {flag(option.name) for option in own}
+    assert not shown & others
+    assert ("--beta" in out) is METHODS[method].uses_reference and ("--kind" in out) is (
+        method == "reward" or bool(METHODS[method].needs)
+    )
 
-    defaults = {field.name: field.default for field in fields(Settings)}
-    assert set(TRAINING) == {name.replace("_", "-") for name in defaults}
-    for flag in TRAINING:
-        stated = re.search(r"\(default: ([^;)]*)", FLAGS[flag][1])
-        default = defaults[flag.replace("-", "_")]
-        if default is not None and flag != "device":
-            shown = f"{default:g}" if isinstance(default, float) else str(default).lower()
-            assert stated and stated[1] == shown, flag
+
+def test_the_method_is_found_wherever_it_stands_and_is_no_value_of_a_flag():
+    assert method_in(["train", "--out", "dpo", "ppo", "--help"]) == "ppo"
+    assert method_in(["train", "--resume", "ipo"]) == "ipo" and method_in(["train", "--help"]) == ""
+
+
+MISTAKES_WITHOUT_TORCH = [
+    ["train", "dpo", "--beta", "0"],
+    ["train", "dpo", "--beta", "1", "--rollouts", "3"],
+    ["train", "amortized-ipo", "--beta", "1", "--head", "general", "--kind", "full"],
+    ["train", "reward", "--beta", "1"],
+    ["train", "ppo", "--beta", "1", "--kind", "lora"],
+    ["compare", "--methods", "dpo,ipoo"],
+    ["compare", "--methods", "dpo", "--whiten", "false"],
+    ["compare", "--methods", "gpo[convex=concave]"],
+    ["compare", "--methods", "dpo", "--betas", "-1"],
+]
+
+
+@pytest.mark.parametrize("arguments", MISTAKES_WITHOUT_TORCH, ids=" ".join)
+def test_a_wrong_setting_is_answered_before_torch_is_loaded(arguments, tmp_path):
+    code = "import sys\nfrom preftune.cli import main\ntry:\n    main()\nfinally:\n    print('torch' in sys.modules)"
+    command = [sys.executable, "-c", code, *arguments, "--model", "m", "--data", "d", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stdout.strip() == "False" and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_the_package_is_the_command_line_too():
+    done = subprocess.run([sys.executable, "-m", "preftune", "train", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "preftune train METHOD --help" in done.stdout
 
 
 def test_convert_writes_canonical_json_lines_and_counts_what_it_skips(run, tmp_path):

@@ -14,7 +14,7 @@ from properties import tried
 
 from preftune.data.ballots import Vote
 from preftune.data.tokens import TokenBallot
-from preftune.methods import AMORTIZED_IPO, DPO, IPO, SFT, LossOptions, Method, Scored, Terms
+from preftune.methods import AMORTIZED_IPO, DPO, GPO, IPO, SFT, Method, Scored, Terms
 
 BETA = 0.3
 
@@ -33,7 +33,7 @@ def terms(
 ) -> Terms:
     lengths = [len(response) for one in ballots for response in one.responses]
     scored = Scored(ballots, *(torch.tensor(values, dtype=torch.float64) for values in (policy, reference, lengths)))
-    return method.loss(scored, LossOptions(**{"beta": BETA, **options}))
+    return method.loss(scored, BETA, method.options(**options))
 
 
 @st.composite
@@ -102,7 +102,7 @@ def test_the_report_is_seen_from_the_preferred_side_weighted_by_votes_with_ties_
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_the_references_own_loss_is_that_of_log_ratios_of_zero(reduction: str) -> None:
-    for method in (DPO, IPO, AMORTIZED_IPO):
+    for method in (DPO, GPO, IPO, AMORTIZED_IPO):
         told = [replace(one, logits=tuple(0.3 * i for i, _ in enumerate(one.votes))) for one in TWO]
         options = {"reduction": reduction, "label_smoothing": 0.1}
         own = terms(method, told, REFERENCE, REFERENCE, **options)
@@ -118,7 +118,7 @@ def test_a_policy_that_cannot_tell_the_sides_apart_is_half_right() -> None:
     assert terms(DPO, [TWO[0]], [0.0] * 3, [0.0] * 3).sums["accuracy"] == pytest.approx(2.5 / 2)
 
 
-@pytest.mark.parametrize("method", [DPO, IPO])
+@pytest.mark.parametrize("method", [DPO, GPO, IPO])
 def test_responses_in_no_vote_are_not_computed_and_counted(method: Method) -> None:
     left_out: Counter[str] = Counter()
     prepared = method.prepare(ballot([1, 2, 3, 4], [Vote(3, 1, 0.7, 2.0)]), left_out)

@@ -21,6 +21,7 @@ from preftune.objectives import (
     bradley_terry,
     dpo,
     gae,
+    gpo,
     ipo,
     ipo_target,
     leave_one_out,
@@ -56,6 +57,18 @@ def close(found: Tensor, wanted: object, tolerance: float = 1e-9) -> None:
     np.testing.assert_allclose(found.detach().numpy(), wanted, rtol=tolerance, atol=tolerance)
 
 
+F: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of GPO, written out again
+    "logistic": lambda h: np.log1p(np.exp(-h)),
+    "squared": lambda h: (h - 1) ** 2,
+    "hinge": lambda h: np.where(h < 1, 1 - h, 0.0),
+    "exponential": lambda h: np.exp(-h),
+}
+
+
+def gpo_of(a: Tensor, b: Tensor, beta: float, p: Tensor, convex: str = "logistic") -> Tensor:
+    return gpo(a, b, beta=beta, preference=p, convex=convex)
+
+
 def pairwise() -> list[Loss]:
     """Every pairwise loss as a function of (log-ratio a, log-ratio b, β, p); looked up late, for the mutation run."""
     return [
@@ -64,6 +77,7 @@ def pairwise() -> list[Loss]:
         lambda a, b, beta, p: dpo(a, b, beta=beta, preference=p),
         lambda a, b, beta, p: ipo(a, b, beta=beta, preference=p),
         lambda a, b, beta, p: amortized_ipo(a, b, torch.logit(p), beta=beta),
+        *(partial(gpo_of, convex=convex) for convex in F),
     ]
 
 
@@ -233,6 +247,53 @@ def test_ipo_vanishes_at_its_target(p: float, beta: float) -> None:
     target = tensor([ipo_target(p, beta=beta)])
     close(ipo(target, torch.zeros_like(target), beta=beta, preference=p), [0.0])
     assert ipo_target(p, beta=beta) == pytest.approx((p - 1 / 2) / beta)
+
+
+# --- GPO --------------------------------------------------------------------------------------------------------------
+
+
+@for_all(ratios, ratios, betas, preferences)
+def test_gpo_is_its_function_of_the_margin_from_either_side(a: list, b: list, beta: float, p: list) -> None:
+    h, share = beta * (np.array(a) - np.array(b)), np.array(p)
+    for convex, f in F.items():
+        found = gpo(tensor(a), tensor(b), beta=beta, preference=tensor(p), convex=convex)
+        close(found, share * f(h) + (1 - share) * f(-h), 1e-8)
+
+
+@for_all(ratios, ratios, betas, preferences)
+def test_gpo_has_dpo_in_it_and_ipo_at_half_its_beta(a: list, b: list, beta: float, p: list) -> None:
+    left, right, share = tensor(a), tensor(b), tensor(p)
+    close(gpo(left, right, beta=beta, preference=share), dpo(left, right, beta=beta, preference=share).numpy())
+    half = ipo(left, right, beta=beta / 2, preference=share)
+    close(gpo(left, right, beta=beta, preference=share, convex="squared"), 4 * half + 4 * share * (1 - share), 1e-8)
+
+
+OPTIMA: dict[str, Callable[[float], float]] = {
+    "logistic": lambda p: math.log(p / (1 - p)),
+    "squared": lambda p: 2 * p - 1,
+    "hinge": lambda p: 1.0 if p > 0.5 else -1.0,
+    "exponential": lambda p: math.log(p / (1 - p)) / 2,
+}
+
+
+@for_all(st.one_of(st.floats(0.05, 0.45), st.floats(0.55, 0.95)), betas)
+def test_gpo_is_least_at_the_margin_that_its_function_asks_for(p: float, beta: float) -> None:
+    for convex, optimum in OPTIMA.items():
+        near = tensor([optimum(p) + step for step in (-1e-3, 0, 1e-3)]) / beta
+        low, least, high = gpo(near, torch.zeros(3).double(), beta=beta, preference=p, convex=convex).tolist()
+        assert least < low and least < high
+
+
+def test_gpo_of_a_hard_label_falls_for_ever_unless_it_is_squared_or_a_hinge() -> None:
+    margins = tensor([0.0, 0.5, 2.0, 4.0])
+    for convex in F:
+        falls = (gpo(margins, torch.zeros(4).double(), beta=1.0, convex=convex).diff() < 0).tolist()
+        assert falls == {"squared": [True, False, False], "hinge": [True, True, False]}.get(convex, [True] * 3)
+
+
+def test_gpo_knows_its_functions_by_name() -> None:
+    with pytest.raises(KeyError, match="cubic"):
+        gpo(tensor([1.0]), tensor([0.0]), beta=1.0, convex="cubic")
 
 
 # --- amortized IPO ---------------------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ from preftune.preference.fitting import Fitting
 from preftune.preference.rewards import fit_reward, quality_table
 from preftune.study.single import train
 from preftune.training import session
-from preftune.training.settings import make_settings
+from preftune.training.arms import make_recipe
 
 CPU = torch.device("cpu")
 WORDS = ["x", "y", "z", "a", "b", "c", "d", "e", "f", "g", "h"]
@@ -242,10 +242,13 @@ def test_a_lora_reward_beside_another_model_is_its_merged_weights(model: str, ou
 def test_fitting_leaves_the_base_model_as_it_was_and_returns_what_is_in_the_folder(
     kind: str, model: str, out: Path
 ) -> None:
-    bench, settings = open_workbench(model, device="cpu"), make_settings({"lr": 1e-2, "lora": 4 * (kind == "lora")})
+    bench, recipe = (
+        open_workbench(model, device="cpu"),
+        make_recipe("reward", {"lr": 1e-2, "lora": 4 * (kind == "lora")}),
+    )
     before = copy.deepcopy(bench.base.model.state_dict())
     tokens = tokenize(toy_ballots(), bench.base.form, max_length=64)
-    reward = fit_reward(Fitting(bench, tokens, tokens.ballots[:2], settings, kind, 0, out))
+    reward = fit_reward(Fitting(bench, tokens, tokens.ballots[:2], recipe, kind, 0, out))
     after = bench.base.model.state_dict()
     assert after.keys() == before.keys() and all(torch.equal(after[name], value) for name, value in before.items())
     assert weights_hash(bench.base.model) == bench.base.sha256
@@ -680,7 +683,7 @@ def test_scores_that_are_not_numbers_are_found_when_they_arise(base: Base, tmp_p
         ({"kind": "frozen", "lora": 4}, "no adapter"),
         ({"beta": 0.1}, "--beta: a reward model has none"),
         ({"reference": "m"}, "--reference: a reward model has none"),
-        ({"reduction": "mean"}, "nothing to reduce"),
+        ({"reduction": "mean"}, "--reduction: is an option of dpo, ipo, amortized-ipo and gpo, not of reward"),
         ({"eval_fraction": 1.0}, "below 1"),
         ({"lrr": 1.0}, "did you mean 'lr'"),
     ],

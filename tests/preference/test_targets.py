@@ -30,13 +30,12 @@ from preftune.errors import UserError
 from preftune.lab import optima
 from preftune.lab.preference import fit_preference, pair_features, score_features
 from preftune.lab.worlds import Floats
-from preftune.methods import AMORTIZED_IPO, IPO, LossOptions, Scored
+from preftune.methods import AMORTIZED_IPO, IPO, AmortizedOptions, Scored
 from preftune.model import stored
 from preftune.model.workbench import open_workbench
 from preftune.preference.linear import find_head, fit_frozen, winner_first
 from preftune.preference.preferences import load_linear, of_reward
 from preftune.preference.targets import add_responses, all_pairs, voted_pairs, winners
-from preftune.training.settings import make_settings
 
 WORDS = ["x", "y", "a", "b", "c", "d", "e", "f"]
 FOUR = World(responses=("a", "b", "c", "d"))
@@ -198,7 +197,7 @@ def test_responses_sampled_from_the_reference_get_targets_too(model: str, out: P
     assert run.record["budget"]["tokens_sampled"] == told["sampled_tokens"] == 2
     bench = open_workbench(model, device="cpu")
     (wide,) = add_responses(
-        bench, [TokenBallot((3,), ((5,), (6,)), ())], make_settings({"extra_responses": 2, "max_new_tokens": 1}), 0
+        bench, [TokenBallot((3,), ((5,), (6,)), ())], AmortizedOptions(extra_responses=2, max_new_tokens=1), 0
     )
     tokens = [ids[0] for ids in wide.responses]
     distinct = sorted(set(tokens))
@@ -266,9 +265,9 @@ def test_frozen_features_cost_no_pass_of_their_own(
         ({"extra_responses": -1}, "--extra-responses -1: must be at least 0"),
         ({"extra_responses": 1, "max_new_tokens": 500}, "--max-new-tokens 500: the longest prompt has 1 tokens"),
         ({"beta": None}, "--beta None: amortized-ipo needs"),
-        ({"method": "ipo", "pairs": "votes"}, "--pairs: an option of amortized-ipo, not of ipo"),
+        ({"method": "ipo", "pairs": "votes"}, "--pairs: is an option of amortized-ipo, not of ipo"),
         ({"method": "ipo", "kind": "frozen"}, "--kind: ipo learns from votes"),
-        ({"method": "reward", "head": "general", "beta": None}, "--head: an option of amortized-ipo, not of reward"),
+        ({"method": "reward", "head": "general", "beta": None}, "--head: is an option of amortized-ipo, not of reward"),
     ],
 )
 def test_a_mistake_in_the_settings_is_one_line_and_nothing_is_written(
@@ -302,7 +301,8 @@ def test_without_stop_gradient_a_policy_that_has_not_moved_drags_its_target_to_o
         score = torch.tensor([float(logit(target)), 0.0], dtype=torch.float64, requires_grad=True)
         still = torch.zeros(2, dtype=torch.float64)
         scored = Scored([ballot_of(2, votes)], still, still, torch.full((2,), 2.0), score)
-        AMORTIZED_IPO.loss(scored, LossOptions(beta=0.5, gamma=gamma, stop_gradient=stop)).loss.backward()
+        options = AmortizedOptions(pairs="votes", gamma=gamma, stop_gradient=stop)
+        AMORTIZED_IPO.loss(scored, 0.5, options).loss.backward()
         assert bool(score.grad.abs().max() < 1e-6) is rests
 
 
@@ -354,7 +354,7 @@ def test_a_ballot_that_is_told_what_its_votes_say_has_the_loss_and_gradient_of_i
     for method, one in ((AMORTIZED_IPO, told), (IPO, ballot)):
         policy = torch.tensor(ratios, dtype=torch.float64, requires_grad=True)
         scored = Scored([one], policy, torch.zeros(3, dtype=torch.float64), torch.full((3,), 2.0))
-        terms = method.loss(scored, LossOptions(beta=0.4))
+        terms = method.loss(scored, 0.4, method.options())
         (slope,) = torch.autograd.grad(terms.loss, policy)
         found.append((float(terms.loss.detach()), slope.numpy(), terms.sums))
         assert method.mass(one) == pytest.approx(4.5)

@@ -279,7 +279,7 @@ def test_the_page_has_a_frontier_for_every_noise(made: Study) -> None:
         ("ipo", {"label_noise": []}, "--label-noise: give at least one"),
         ("ipo", {"votes_per_prompt": 0}, "--votes-per-prompt 0: must be at least 1"),
         ("ipo", {"validation_fraction": 1.0}, "--validation-fraction 1.0"),
-        ("ipo[head=general]", {}, "--head: an option of amortized-ipo, not of ipo"),
+        ("ipo[head=general]", {}, "--head: is an option of amortized-ipo, not of ipo"),
         ("amortized-ipo[head=generl]", {}, "--head generl: must be one of score, general, unconstrained"),
         ("amortized-ipo[head=general]", {"kind": "full"}, "--head general: needs --kind frozen"),
         ("amortized-ipo[estimate_flips=yes]", {}, "estimate_flips must be true or false, got 'yes'"),

@@ -42,9 +42,9 @@ from preftune.training.run import open_reward
 WORDS = list("abcdefghij")
 ARMS = "dpo,ipo,amortized-ipo,sft,ppo,rloo"
 TRAINED = {
-    **{"lr": 3e-3, "batch_size": 8, "steps": 6, "max_length": 24, "max_new_tokens": 5, "device": "cpu"},
-    **{"micro_tokens": 64, "rollouts": 3, "inner_epochs": 2},
+    **{"lr": 3e-3, "batch_size": 8, "steps": 6, "max_length": 24, "device": "cpu", "micro_tokens": 64},
 }
+SAMPLED = {"max_new_tokens": 5, "rollouts": 3, "inner_epochs": 2}  # and what ppo and rloo read beside it
 VALIDATION = 0.2
 
 
@@ -129,6 +129,7 @@ def test_a_study_and_a_fresh_process_measure_the_same(lora: int, kind: str, mode
         lora=lora,
         out=tmp_path / "study",
         **TRAINED,
+        **SAMPLED,
     )
     assert not study.failed
     validation = split_by_prompt(ballots, VALIDATION, seed=1)[1]
@@ -154,9 +155,8 @@ def test_a_study_and_a_fresh_process_measure_the_same(lora: int, kind: str, mode
 def test_a_run_and_a_fresh_process_measure_the_same(method: str, lora: int, model: str, tmp_path: Path) -> None:
     held_out = make_ballots(16, 2)
     out = tmp_path / "runs" / "one"
-    run = train(
-        method, make_ballots(30, 1), model=model, beta=0.3, eval_ballots=held_out, lora=lora, out=out, **TRAINED
-    )
+    own = {**TRAINED, **(SAMPLED if method == "ppo" else {})}
+    run = train(method, make_ballots(30, 1), model=model, beta=0.3, eval_ballots=held_out, lora=lora, out=out, **own)
     write_ballots(held_out, tmp_path / "held-out.jsonl")
     files = (str(tmp_path / "held-out.jsonl"),) * 2
     again = in_another_process(tmp_path / "fresh", str(tmp_path), model, *files)["one"]
@@ -196,10 +196,18 @@ COMMANDS = {
         "dpo", make_ballots(12, 4), model=model, beta=0.3, lora=4, eval_fraction=0.3, out=out, **TRAINED
     ),
     "train ppo, adapter": lambda model, out: train(
-        "ppo", make_ballots(12, 5), model=model, beta=0.3, lora=4, eval_fraction=0.3, out=out, **TRAINED
+        "ppo", make_ballots(12, 5), model=model, beta=0.3, lora=4, eval_fraction=0.3, out=out, **TRAINED, **SAMPLED
     ),
     "train amortized-ipo, adapter": lambda model, out: train(
-        "amortized-ipo", make_ballots(12, 6), model=model, beta=0.3, lora=4, extra_responses=2, out=out, **TRAINED
+        "amortized-ipo",
+        make_ballots(12, 6),
+        model=model,
+        beta=0.3,
+        lora=4,
+        extra_responses=2,
+        max_new_tokens=5,
+        out=out,
+        **TRAINED,
     ),
     "train reward, adapter": lambda model, out: train(
         "reward", make_ballots(12, 7), model=model, lora=4, out=out, steps=3, device="cpu"
@@ -215,6 +223,8 @@ COMMANDS = {
         kind="lora",
         checkpoints=2,
         out=out,
+        rollouts=3,
+        max_new_tokens=5,
         **TRAINED,
     ),
     "a study whose first run fails": lambda model, out: failing_study(model, out),
@@ -256,6 +266,7 @@ def failing_study(model: str, out: Path) -> None:
             eval_ballots=make_ballots(6, 12),
             lora=4,
             checkpoints=2,
+            max_new_tokens=5,
             out=out,
             **TRAINED,
         )

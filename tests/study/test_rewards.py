@@ -24,6 +24,7 @@ from preftune.study.study import Study, compare
 
 WORDS = [f"w{i}" for i in range(12)]
 ARMS = "dpo,ppo,rloo,best-of-n"
+TWICE = {"inner_epochs": 2}  # of ppo
 
 
 def gold(response: str) -> float:
@@ -50,7 +51,6 @@ SETTINGS = {
     "batch_size": 6,
     "max_length": 32,
     "samples": 2,
-    "inner_epochs": 2,
     "device": "cpu",
 }
 JUDGE = Judge("gold", "a sum", lambda prompts, responses: [gold(response) for response in responses])
@@ -61,7 +61,13 @@ def made(tmp_path_factory: pytest.TempPathFactory, model: str) -> Study:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
         return compare(
-            ARMS, some_ballots(), model=model, out=tmp_path_factory.mktemp("out") / "s", judge=JUDGE, **SETTINGS
+            ARMS,
+            some_ballots(),
+            model=model,
+            out=tmp_path_factory.mktemp("out") / "s",
+            judge=JUDGE,
+            **SETTINGS,
+            **TWICE,
         )
 
 
@@ -106,7 +112,7 @@ def test_costs_are_told_in_three_currencies(made: Study) -> None:
 def test_the_same_study_again_trains_nothing(made: Study, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "train_any", lambda *args, **kwargs: pytest.fail("trained again"))
     before = (made.folder / "results.jsonl").read_text()
-    compare(ARMS, some_ballots(), model=model, out=made.folder, judge=JUDGE, **SETTINGS)
+    compare(ARMS, some_ballots(), model=model, out=made.folder, judge=JUDGE, **SETTINGS, **TWICE)
     assert (made.folder / "results.jsonl").read_text() == before
 
 

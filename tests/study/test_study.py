@@ -151,24 +151,41 @@ def test_betas_that_fit_no_arm_are_refused(betas: object, message: str, model: s
 
 
 def test_what_no_arm_reads_may_change_while_a_study_grows(model: str, tmp_path: Path) -> None:
-    """How the work is cut may change for all of them, and an option of a method that is not there yet."""
+    """How the work is cut may change for all of them, and an option of a method that is not there yet is new."""
     out, small = tmp_path / "s", QUICK | {"betas": [0.1], "epochs": 1.0, "checkpoints": 1}
     before = compare("sft", make_ballots(), model=model, out=out, **small)
-    assert before.study.info["settings"]["micro_tokens"] == 1024
-    other = {"micro_tokens": 30, "grad_checkpointing": True, "flip_rate": 0.1, "rollouts": 2}
+    settings = before.study.info["settings"]
+    assert settings["micro_tokens"] == 1024 and "flip_rate" not in settings
+    other = {"micro_tokens": 30, "grad_checkpointing": True, "flip_rate": 0.1}
     grown = compare("sft,dpo", make_ballots(), model=model, out=out, **small | other)
     settings = grown.study.info["settings"]
     assert {name: settings[name] for name in other} == other
     record = json.loads((out / "runs" / "dpo-beta0.1-seed0" / "run.json").read_text())
     assert (record["settings"]["micro_tokens"], record["settings"]["flip_rate"]) == (30, 0.1)
-    later = small | other | {"micro_tokens": 500, "rollouts": 9}
-    compare("sft", make_ballots(), model=model, out=out, **later)
+    again = compare("sft", make_ballots(), model=model, out=out, **small | {"micro_tokens": 500})
+    assert again.study.info["settings"]["flip_rate"] == 0.1
+    later = small | other | {"micro_tokens": 500}
     with pytest.raises(UserError, match=r"another --flip-rate \(0\.1, now 0\.2\)"):
-        compare("sft", make_ballots(), model=model, out=out, **later | {"flip_rate": 0.2})
+        compare("sft,dpo", make_ballots(), model=model, out=out, **later | {"flip_rate": 0.2})
     with pytest.raises(UserError, match="another --reduction"):  # accuracy is measured with it
-        compare("sft", make_ballots(), model=model, out=out, **later | {"reduction": "mean"})
+        compare("sft,dpo", make_ballots(), model=model, out=out, **later | {"reduction": "mean"})
     with pytest.raises(UserError, match="another --samples"):
-        compare("sft", make_ballots(), model=model, out=out, **later | {"samples": 1})
+        compare("sft,dpo", make_ballots(), model=model, out=out, **later | {"samples": 1})
+    with pytest.raises(UserError, match=r"--flip-rate: is an option of dpo.*none of them is compared"):
+        compare("sft", make_ballots(), model=model, out=out, **later)
+
+
+def test_a_study_of_before_methods_had_their_own_options_goes_on(model: str, tmp_path: Path) -> None:
+    """Its settings hold the options of every method; those that its arms read must be the same."""
+    out, small = tmp_path / "s", QUICK | {"betas": [0.1], "epochs": 1.0, "checkpoints": 1}
+    compare("dpo", make_ballots(), model=model, out=out, **small)
+    info = json.loads((out / "study.json").read_text())
+    info["settings"] |= {"rollouts": 7, "head": "score", "whiten": True}
+    write_json(out / "study.json", info)
+    grown = compare("dpo,sft", make_ballots(), model=model, out=out, **small)
+    assert {row.arm for row in grown.study.trained()} == {"dpo", "sft"}
+    with pytest.raises(UserError, match="another --reduction"):
+        compare("dpo", make_ballots(), model=model, out=out, **small | {"reduction": "mean"})
 
 
 def test_freed_memory_goes_back_between_the_runs(model: str, tmp_path: Path, monkeypatch) -> None:

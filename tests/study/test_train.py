@@ -10,7 +10,7 @@ from tiny import tiny_llama
 from preftune.data.ballots import Ballot, Vote
 from preftune.errors import UserError
 from preftune.study.single import train
-from preftune.training.arms import parse_arm, split_arms
+from preftune.training.arms import make_recipe, parse_arm, split_arms
 from preftune.training.settings import make_settings
 
 WORDS = ["a", "b", "c", "d", "x"]
@@ -36,7 +36,7 @@ def refused(reason: str, tmp_path: Path, **change: Any) -> None:
     ("change", "reason"),
     [
         ({"method": "ip"}, "unknown method 'ip'; did you mean 'ipo'?"),
-        ({"method": "zzz"}, "unknown method 'zzz'; known are dpo, ipo, amortized-ipo, sft"),
+        ({"method": "zzz"}, "unknown method 'zzz'; known are dpo, ipo, amortized-ipo, gpo, sft"),
         *(({"beta": beta}, f"--beta {beta}: ipo needs a β greater than 0") for beta in (None, 0, -0.1)),
         *(({"beta": float(beta)}, f"--beta {beta}") for beta in ("nan", "inf")),
         ({"batchsize": 3}, "unknown setting 'batchsize'; did you mean 'batch_size'?"),
@@ -116,9 +116,8 @@ def test_an_arm_is_a_method_with_its_own_settings() -> None:
     assert split_arms("dpo, ipo[reduction=mean,lr=1e-5],sft") == ["dpo", "ipo[reduction=mean,lr=1e-5]", "sft"]
     arm = parse_arm("ipo[ reduction = mean, lr=1e-5,lora=4, label-smoothing=0.1]")
     assert arm.name == "ipo[label_smoothing=0.1,lora=4,lr=1e-05,reduction=mean]"
-    assert arm.settings(make_settings({"lr": 1.0, "steps": 7})) == make_settings(
-        {"reduction": "mean", "lr": 1e-5, "lora": 4, "label_smoothing": 0.1, "steps": 7}
-    )
+    told = {"reduction": "mean", "lr": 1e-5, "lora": 4, "label_smoothing": 0.1, "steps": 7, "flip_rate": 0.2}
+    assert arm.recipe(make_settings({"lr": 1.0, "steps": 7}), {"flip_rate": 0.2}) == make_recipe("ipo", told)
     assert parse_arm("dpo").name == "dpo"
 
 
@@ -126,7 +125,7 @@ def test_an_arm_is_a_method_with_its_own_settings() -> None:
     ("text", "reason"),
     [
         ("ipo[lr=fast]", "lr must be a number, got 'fast'"),
-        ("ipo[lora=2.5]", "lora must be a number"),
+        ("ipo[lora=2.5]", "lora must be a whole number"),
         ("ipo[reduction=max]", "--reduction max"),
         ("ipo[reductoin=mean]", "unknown option 'reductoin'; did you mean 'reduction'?"),
         ("ipo[steps=5]", "unknown option 'steps'"),

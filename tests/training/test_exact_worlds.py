@@ -108,6 +108,34 @@ def test_dpo_on_a_soft_vote_rests_where_the_margin_is_the_logit_of_p(model: str,
     check(out, model, world, (np.log(0.8 / 0.2), 0), 0.5)
 
 
+@pytest.mark.parametrize(
+    ("convex", "margin"),
+    [("logistic", np.log(0.8 / 0.2)), ("squared", 0.6), ("hinge", 1.0), ("exponential", np.log(0.8 / 0.2) / 2)],
+)
+@pytest.mark.parametrize("lora", [0, 8])
+def test_gpo_rests_at_the_margin_of_its_function(convex: str, margin: float, lora: int, model: str, out: Path) -> None:
+    world = World(responses=("a", "b"))
+    slow = {"lr": 3e-3, "steps": 250} if convex == "hinge" else {}  # its slope does not fall towards the optimum
+    train(
+        "gpo", [world.ballot(Vote(0, 1, 0.8))], model=model, beta=0.5, out=out, convex=convex, lora=lora, **FAST | slow
+    )
+    check(out, model, world, (margin, 0), 0.5)
+
+
+def test_gpo_trains_as_dpo_and_ipo_do(model: str, tmp_path: Path) -> None:
+    """The logistic function is DPO's loss; the squared one is IPO's at half its β, four times as large."""
+    world, left, right = World(responses=("a", "b", "c", "d")), tmp_path / "left", tmp_path / "right"
+    for method, beta, options in (("gpo", 0.5, {}), ("dpo", 0.5, {})):
+        train(method, [world.ballot(*SOFT)], model=model, beta=beta, out=tmp_path / method, **FAST, **options)
+    own, dpos = (normalised(world.logprobs(tmp_path / name / "policy")) for name in ("gpo", "dpo"))
+    np.testing.assert_allclose(own, dpos, atol=1e-3)
+    train("gpo", [world.ballot(*SOFT)], model=model, beta=0.5, out=left, convex="squared", **FAST)
+    train("ipo", [world.ballot(*SOFT)], model=model, beta=0.25, out=right, **FAST)
+    np.testing.assert_allclose(
+        normalised(world.logprobs(left / "policy")), normalised(world.logprobs(right / "policy")), atol=TOLERANCE
+    )
+
+
 @pytest.mark.parametrize("setting", ["label_smoothing", "flip_rate"])
 def test_label_noise_settings_move_the_target_of_ipo(setting: str, model: str, out: Path) -> None:
     world = World(responses=("a", "b"))

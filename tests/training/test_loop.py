@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from preftune.data.ballots import Ballot, Vote
 from preftune.data.tokens import TokenBallot
 from preftune.errors import UserError
-from preftune.methods import AMORTIZED_IPO, DPO, IPO, SFT, LossOptions, Method, Scored, Terms
+from preftune.methods import AMORTIZED_IPO, DPO, IPO, SFT, Method, Scored, Terms
 from preftune.model.attention import use_branch_attention
 from preftune.model.layout import Layout
 from preftune.model.logprobs import response_logprobs
@@ -170,7 +170,7 @@ def gradient(
         logprob = response_logprobs(model, batch)
         reference = -batch.lengths_B().sqrt()  # anything that belongs to the response alone
         scored = Scored([prepared[i] for i in indices], logprob, reference, batch.lengths_B())
-        return method.loss(scored, LossOptions(0.2, reduction))
+        return method.loss(scored, 0.2, method.options(**({} if method is SFT else {"reduction": reduction})))
 
     metrics = descend(model, [step], loss_of)
     moved = {name: start[name] - value for name, value in model.state_dict().items()}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,11 +19,12 @@ from tiny import WORDS, tiny_llama
 from torch import nn
 
 from preftune.errors import Interrupted, UserError
-from preftune.methods import METHODS
+from preftune.methods import METHODS, flag, names_of
 from preftune.model import engine
 from preftune.model.engine import load_state, remove_state, save_state, state_record
 from preftune.training import session
-from preftune.training.settings import READS, Settings
+from preftune.training.arms import make_recipe
+from preftune.training.settings import Settings
 
 
 def run_until(monkeypatch: pytest.MonkeyPatch, step: int, *, saved: int, **how: Any) -> None:
@@ -171,56 +173,61 @@ def test_a_run_is_resumed_only_as_what_it_was(model: str, tmp_path: Path, monkey
 
 LIKELIHOOD = {"label_smoothing": 0.1, "flip_rate": 0.1}
 SAMPLING = {"rollouts": 9, "end_penalty": 2.0, "kl_target": 1.0, "max_new_tokens": 9}
-PREFERENCE = {"pairs": "votes", "target": "winner-loser", "extra_responses": 3, "gamma": 0.5, "stop_gradient": False}
+PREFERENCE = {"pairs": "votes", "target": "winner-loser", "gamma": 0.5, "stop_gradient": False}
+OF_METHOD = {
+    "sft": {},
+    "dpo": {"reduction": "mean", **LIKELIHOOD},
+    "ipo": {"reduction": "mean", **LIKELIHOOD},
+    "gpo": {"reduction": "mean", "convex": "hinge", **LIKELIHOOD},
+    "amortized-ipo": {"reduction": "mean", **LIKELIHOOD, **PREFERENCE},
+    "reward": LIKELIHOOD,
+    "ppo": {**SAMPLING, "inner_epochs": 9, "whiten": False, **LIKELIHOOD},
+    "rloo": {**SAMPLING, **LIKELIHOOD},
+}
 
 
-@pytest.mark.parametrize(
-    ("method", "read", "unread"),
-    [
-        ("sft", {}, {"reduction": "mean", **LIKELIHOOD, **SAMPLING, **PREFERENCE}),
-        ("dpo", {"reduction": "mean", **LIKELIHOOD}, {**SAMPLING, "whiten": False, **PREFERENCE}),
-        ("ipo", {"reduction": "mean", **LIKELIHOOD}, {**SAMPLING, "inner_epochs": 9, **PREFERENCE}),
-        ("amortized-ipo", {"reduction": "mean", **LIKELIHOOD, **PREFERENCE}, {"rollouts": 9, "end_penalty": 2.0}),
-        ("reward", LIKELIHOOD, {**SAMPLING, **PREFERENCE}),
-        (
-            "ppo",
-            {**SAMPLING, "inner_epochs": 9, "whiten": False, "flip_rate": 0.1},
-            {"reduction": "mean", **PREFERENCE},
-        ),
-        ("rloo", {**SAMPLING, "flip_rate": 0.1}, {"reduction": "mean", "inner_epochs": 9, "whiten": False}),
-    ],
-)
-def test_a_method_depends_on_its_own_options_and_never_on_how_the_work_is_cut(
-    method: str, read: dict[str, Any], unread: dict[str, Any]
-) -> None:
+@pytest.mark.parametrize("method", OF_METHOD)
+def test_a_run_depends_on_its_methods_options_and_never_on_how_the_work_is_cut(method: str) -> None:
     shared = {"lr": 1.0, "steps": 3, "batch_size": 5, "max_length": 9, "lora": 2, "precision": "bf16", "warmup": 0.3}
     cut = {"micro_tokens": 5, "compile": True, "device": "cuda"}
-    own = Settings().read_by(method)
-    for name, value in {**shared, **read}.items():
-        assert own[name] != value, name
-    assert not own.keys() & {*unread, *cut, "grad_checkpointing"}
-
-
-def test_every_option_is_read_by_some_method_or_is_about_the_machine() -> None:
-    read = {name for names in READS.values() for name in names}
-    assert READS.keys() == {*METHODS, "reward"}
-    assert {field.name for field in fields(Settings)} - read == {
+    plain, changed = make_recipe(method, {}), make_recipe(method, {**shared, **OF_METHOD[method], **cut})
+    assert {name for name, value in changed.counting().items() if plain.counting()[name] != value} == {
+        *shared,
+        *OF_METHOD[method],
+    }
+    assert changed.counting().keys() == plain.counting().keys()
+    assert {field.name for field in fields(Settings)} - plain.counting().keys() == {
         *("micro_tokens", "grad_checkpointing", "compile", "device")
     }
+
+
+@pytest.mark.parametrize("method", OF_METHOD)
+def test_an_option_of_another_method_is_refused_by_the_names_of_those_that_have_it(method: str) -> None:
+    everything = {name: value for options in OF_METHOD.values() for name, value in options.items()}
+    for name, value in everything.items():
+        if name in OF_METHOD[method] or name in names_of(METHODS[method].options):
+            continue
+        with pytest.raises(UserError, match=f"--{flag(name)}: is an option of .*, not of {method}") as error:
+            make_recipe(method, {name: value})
+        owners = {one for one, own in METHODS.items() if name in names_of(own.options)}
+        assert owners == {
+            word for word in re.findall(r"[\w-]+", str(error.value).split(", not of")[0]) if word in METHODS
+        }
 
 
 @pytest.mark.parametrize(
     ("method", "change"),
     [
         ("ipo", {"micro_tokens": 200}),
-        ("ipo", {"micro_tokens": 8, "rollouts": 7, "end_penalty": 3.0}),
-        ("dpo", {"grad_checkpointing": True, "rollouts": 7}),
-        ("sft", {"beta": 0.7, "reduction": "mean", "flip_rate": 0.2, "micro_tokens": 200}),
-        ("amortized-ipo", {"micro_tokens": 200, "rollouts": 7}),
+        ("ipo", {"micro_tokens": 8}),
+        ("gpo", {"micro_tokens": 200}),
+        ("dpo", {"grad_checkpointing": True}),
+        ("sft", {"beta": 0.7, "micro_tokens": 200}),
+        ("amortized-ipo", {"micro_tokens": 200}),
         ("amortized-ipo", {"micro_tokens": 200, "kind": "full"}),
-        ("ppo", {"micro_tokens": 200, "reduction": "mean", "kind": "frozen"}),
-        ("rloo", {"micro_tokens": 200, "inner_epochs": 9, "kind": "frozen"}),
-        ("reward", {"micro_tokens": 200, "rollouts": 7}),
+        ("ppo", {"micro_tokens": 200, "kind": "frozen"}),
+        ("rloo", {"micro_tokens": 200, "kind": "frozen"}),
+        ("reward", {"micro_tokens": 200}),
     ],
 )
 def test_what_a_method_does_not_read_may_change_when_it_is_gone_on_with(
@@ -230,7 +237,8 @@ def test_what_a_method_does_not_read_may_change_when_it_is_gone_on_with(
     how: dict[str, Any] = {"model": model, "method": method, "lr": 1e-3}
     how |= {"kind": change["kind"]} if "kind" in change else {}
     how |= {"beta": None} if method == "reward" else {}
-    how |= {"max_new_tokens": 3, "rollouts": 2, "inner_epochs": 2, "steps": 4} if method in ("ppo", "rloo") else {}
+    how |= {"max_new_tokens": 3, "rollouts": 2, "steps": 4} if method in ("ppo", "rloo") else {}
+    how |= {"inner_epochs": 2} if method == "ppo" else {}
     out, whole = tmp_path / "out", tmp_path / "whole"
     run(out=whole, **how)
     stop = 4 if method == "ppo" else 3
@@ -248,7 +256,7 @@ def test_a_state_of_a_version_that_kept_all_settings_is_gone_on_with(
     run_until(monkeypatch, 5, saved=5, model=model, out=out)
     path = out / "state" / "record.json"
     record = json.loads(path.read_text())
-    everything = asdict(Settings(micro_tokens=4096, rollouts=9, device="cuda"))
+    everything = asdict(Settings(micro_tokens=4096, device="cuda")) | asdict(METHODS["ppo"].options(rollouts=9))
     path.write_text(json.dumps({**everything, "device": "any", **record}))
     run(model, out, resume=True)
     assert_equal_runs(out, tmp_path / "whole")

@@ -11,7 +11,11 @@ from .flags import Parsed
 
 @dataclass(frozen=True)
 class Command:
-    """A command: what it does, its positional arguments, its flags (required ones first) and an example."""
+    """A command: what it does, its positional arguments, its flags (required ones first) and an example.
+
+    One that is `of_method` also has the settings that all methods share and the options of the method that is named;
+    `hides(flag, method)` says which of its own flags that method has no use for.
+    """
 
     run: Callable[[Parsed], None]
     help: str
@@ -19,6 +23,8 @@ class Command:
     required: Sequence[str] = ()
     flags: Sequence[str] = ()
     positional: Mapping[str, str] | None = None
+    of_method: bool = False
+    hides: Callable[[str, str], bool] = lambda flag, method: False
 
 
 def exit_if_failed(failed: Mapping[str, str]) -> None:

@@ -5,20 +5,29 @@ from __future__ import annotations
 import shlex
 import sys
 
+from ..methods import METHODS
 from .command import Command, exit_if_failed
-from .flags import EVALUATION, TRAINING, Parsed
+from .flags import Parsed, option_flags, settings_flags
+
+LATER = (  # what is looked at when the data and the model are there
+    *("model", "reference", "data", "eval_data", "eval_fraction", "prompts", "eval_prompts", "samples", "out"),
+)
 
 
 def run(given: Parsed) -> None:
+    """Settle what is compared, read the files, and only then load what trains."""
     from ..data import read_ballots, read_prompts
-    from ..study import compare
+    from ..study import settle_study
 
     options = dict(given)
+    settle_study(**{name: value for name, value in options.items() if name not in LATER})
     ballots = read_ballots(options.pop("data"))
     if "eval_data" in options:
         options["eval_ballots"] = read_ballots(options.pop("eval_data"))
     if "prompts" in options:
         options["prompts"] = read_prompts(options.pop("prompts"))
+    from ..study import compare
+
     command = "preftune " + " ".join(map(shlex.quote, sys.argv[1:]))
     exit_if_failed(compare(options.pop("methods"), ballots, command=command, **options).failed)
 
@@ -35,12 +44,15 @@ COMMAND = Command(
         "eval-data",
         "eval-fraction",
         "prompts",
-        *EVALUATION,
+        "eval-prompts",
+        "samples",
+        "max-new-tokens",
         "label-noise",
         "votes-per-prompt",
         "validation-fraction",
         "checkpoints",
         "kind",
-        *TRAINING,
+        *settings_flags(),
+        *(flag for flag in option_flags(METHODS) if flag != "max-new-tokens"),
     ],
 )

@@ -28,7 +28,7 @@ def main() -> None:
         if not is_ignored_hangup(number):
             signal.signal(number, signal.default_int_handler)
     try:
-        parsed = build_parser().parse_args()
+        parsed = build_parser(sys.argv[1:]).parse_args()
         COMMANDS[parsed.command].run(given(parsed))
     except UserError as error:
         print(f"preftune: {error}", file=sys.stderr)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .command import Command
-from .flags import EVALUATION, Parsed
+from .flags import Parsed
 
 
 def run(given: Parsed) -> None:
@@ -21,7 +21,8 @@ COMMAND = Command(
         "data",
         "prompts",
         "reference",
-        *EVALUATION,
+        "eval-prompts",
+        "samples",
         "max-new-tokens",
         "seed",
         "max-length",

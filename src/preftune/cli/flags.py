@@ -1,11 +1,28 @@
-"""Every flag, declared once: it means the same wherever it occurs."""
+"""Every flag, declared once: it means the same wherever it occurs.
+
+Settings and the options of methods are declared where they are read (`training.Settings`, one file a method); here they
+become flags. What else a command takes is declared below.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import Field, dataclass, fields
 from typing import Any
 
+from ..methods import METHODS, flag, help_of, is_switch, kind_of, listed, names_of, whose
+from ..training import Settings
+
 Parsed = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag: the type of its value, what it is for; a switch has no value."""
+
+    kind: Any
+    text: str
+    switch: bool = False
 
 
 def numbers(kind: type) -> Callable[[Any], list[Any]]:
@@ -24,84 +41,78 @@ def arms(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-# name: (type, help); a flag that is left out takes the default of the library, which the help states
-FLAGS: dict[str, tuple[Any, str]] = {
-    "model": (str, "local folder, GGUF file or hub name of the model to start from"),
-    "reference": (str, "model to stay close to (default: --model)"),
-    "data": (str, "preference file (JSONL, JSON, CSV, Parquet, gz too) or hub data set"),
-    "eval-data": (str, "preference file to evaluate on (default: part of --data)"),
-    "eval-fraction": (
-        float,
-        "share of the prompts held out for evaluation (default: 0.1; train: none, but reward 0.1)",
-    ),
-    "prompts": (str, "file of prompts to sample from (default: held-out prompts)"),
-    "eval-prompts": (int, "hold out, and sample from, at most so many prompts (default: 64)"),
-    "out": (str, "folder to write (lab: file)"),
-    "methods": (arms, "arms to compare, such as dpo,ipo,ipo[reduction=mean]"),
-    "beta": (float, "strength of the KL term"),
-    "betas": (numbers(float), "strengths of the KL term, such as 0.05,0.1"),
-    "seeds": (numbers(int), "seeds, such as 0,1,2: one run of every arm and beta each (default: 0)"),
-    "label-noise": (numbers(float), "rates at which training votes are flipped, such as 0,0.2 (default: 0)"),
-    "votes-per-prompt": (int, "train on at most so many votes of each prompt (default: all)"),
-    "validation-fraction": (float, "share of the training prompts that only measures a log-loss (default: 0)"),
-    "seed": (int, "order of the data, first adapter, samples (default: 0)"),
-    "reduction": (str, "log-ratios as the sum or the mean over tokens (default: sum)"),
-    "label-smoothing": (float, "smooth preferences by this rate, as cDPO does (default: 0)"),
-    "flip-rate": (float, "allow for votes that were flipped at this rate; dpo: as rDPO does (default: 0)"),
-    "estimate-flips": (bool, "reward, amortized-ipo with --kind frozen: find that rate (default: false)"),
-    "lr": (float, "peak learning rate (default: 5e-6; with --lora 1e-4)"),
-    "epochs": (float, "passes over the ballots (default: 1)"),
-    "steps": (int, "optimiser steps; goes over --epochs"),
-    "batch-size": (int, "ballots per optimiser step (default: 32)"),
-    "micro-tokens": (int, "tokens per forward pass; bounds memory, changes no result (default: 1024, on a GPU 4096)"),
-    "grad-checkpointing": (bool, "less memory for more time (default: false)"),
-    "compile": (bool, "faster steps but the first, half a minute longer; needs a C++ compiler (default: false)"),
-    "max-length": (int, "tokens of a prompt and a response together (default: 1024)"),
-    "max-new-tokens": (int, "tokens of a sampled response (default: 64)"),
-    "samples": (int, "sampled responses per prompt (default: 1)"),
-    "checkpoints": (int, "evaluations per run, evenly spaced (default: 3)"),
-    "kind": (
+# A flag that is left out takes the default of the library, which the help states.
+OWN: dict[str, Flag] = {
+    "model": Flag(str, "folder, GGUF file or hub name to start from"),
+    "reference": Flag(str, "model to stay close to (default: --model)"),
+    "data": Flag(str, "JSONL, JSON, CSV, Parquet (.gz) or hub data set"),
+    "eval-data": Flag(str, "ballots to evaluate on (compare: part of --data)"),
+    "eval-fraction": Flag(float, "share of prompts held out (default: 0.1; train: 0)"),
+    "prompts": Flag(str, "file of prompts to sample from (default: held-out prompts)"),
+    "eval-prompts": Flag(int, "hold out, and sample from, at most so many prompts (default: 64)"),
+    "out": Flag(str, "folder to write (lab: file)"),
+    "methods": Flag(arms, "arms to compare, such as dpo,ipo,ipo[reduction=mean]"),
+    "beta": Flag(float, "strength of the KL term"),
+    "betas": Flag(numbers(float), "strengths of the KL term, such as 0.05,0.1"),
+    "seeds": Flag(numbers(int), "seeds, such as 0,1,2: one run of every arm and beta each (default: 0)"),
+    "label-noise": Flag(numbers(float), "rates at which training votes are flipped, such as 0,0.2 (default: 0)"),
+    "votes-per-prompt": Flag(int, "train on at most so many votes of each prompt (default: all)"),
+    "validation-fraction": Flag(float, "share of the training prompts that only measures a log-loss (default: 0)"),
+    "seed": Flag(int, "seed of data order, adapters, samples (default: 0)"),
+    "max-new-tokens": Flag(int, "tokens of a sampled response (default: 64)"),
+    "samples": Flag(int, "sampled responses per prompt (default: 1)"),
+    "checkpoints": Flag(int, "evaluations per run, evenly spaced (default: 3)"),
+    "kind": Flag(
         str,
-        "reward model: full, lora, or frozen for small machines (default: full, with --lora R lora; for amortized-ipo "
-        "frozen)",
+        "reward model: full, lora, or frozen for small machines (default: full, with --lora lora; "
+        "amortized-ipo: frozen)",
     ),
-    "reward": (str, "ppo, rloo, amortized-ipo: folder of a reward model (default: fit one on the same votes)"),
-    "head": (str, "amortized-ipo: preference by a score, general, or unconstrained, an ablation (default: score)"),
-    "pairs": (str, "amortized-ipo: targets on all pairs, or on those of votes, an ablation (default: all)"),
-    "target": (str, "amortized-ipo: centred, or winner-loser, an ablation without the -1/2 (default: centred)"),
-    "gamma": (float, "amortized-ipo: train the preference with the policy, its likelihood so weighted, an ablation"),
-    "stop-gradient": (bool, "amortized-ipo with --gamma: false lets it follow the policy, an ablation (default: true)"),
-    "extra-responses": (int, "amortized-ipo: sample so many more responses to each prompt (default: 0)"),
-    "lora": (int, "rank of a LoRA adapter; 0 trains all weights (default: 0)"),
-    "precision": (str, "fp32, or bf16 for matrix products (default: fp32)"),
-    "device": (str, "cpu, cuda, ... (default: a GPU where there is one)"),
-    "warmup": (float, "share of the steps over which the learning rate rises (default: 0.1)"),
-    "clip-norm": (float, "largest norm of the gradient (default: 1)"),
-    "rollouts": (int, "ppo, rloo: responses sampled to each prompt (default: 4)"),
-    "inner-epochs": (int, "ppo: optimiser steps on each batch of samples (default: 4)"),
-    "kl-target": (float, "ppo, rloo: let beta follow this KL, in nats per response"),
-    "end-penalty": (float, "ppo, rloo: taken off the score of a response that does not end (default: 1)"),
-    "whiten": (bool, "ppo: scale rewards, and scale and centre advantages, over each batch (default: true)"),
-    "weight-decay": (float, "decoupled weight decay (default: 0)"),
-    "prompt": (str, "a prompt, as text"),
-    "size": (str, "default, or full for a larger grid"),
-    "merge-prompts": (bool, "one ballot per prompt: responses joined, votes pooled (default: false)"),
-    "quick": (bool, "fewer steps and seeds: a look, no result (default: false)"),
-    "resume": (bool, "go on with an interrupted run (default: false)"),
-    "stores": (bool, "stored reference log-probs and features, a sample computed anew (what is checked by default)"),
+    "reward": Flag(str, "folder of a reward model (default: one is fitted to the same votes)"),
+    "prompt": Flag(str, "a prompt, as text"),
+    "size": Flag(str, "default, or full for a larger grid"),
+    "merge-prompts": Flag(bool, "one ballot per prompt: responses joined, votes pooled (default: false)", switch=True),
+    "quick": Flag(bool, "fewer steps and seeds: a look, no result (default: false)", switch=True),
+    "resume": Flag(bool, "go on with an interrupted run", switch=True),
+    "stores": Flag(
+        bool,
+        "stored reference log-probs and features, a sample computed anew (what is checked by default)",
+        switch=True,
+    ),
 }
-SWITCHES = {"resume", "estimate-flips", "merge-prompts", "grad-checkpointing", "compile", "quick", "stores"}
 NARGS: dict[str, Any] = {"folders": "+", "what": "?"}  # positional arguments that may be many, or none
-TRAINING = (
-    *("reduction", "label-smoothing", "flip-rate", "lr", "epochs", "steps", "batch-size", "micro-tokens"),
-    *("grad-checkpointing", "compile", "max-length", "lora", "precision", "device"),
-    *("warmup", "clip-norm", "weight-decay"),
-    *("rollouts", "max-new-tokens", "inner-epochs", "kl-target", "end-penalty", "whiten"),
-    *("estimate-flips", "head", "pairs", "target", "gamma", "stop-gradient", "extra-responses"),
-)
-EVALUATION = ["eval-prompts", "samples"]
 
 
-def flag_of(name: str) -> str:
-    """A setting's flag, without its dashes."""
-    return name.replace("_", "-")
+def declared(name: str, method: str = "") -> Flag | None:
+    """The flag of a setting, or of an option: of a method, or of whichever methods have it, named; None for neither."""
+    for option in fields(Settings):
+        if option.name == name:
+            return _flag_of(option, "")
+    owners = [method] if method else whose(name)
+    options = [option for owner in owners for option in fields(METHODS[owner].options) if option.name == name]
+    return _flag_of(options[0], "" if method else f"{listed(owners)}: ") if options else None
+
+
+def _flag_of(option: Field[Any], before: str) -> Flag:
+    return Flag(kind_of(option), before + help_of(option), is_switch(option))
+
+
+def find_flag(name: str, method: str = "") -> Flag:
+    """The flag of that name: of a command, a setting or a method's option."""
+    found = OWN.get(name) if not method else None
+    found = found or declared(name.replace("-", "_"), method) or OWN[name]
+    return found
+
+
+def settings_flags() -> list[str]:
+    """The flags of what all methods share."""
+    return [flag(name) for name in names_of(Settings)]
+
+
+def option_flags(methods: Iterable[str]) -> list[str]:
+    """The flags of the options of some methods, each once."""
+    return list(dict.fromkeys(flag(name) for method in methods for name in names_of(METHODS[method].options)))
+
+
+def all_flags() -> list[str]:
+    """The names of all flags."""
+    return list(dict.fromkeys([*OWN, *settings_flags(), *option_flags(METHODS)]))

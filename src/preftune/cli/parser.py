@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from argparse import RawDescriptionHelpFormatter
-from collections.abc import Iterable, Mapping
+from argparse import SUPPRESS, RawDescriptionHelpFormatter
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from ..errors import UserError
+from ..methods import METHODS
 from . import compare, data, demo, doctor, evaluate, lab, report, sample, train
 from .command import Command
-from .flags import FLAGS, NARGS, SWITCHES, flag_of
+from .flags import NARGS, all_flags, find_flag, option_flags, settings_flags
 
 COMMANDS: Mapping[str, Command] = {
     "demo": demo.COMMAND,
@@ -28,6 +29,13 @@ COMMANDS: Mapping[str, Command] = {
 }
 
 
+class Formatter(RawDescriptionHelpFormatter):
+    """Help with room for long flags beside what they are for."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28)
+
+
 class Parser(ArgumentParser):
     """Raises UserError in one line, with the nearest name for a flag or command that does not exist."""
 
@@ -38,9 +46,9 @@ class Parser(ArgumentParser):
 def _one_line(message: str) -> str:
     text = " ".join(message.split())
     if found := re.search(r"unrecognized arguments:.*?--([\w-]+)", text):
-        return f"unknown flag --{found[1]}{_nearest(found[1], FLAGS, '--')}"
+        return f"unknown flag --{found[1]}{_nearest(found[1], all_flags(), '--')}"
     if found := re.search(r"does not accept option '([\w.-]+)'", text):
-        return f"--config: unknown setting {found[1]}{_nearest(found[1].replace('_', '-'), FLAGS)}"
+        return f"--config: unknown setting {found[1]}{_nearest(found[1].replace('_', '-'), all_flags())}"
     if found := re.search(r"invalid choice: '([^']*)'", text):
         return f"unknown command {found[1]!r}{_nearest(found[1], COMMANDS)}"
     if "it was not provided" in text:
@@ -62,36 +70,84 @@ def _nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
     return f"; did you mean {prefix}{close[0]}?" if close else "; see --help"
 
 
-def build_parser() -> ArgumentParser:
-    """The command line: a subcommand for every entry of `COMMANDS`."""
+def build_parser(arguments: Sequence[str] = ()) -> ArgumentParser:
+    """The command line: a subcommand for every entry of `COMMANDS`.
+
+    `arguments` are those that it is about to read: help shows the options of the method that they name, and no other's.
+    """
     about = "Align a language model with human preferences, and find out which method earned it."
-    parser = Parser(prog="preftune", description=about, allow_abbrev=False, formatter_class=RawDescriptionHelpFormatter)
+    parser = Parser(prog="preftune", description=about, allow_abbrev=False, formatter_class=Formatter)
     commands = parser.add_subcommands(required=True, dest="command", metavar="COMMAND")
     for name, command in COMMANDS.items():
-        about = f"{command.help[0].upper()}{command.help[1:]}.\n\nexample:\n  {command.example}"
-        sub = Parser(description=about, allow_abbrev=False, formatter_class=RawDescriptionHelpFormatter)
-        sub.add_argument("--config", action=ActionConfigFile, help="YAML file of settings; flags after it win")
-        for argument, text in (command.positional or {}).items():
-            sub.add_argument(argument, help=text, nargs=NARGS.get(argument))
-        for flag in (*command.required, *command.flags):
-            _add_flag(sub, flag, required=flag in command.required)
-        commands.add_subcommand(name, sub, help=command.help)
+        method = method_in(arguments) if command.of_method else ""
+        commands.add_subcommand(name, _command_parser(name, command, method), help=command.help)
     return parser
 
 
-def _add_flag(parser: ArgumentParser, flag: str, *, required: bool) -> None:
-    kind, text = FLAGS[flag]
-    if flag in SWITCHES:
-        parser.add_argument(f"--{flag}", action="store_true", help=text)
+def method_in(arguments: Sequence[str]) -> str:
+    """The method that is named among the arguments; "" if there is none."""
+    flags = {f"--{name}" for name in all_flags() if not find_flag(name).switch} | {"--config"}
+    values = {place + 1 for place, word in enumerate(arguments) if word in flags}
+    return next((word for place, word in enumerate(arguments) if word in METHODS and place not in values), "")
+
+
+def _command_parser(name: str, command: Command, method: str) -> ArgumentParser:
+    text = f"{command.help[0].upper()}{command.help[1:]}.\n\nexample:\n  {command.example}"
+    usage = None
+    if command.of_method:
+        text = _about_method(method) if method else f"{text}\n\nmethods, each with options of its own:\n{_methods()}"
+        beta = " --beta BETA" * (bool(method) and METHODS[method].uses_reference)
+        required = " ".join(f"--{flag} {flag.upper()}" for flag in command.required) + beta
+        usage = f"preftune {name} {method or 'METHOD'} {required} [flags]"
+    parser = Parser(description=text, usage=usage, allow_abbrev=False, formatter_class=Formatter, print_config=None)
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file of settings; flags after it win")
+    for argument, what in (command.positional or {}).items():
+        parser.add_argument(argument, help=SUPPRESS if method else what, nargs=NARGS.get(argument))
+    for flag in (*command.required, *command.flags):
+        _add_flag(parser, flag, required=flag in command.required, hidden=command.hides(flag, method))
+    if command.of_method:
+        _add_group(parser, "what all methods share", settings_flags(), "")
+        own = option_flags([method]) if method else []
+        _add_group(parser, f"options of {method}", own, method)
+        for flag in option_flags(METHODS):  # read, so that whoever has it can be named; not shown
+            if flag not in own:
+                _add_flag(parser, flag, required=False, hidden=True)
+    return parser
+
+
+def _about_method(method: str) -> str:
+    beta = " --beta 0.1" if METHODS[method].uses_reference else ""
+    example = f"preftune train {method} --model MODEL --data FILE{beta} --out DIR"
+    return f"{method}: {METHODS[method].about}.\n\nexample:\n  {example}"
+
+
+def _methods() -> str:
+    rows = (f"  {name:<15}{method.about}" for name, method in METHODS.items() if name != "best-of-n")
+    return "\n".join(rows) + "\n\npreftune train METHOD --help shows a method's own options."
+
+
+def _add_group(parser: ArgumentParser, title: str, flags: Sequence[str], method: str) -> None:
+    group = parser.add_argument_group(title)
+    for flag in flags:
+        _add_flag(group, flag, required=False, method=method)
+
+
+def _add_flag(parser: Any, name: str, *, required: bool, method: str = "", hidden: bool = False) -> None:
+    flag = find_flag(name, method)
+    text = SUPPRESS if hidden else flag.text
+    if flag.switch:
+        parser.add_argument(f"--{name}", action="store_true", help=text)
     else:
-        metavar = {int: "N", float: "X"}.get(kind)
-        parser.add_argument(f"--{flag}", type=kind, required=required, help=text, metavar=metavar)
+        metavar = {int: "N", float: "X"}.get(flag.kind)
+        parser.add_argument(f"--{name}", type=flag.kind, required=required, help=text, metavar=metavar)
 
 
 def given(namespace: Namespace) -> dict[str, Any]:
     """What the user set: flags that were left out are not among them, so that the library's defaults hold."""
     values = vars(namespace[namespace.command])
-    left_out = {
-        name for name, value in values.items() if value is None or (value is False and flag_of(name) in SWITCHES)
-    }
-    return {name: value for name, value in values.items() if name != "config" and name not in left_out}
+    return {name: value for name, value in values.items() if name != "config" and not _left_out(name, value)}
+
+
+def _left_out(name: str, value: Any) -> bool:
+    flag = name.replace("_", "-")
+    return value is None or (value is False and flag in all_flags() and find_flag(flag).switch)

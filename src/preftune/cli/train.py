@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from ..methods import METHODS
 from .command import Command
-from .flags import TRAINING, Parsed
+from .flags import Parsed
 
 
 def run(given: Parsed) -> None:
+    """Settle the run, read the ballots, and only then load what trains."""
     from ..data import read_ballots
-    from ..study import train
+    from ..study import settle_run
 
     options = dict(given)
-    ballots = read_ballots(options.pop("data"))
-    if "eval_data" in options:
-        options["eval_ballots"] = read_ballots(options.pop("eval_data"))
-    run = train(options.pop("method"), ballots, **options)
+    files = {name: options.pop(name) for name in ("data", "eval_data") if name in options}
+    settle_run(**{name: value for name, value in options.items() if name not in ("model", "seed")})
+    ballots = read_ballots(files["data"])
+    if "eval_data" in files:
+        options["eval_ballots"] = read_ballots(files["eval_data"])
+    _report(options.pop("method"), ballots, options)
+
+
+def _report(method: str, ballots: object, options: dict[str, object]) -> None:
+    from ..study import train
+
+    run = train(method, ballots, **options)  # type: ignore[arg-type]
     if run.record["method"] == "reward":
         from ..preference import quality_table
 
@@ -23,11 +33,27 @@ def run(given: Parsed) -> None:
         print(f"policy: {run.folder / 'policy'}")
 
 
+def hides(flag: str, method: str) -> bool:
+    """Flags that a method has no use for: they are read, so that it can say why, and not shown."""
+    if not method:
+        return False
+    needs = METHODS[method].needs
+    unused = {
+        "beta": not METHODS[method].uses_reference,
+        "reference": method == "reward",
+        "reward": not needs,
+        "kind": not needs and method != "reward",
+    }
+    return unused.get(flag, False)
+
+
 COMMAND = Command(
     run,
     "train one policy with one method, or a reward model",
     "preftune train ipo --model MODEL --data FILE --beta 0.1 --out DIR",
     ["model", "data", "out"],
-    ["beta", "reference", "reward", "kind", "eval-data", "eval-fraction", "seed", "resume", *TRAINING],
-    {"method": "dpo, ipo, amortized-ipo, sft, ppo, rloo or reward"},
+    ["beta", "reference", "reward", "kind", "eval-data", "eval-fraction", "seed", "resume"],
+    {"method": ", ".join(name for name in METHODS if name != "best-of-n")},
+    of_method=True,
+    hides=hides,
 )

@@ -1,6 +1,7 @@
 from ._amortized_ipo import amortized_ipo as amortized_ipo
 from ._bradley_terry import bradley_terry as bradley_terry
 from ._dpo import dpo as dpo
+from ._gpo import gpo as gpo
 from ._ipo import ipo as ipo
 from ._ipo import ipo_target as ipo_target
 from ._label_noise import smooth as smooth

@@ -1,8 +1,9 @@
 from .fitting import Fitting as Fitting
+from .fitting import check_fit as check_fit
 from .fitting import check_kind as check_kind
 from .fitting import default_kind as default_kind
-from .fitting import settings_of as settings_of
-from .preferences import check_preference as check_preference
+from .fitting import likelihood_of as likelihood_of
+from .fitting import reward_recipe as reward_recipe
 from .rewards import check_fitted as check_fitted
 from .rewards import fit_or_load as fit_or_load
 from .rewards import fit_reward as fit_reward

@@ -10,9 +10,10 @@ import torch
 
 from ..data import TokenBallot
 from ..evidence import Floats
+from ..methods import AmortizedOptions, LikelihoodOptions
 from ..model import Workbench, decoder_blocks, pooled_features, save_frozen
 from ..objectives import smooth
-from ..training import Settings, Training
+from ..training import Training
 from .fitting import Fitting
 from .linear import fit_frozen
 
@@ -33,15 +34,15 @@ def candidate_layers(bench: Workbench) -> tuple[int, list[int]]:
     return depth, sorted({max(1, round(depth * share)) for share in DEPTHS})
 
 
-def rate_of(settings: Settings) -> float | None:
+def rate_of(options: LikelihoodOptions | AmortizedOptions) -> float | None:
     """The flip rate that a likelihood assumes; None if it is to be estimated."""
-    return None if settings.estimate_flips else settings.flip_rate
+    return None if options.estimate_flips else options.flip_rate
 
 
-def targets_of(ballots: Sequence[TokenBallot], settings: Settings) -> Floats:
-    """The preference of every vote, smoothed as the settings say, `[V]`."""
+def targets_of(ballots: Sequence[TokenBallot], options: LikelihoodOptions | AmortizedOptions) -> Floats:
+    """The preference of every vote, smoothed as the options say, `[V]`."""
     votes = [vote for ballot in ballots for vote in ballot.votes]
-    return np.array([smooth(v.p, settings.label_smoothing) for v in votes])
+    return np.array([smooth(v.p, options.label_smoothing) for v in votes])
 
 
 def fit_linear_score(
@@ -49,9 +50,9 @@ def fit_linear_score(
 ) -> tuple[dict[str, Any], Floats]:
     """Fit and save a `frozen` reward model: what was chosen, and its scores of the held-out responses."""
     depth, layers = candidate_layers(job.bench)
-    features = pooled_features(job.bench, (*training.ballots, *held_out), layers, job.settings.pass_tokens)
+    features = pooled_features(job.bench, (*training.ballots, *held_out), layers, job.recipe.settings.pass_tokens)
     count = sum(len(ballot.responses) for ballot in training.ballots)
-    target, rate = targets_of(training.ballots, job.settings), rate_of(job.settings)
+    target, rate = targets_of(training.ballots, job.recipe.options), rate_of(job.recipe.options)
     fit = fit_frozen(features[:, :count], training.ballots, target, seed=job.seed, flip_rate=rate)
     scores = features[fit.candidate].astype(np.float64) @ fit.weight
     center = float(scores[:count].mean())

@@ -23,8 +23,7 @@ from ..data import TokenBallot, reference_table, vote_pairs
 from ..errors import UserError
 from ..evidence import Floats, quality, reliability, write_json
 from ..model import Reward, RewardModel, Workbench, pooled_features, return_freed_memory, score_ballots
-from ..training import Settings
-from .fitting import Fitting, check_kind, settings_of
+from .fitting import Fitting, check_fit
 from .frozen import candidate_layers, rate_of, targets_of
 from .linear import Head, fit_frozen, winner_first
 from .rewards import fit_or_load
@@ -42,24 +41,15 @@ class Preference:
     logits: Callable[[Sequence[TokenBallot]], list[Floats]]
 
 
-def check_preference(kind: str, settings: Settings) -> None:
-    """Raises UserError for a kind that has no such head or cannot be trained jointly, or contradicts the settings."""
-    if settings.gamma is not None and kind != "frozen":
-        raise UserError(f"--gamma {settings.gamma}: joint training reads --kind frozen features, not --kind {kind}")
-    check_kind(kind, settings_of(kind, settings))
-    if settings.head != "score" and kind != "frozen":
-        raise UserError(f"--head {settings.head}: needs --kind frozen; --kind {kind} has a score")
-
-
 def open_preference(job: Fitting, *, reward: Reward | None = None) -> Preference:
     """The preference that the settings describe: fitted to the votes and left in the folder, or what is there already.
 
     A `reward` is taken as the score. Raises UserError for votes that cannot be fitted.
     """
-    check_preference(job.kind, job.settings)
-    if job.settings.head != "score":
+    check_fit(job.kind, job.recipe)
+    if job.recipe.options.head != "score":
         return _fit_or_load(job)
-    return of_reward(reward or fit_or_load(job), job.bench, job.settings.pass_tokens)
+    return of_reward(reward or fit_or_load(job), job.bench, job.recipe.settings.pass_tokens)
 
 
 # --- a reward model's ------------------------------------------------------------------------------------------------
@@ -94,28 +84,28 @@ def _by_ballot(values: Any, ballots: Sequence[TokenBallot]) -> list[Any]:
 
 def _fit_or_load(job: Fitting) -> Preference:
     if not (job.folder / RECORD).exists():
-        say(f"preference, seed {job.seed} ({job.settings.head} head)")
+        say(f"preference, seed {job.seed} ({job.recipe.options.head} head)")
         _fit(job, prepare_held_out(job.tokens.ballots), prepare_held_out(job.held_out))
         return_freed_memory()
-    return load_linear(job.folder, job.bench, job.settings.pass_tokens)
+    return load_linear(job.folder, job.bench, job.recipe.settings.pass_tokens)
 
 
 def _fit(job: Fitting, training: Sequence[TokenBallot], held_out: Sequence[TokenBallot]) -> None:
     """Fit the head to the votes and write it with what was chosen and how good it is on held-out votes."""
-    bench, settings, folder = job.bench, job.settings, job.folder
+    bench, options, folder, budget = job.bench, job.recipe.options, job.folder, job.recipe.settings.pass_tokens
     _, layers = candidate_layers(bench)
-    ballots = [winner_first(b) for b in training] if settings.head == "unconstrained" else training
-    features_LBD = pooled_features(bench, ballots, layers, settings.pass_tokens)
-    target = targets_of(ballots, settings)
-    fit = fit_frozen(features_LBD, ballots, target, seed=job.seed, head=settings.head, flip_rate=rate_of(settings))
+    ballots = [winner_first(b) for b in training] if options.head == "unconstrained" else training
+    features_LBD = pooled_features(bench, ballots, layers, budget)
+    target = targets_of(ballots, options)
+    fit = fit_frozen(features_LBD, ballots, target, seed=job.seed, head=options.head, flip_rate=rate_of(options))
     layer = layers[fit.candidate]
     info = {"head": fit.head.name, "layer": layer, "penalty": fit.penalty, "cross_validated_log_loss": fit.log_loss}
     info |= {"flip_rate": fit.flip_rate} if fit.flip_rate else {}
     folder.mkdir(parents=True, exist_ok=True)
     parts = {"weight": fit.weight, "directions": fit.head.directions, "center": fit.head.center}
     save_file({name: np.ascontiguousarray(value) for name, value in parts.items()}, folder / TENSORS)
-    if held_out and settings.head != "unconstrained":
-        features_BD = pooled_features(bench, held_out, [layer], settings.pass_tokens)[0]
+    if held_out and options.head != "unconstrained":
+        features_BD = pooled_features(bench, held_out, [layer], budget)[0]
         a, b = vote_pairs(held_out).T
         logits = fit.head.rows(features_BD[a], features_BD[b]) @ fit.weight
         table = replace(reference_table(held_out), difference=logits)

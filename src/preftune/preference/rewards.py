@@ -28,9 +28,9 @@ from ..training import (
     open_reward,
     prepare_training,
 )
-from .fitting import Fitting, check_kind, settings_of
+from .fitting import Fitting, check_kind, reward_recipe
 from .frozen import fit_linear_score
-from .trained import REWARD, fit_trained_score, prepare_held_out
+from .trained import fit_trained_score, prepare_held_out
 
 VALIDATION = 10  # one of so many training prompts says when `lora` and `full` stop
 
@@ -43,8 +43,8 @@ def fit_reward(job: Fitting, *, resume: bool = False, validation: Sequence[Token
     baselines. Scores are centred on the responses of the training ballots: samples of the reference, where those are
     what people compared. Raises UserError for votes or settings that cannot be trained on.
     """
-    check_kind(job.kind, job.settings)
-    training = prepare_training(REWARD, job.tokens, job.settings, job.bench.layout, job.seed)
+    check_kind(job.kind, job.recipe.settings, job.recipe.options)
+    training = prepare_training(job.recipe, job.tokens, job.bench.layout, job.seed)
     held = prepare_held_out(job.held_out)
     if job.kind == "frozen":
         info, scores = fit_linear_score(job, training, held)
@@ -63,16 +63,15 @@ def fit_reward(job: Fitting, *, resume: bool = False, validation: Sequence[Token
 def fit_or_load(job: Fitting) -> RewardModel:
     """`fit_reward` for policies that learn from it, or what it left in the folder before: `done.json` says it is whole.
 
-    The settings are the policies'; the reward model takes one pass over the votes, with an adapter only if it is
-    `lora`. A tenth of the prompts says when `lora` and `full` stop. Raises UserError if what is
-    there is of another kind.
+    The recipe is the policies'; `reward_recipe` says what the reward model makes of it. A tenth of the prompts says
+    when `lora` and `full` stop. Raises UserError if what is there is of another kind.
     """
     done = job.folder / "done.json"
     check_fitted(job.folder, job.kind)
     if done.exists():
         return open_reward(job.folder / "reward", job.bench)
     say(f"reward model, seed {job.seed} ({job.kind})")
-    job = replace(job, settings=settings_of(job.kind, job.settings))
+    job = replace(job, recipe=reward_recipe(job.kind, job.recipe))
     validation: Sequence[TokenBallot] = ()
     if job.kind != "frozen":
         tokens, validation = take_out(job.tokens, seed=job.seed)

@@ -12,9 +12,9 @@ from scipy.special import expit
 
 from ..data import TokenBallot, TokenSet, Vote
 from ..evidence import Floats
-from ..methods import AMORTIZED_IPO
+from ..methods import AmortizedOptions
 from ..model import Companion, Reward, Workbench, check_room, pooled_features, response_keys, sample_responses
-from ..training import Settings, Targets, prepare_training, reference_values
+from ..training import Targets, prepare_training, reference_values
 from .fitting import Fitting
 from .frozen import candidate_layers, stored_layers
 from .linear import winner_first
@@ -23,19 +23,20 @@ from .preferences import open_preference
 
 def set_targets(job: Fitting, *, reward: Reward | None = None) -> Targets:
     """The ballots with v's word on every pair in the place of the votes; v is `open_preference`'s."""
-    bench, tokens, settings = job.bench, job.tokens, job.settings
-    check_extra_responses(bench, tokens, settings)
-    use = all_pairs if settings.pairs == "all" else voted_pairs
-    if settings.target == "winner-loser" or settings.head == "unconstrained" or settings.gamma is not None:
+    bench, tokens, options = job.bench, job.tokens, job.recipe.options
+    check_extra_responses(bench, tokens, options)
+    use = all_pairs if options.pairs == "all" else voted_pairs
+    if options.target == "winner-loser" or options.head == "unconstrained" or options.gamma is not None:
         use = winners
-    wide = add_responses(bench, tokens.ballots, settings, job.seed)
+    wide = add_responses(bench, tokens.ballots, options, job.seed)
     blank = tuple(use(ballot, np.zeros((len(ballot.responses),) * 2)) for ballot in wide)
     if job.kind == "frozen":
         # what is computed of a ballot does not depend on its targets, so one pass gives log-probs and features
-        plan = prepare_training(AMORTIZED_IPO, replace(tokens, ballots=blank), settings, bench.layout, job.seed)
+        plan = prepare_training(job.recipe, replace(tokens, ballots=blank), bench.layout, job.seed)
         reference_values(bench, plan, stored_layers(bench))
-    if settings.gamma is not None:
-        return Targets(replace(tokens, ballots=blank), {"head": "score"}, 0, companion_of(bench, wide, settings))
+    if options.gamma is not None:
+        companion = companion_of(bench, wide, job.recipe.settings.pass_tokens)
+        return Targets(replace(tokens, ballots=blank), {"head": "score"}, 0, companion)
     preference = open_preference(job, reward=reward)
     ballots = tuple(map(use, wide, preference.logits(wide)))
     sampled = _response_tokens(wide) - _response_tokens(tokens.ballots)
@@ -43,10 +44,10 @@ def set_targets(job: Fitting, *, reward: Reward | None = None) -> Targets:
     return Targets(replace(tokens, ballots=ballots), {**preference.info, **counts}, sampled)
 
 
-def companion_of(bench: Workbench, ballots: Sequence[TokenBallot], settings: Settings) -> Companion:
+def companion_of(bench: Workbench, ballots: Sequence[TokenBallot], micro_tokens: int) -> Companion:
     """Standardised features of the middle layer, for a score that is trained beside the policy (an ablation)."""
     _, layers = candidate_layers(bench)
-    features_BD = pooled_features(bench, ballots, [layers[len(layers) // 2]], settings.pass_tokens)[0]
+    features_BD = pooled_features(bench, ballots, [layers[len(layers) // 2]], micro_tokens)[0]
     scaled_BD = torch.tensor((features_BD - features_BD.mean(0)) / np.maximum(features_BD.std(0), 1e-6))
     keys = [key for ballot in ballots for key in response_keys(ballot)]
     return Companion(dict(zip(keys, scaled_BD, strict=True)))
@@ -80,20 +81,20 @@ def winners(ballot: TokenBallot, logit_KK: Floats) -> TokenBallot:
     return replace(told, logits=tuple(float(logit_KK[vote.a, vote.b]) for vote in told.votes))
 
 
-def check_extra_responses(bench: Workbench, tokens: TokenSet, settings: Settings) -> None:
+def check_extra_responses(bench: Workbench, tokens: TokenSet, options: AmortizedOptions) -> None:
     """Raises UserError if a sampled response does not fit into what the model reads."""
-    if settings.extra_responses:
-        check_room(bench, max(len(ballot.prompt) for ballot in tokens.ballots), settings.max_new_tokens)
+    if options.extra_responses:
+        check_room(bench, max(len(ballot.prompt) for ballot in tokens.ballots), options.max_new_tokens)
 
 
 def add_responses(
-    bench: Workbench, ballots: Sequence[TokenBallot], settings: Settings, seed: int
+    bench: Workbench, ballots: Sequence[TokenBallot], options: AmortizedOptions, seed: int
 ) -> tuple[TokenBallot, ...]:
-    """The ballots with `settings.extra_responses` more responses each, sampled from the reference: pairs from μ.
+    """The ballots with `options.extra_responses` more responses each, sampled from the reference: pairs from μ.
 
     The samples are a function of (seed, prompt, sample), so a run that is gone on with has the same ones.
     """
-    if not settings.extra_responses:
+    if not options.extra_responses:
         return tuple(ballots)
     prompts = tuple(dict.fromkeys(ballot.prompt for ballot in ballots))
     with bench.reference.alone() as model:
@@ -101,8 +102,8 @@ def add_responses(
             model,
             prompts,
             stops=bench.base.form.stops,
-            samples=settings.extra_responses,
-            max_new_tokens=settings.max_new_tokens,
+            samples=options.extra_responses,
+            max_new_tokens=options.max_new_tokens,
             seed=f"extra/{seed}",
             precision=bench.precision,
             description="extra responses",

@@ -9,7 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..data import BranchBatch, TokenBallot, score_table
 from ..evidence import Floats, bt_log_loss
-from ..methods import DPO, LossOptions, Scored, Terms, pairwise_terms
+from ..methods import REWARD, LikelihoodOptions, Scored, Terms
 from ..model import (
     Policy,
     Workbench,
@@ -33,26 +33,12 @@ from ..model import (
     score_head,
     start_policy,
 )
-from ..objectives import bradley_terry, smooth
 from ..stopping import stop_requests
 from ..training import Session, Training, run_identity, run_session
 from .fitting import Fitting
 
 EVALUATIONS = 4  # of its log-loss, per epoch
 CENTER_BALLOTS = 512  # the centre of a trained score is a mean over the responses of so many ballots at most
-
-
-def reward_loss(scored: Scored, options: LossOptions) -> Terms:
-    """Bradley–Terry on scores, which come in the place of log-ratios; flips are part of the likelihood."""
-
-    def loss(score_a: Tensor, score_b: Tensor, p: Tensor) -> Tensor:
-        smoothed = smooth(p, options.label_smoothing)
-        return bradley_terry(score_a, score_b, preference=smoothed, flip_rate=options.flip_rate)
-
-    return pairwise_terms(scored, options, loss)
-
-
-REWARD = replace(DPO, name="reward", uses_reference=False, loss=reward_loss)
 
 
 def prepare_held_out(ballots: Sequence[TokenBallot]) -> tuple[TokenBallot, ...]:
@@ -78,11 +64,11 @@ class Trainee:
         trunk = self.policy.model.get_decoder().named_parameters()
         return {name: p for name, p in trunk if p.requires_grad} | {"score.weight": self.head.weight}
 
-    def loss(self, ballots: Sequence[TokenBallot], options: LossOptions) -> Terms:
+    def loss(self, ballots: Sequence[TokenBallot], options: LikelihoodOptions) -> Terms:
         """Summed Bradley–Terry loss of all votes of the ballots."""
         scores_B = self.scores(self.bench.layout.lay_out(ballots).to(self.head.weight.device))
         lengths_B = scores_B.new_tensor([len(ids) for ballot in ballots for ids in ballot.responses])
-        terms = REWARD.loss(Scored(ballots, scores_B, torch.zeros_like(scores_B), lengths_B), options)
+        terms = REWARD.loss(Scored(ballots, scores_B, torch.zeros_like(scores_B), lengths_B), 1.0, options)
         return Terms(terms.loss, {name.replace("log_ratio", "score"): value for name, value in terms.sums.items()})
 
     def save(self, folder: Path, *, kind: str, center: float, info: Mapping[str, Any]) -> None:
@@ -135,12 +121,12 @@ def fit_trained_score(
     """
     bench, seed = job.bench, job.seed
     classifier_class(bench.base)
-    identity = run_identity(bench, training, job.settings, None, seed)
+    identity = run_identity(bench, training, None, seed)
     both = repr((identity["data"], stop_on[1])).encode()
     session = Session(job.folder, identity | {"data": hashlib.sha256(both).hexdigest()}, resume=resume)
     record = session.record()
     best = Best(job.folder / "best.safetensors", *(record["kept"]["best"] if record else ()))
-    policy = start_policy(bench.base, seed=seed, **job.settings.policy_options())
+    policy = start_policy(bench.base, seed=seed, **job.recipe.settings.policy_options())
     with stop_requests(hand_on=True), closing(policy):
         width = bench.base.model.config.get_text_config().hidden_size
         trainee = Trainee(policy, score_head(width, seed=seed).to(bench.base.model.device), bench)
@@ -156,9 +142,8 @@ def _train(
     held_out: Sequence[TokenBallot],
     stop_on: tuple[str, Sequence[TokenBallot]],
 ) -> tuple[dict[str, Any], Floats]:
-    settings = job.settings
+    settings = job.recipe.settings
     bench, parameters = trainee.bench, trainee.trainable()
-    options = LossOptions(1.0, "sum", settings.label_smoothing, settings.flip_rate)
     chosen_on, watched = stop_on
 
     def scores_of(ballots: Sequence[TokenBallot]) -> Floats:
@@ -174,7 +159,7 @@ def _train(
     run_session(
         session,
         lambda done: training.plan[done:],
-        lambda indices: trainee.loss([training.ballots[i] for i in indices], options),
+        lambda indices: trainee.loss([training.ballots[i] for i in indices], job.recipe.options),
         parameters=parameters,
         settings=settings,
         total=len(training.plan),

@@ -14,9 +14,9 @@ import torch
 from ..data import Ballot, BallotSet
 from ..errors import UserError
 from ..evidence import measured_against_a_policy, read_study, write_json
-from ..methods import Selection
+from ..methods import Selection, flag
 from ..model import ARITHMETIC, Workbench
-from ..training import READS, AnyTraining, check_out, describe_target, flag, parse_arm, versions
+from ..training import AnyTraining, Settings, check_out, describe_target, parse_arm, versions
 from .naming import condition_name
 from .plan import Plan, StudyData, TrainingKey
 from .questions import Questions
@@ -37,7 +37,7 @@ def describe_study(
     cuts: Mapping[str, int],
 ) -> dict[str, Any]:
     """What `study.json` says of the comparison, its data and its machine."""
-    settings = plan.settings.record() | {
+    settings = plan.record() | {
         "checkpoints": plan.checkpoints,
         "samples": questions.samples,
         "max_new_tokens": questions.max_new_tokens,
@@ -122,8 +122,7 @@ def describe_targets(plan: Plan, trainings: Mapping[TrainingKey, AnyTraining]) -
     first = plan.conditions()[0]
     for arm in plan.arms:
         for beta in plan.arm_betas.get(arm.name, ()) if (arm.name, *first) in trainings else ():
-            options = arm.settings(plan.settings).loss_options(beta)
-            target = describe_target(trainings[arm.name, *first], options)
+            target = describe_target(trainings[arm.name, *first], beta)
             if target:
                 targets[f"{arm.name} @ beta={beta:g}"] = target
     return targets
@@ -133,7 +132,7 @@ def open_study(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
     """Start the study's folder, or continue it. Raises UserError when it was started with something else.
 
     Arms, β, seeds and rates of label noise may grow. What makes runs comparable may not change: how they are evaluated,
-    and the settings that some arm reads of those that the study had.
+    and what the results of some arm of the study depend on.
     """
     path = folder / "study.json"
     if not path.exists():
@@ -144,14 +143,18 @@ def open_study(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
     before = read_study(folder).info
     if measured_against_a_policy(before):
         raise UserError(f"{folder}: its held-out figures are of before 0.2 and wrong (adapters); name a new --out")
-    counted = dict.fromkeys(EVALUATED)
+    then, now = (
+        before["settings"],
+        info["settings"],
+    )  # an option of a method that was not, or is not, compared is in one
+    counted: dict[str, Any] = dict.fromkeys(EVALUATED)
     for arm in before["arms"]:
-        counted |= dict.fromkeys(READS[parse_arm(arm).method.name])
+        counted |= parse_arm(arm).recipe(Settings(), {}).counting()
     for label, old, new in (
         ("model", before["model"].get("sha256"), info["model"]["sha256"]),
         ("reference", before.get("reference", {}).get("sha256"), info["reference"]["sha256"]),
         ("data", before["data"].get("tokens_sha256"), info["data"]["tokens_sha256"]),
-        *((f"--{flag(name)}", before["settings"].get(name), info["settings"][name]) for name in counted),
+        *((f"--{flag(name)}", then[name], now[name]) for name in counted if name in now and name in then),
     ):
         if old != new:
             raise UserError(
@@ -163,7 +166,7 @@ def open_study(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
         for name in ("arms", "seeds", "noises")
     }
     merged |= {"betas": sorted({*before["betas"], *info["betas"]}), "arm_betas": merge_betas(before, info)}
-    merged |= {name: before[name] | info[name] for name in ("steps", "targets")}
+    merged |= {name: before[name] | info[name] for name in ("steps", "targets", "settings")}
     continued = info | merged | {"created": before["created"], "seconds": before["seconds"]}
     write_json(path, continued)
     return continued

@@ -9,9 +9,9 @@ from typing import Any
 
 from ..data import Ballot, TextFormat, TokenBallot, TokenSet, flip_votes, limit_votes, split_by_prompt, tokenize
 from ..errors import UserError
-from ..methods import AMORTIZED_IPO, Method
-from ..preference import check_kind, check_preference, default_kind, settings_of
-from ..training import Arm, Settings, make_settings, parse_arm, split_arms
+from ..methods import REWARD, all_options, check_known, names_of
+from ..preference import check_fit, default_kind, likelihood_of
+from ..training import Arm, Recipe, Settings, check_given, make_settings, parse_arm, split_arms
 
 Betas = Sequence[float] | Mapping[str, Sequence[float]]  # of every arm, or of each by its name
 TrainingKey = tuple[str, int, float]  # (arm, seed, noise)
@@ -26,6 +26,7 @@ class Plan:
     seeds: tuple[int, ...]
     noises: tuple[float, ...]
     settings: Settings
+    given: Mapping[str, Any]  # options of methods, for every arm whose method has them
     checkpoints: int
     kind: str
 
@@ -37,7 +38,23 @@ class Plan:
     @property
     def needs_reward(self) -> bool:
         """Whether some arm learns from, or selects by, a reward model."""
-        return any(not isinstance(arm.method, Method) for arm in self.arms)
+        return any(arm.method.needs == "reward" for arm in self.arms)
+
+    @property
+    def reward_recipe(self) -> Recipe:
+        """How the reward model of the study is fitted, before its kind has a say."""
+        return Recipe(REWARD, self.settings, likelihood_of(dict(self.given)))
+
+    def recipe(self, arm: Arm) -> Recipe:
+        """How the runs of an arm are made."""
+        return arm.recipe(self.settings, self.given)
+
+    def record(self) -> dict[str, Any]:
+        """The settings, and the options of the methods compared, as a study writes them down: an arm's own not."""
+        options: dict[str, Any] = {}
+        for arm in self.arms:
+            options |= vars(Arm(arm.method.name, arm.method, {}).recipe(self.settings, self.given).options)
+        return self.settings.record() | options
 
     def conditions(self) -> list[tuple[int, float]]:
         """(seed, noise) of all sets of votes that are learned from."""
@@ -74,6 +91,24 @@ class StudyData:
     votes: Mapping[tuple[int, float], Votes]
 
 
+def settle_study(
+    methods: Sequence[str] | str,
+    *,
+    betas: Betas = (0.1,),
+    seeds: Sequence[int] = (0,),
+    label_noise: Sequence[float] = (0.0,),
+    checkpoints: int = 3,
+    kind: str | None = None,
+    votes_per_prompt: int | None = None,
+    validation_fraction: float = 0.0,
+    **options: Any,
+) -> Plan:
+    """Check and settle what is compared, before anything is loaded. Raises UserError for what the user can mend."""
+    plan = make_plan(methods, betas, seeds, label_noise, options, checkpoints, kind)
+    check_shares(votes_per_prompt, validation_fraction)
+    return plan
+
+
 def make_plan(
     arms: Sequence[str] | str,
     betas: Betas,
@@ -94,17 +129,30 @@ def make_plan(
             raise UserError(f"--label-noise {noise}: must be at least 0 and below 0.5")
     if checkpoints < 1:
         raise UserError(f"--checkpoints {checkpoints}: must be at least 1")
-    settings = make_settings(options)
-    if settings.kl_target:
-        raise UserError("--kl-target: it moves β, by which a study compares; leave it out")
+    settings, given = split_options(options, [arm.method.name for arm in parsed])
     kind = kind or default_kind([arm.method for arm in parsed], settings)
-    plan = Plan(parsed, arm_betas, tuple(seeds), tuple(map(float, noises)), settings, checkpoints, kind)
+    plan = Plan(parsed, arm_betas, tuple(seeds), tuple(map(float, noises)), settings, given, checkpoints, kind)
     if plan.needs_reward:
-        check_kind(kind, settings_of(kind, settings))
+        check_fit(kind, plan.reward_recipe)
     for arm in parsed:
-        if arm.method is AMORTIZED_IPO:
-            check_preference(kind, arm.settings(settings))
+        recipe = plan.recipe(arm)
+        if arm.method.needs == "preference":
+            check_fit(kind, recipe)
     return plan
+
+
+def split_options(options: Mapping[str, Any], methods: Sequence[str]) -> tuple[Settings, dict[str, Any]]:
+    """The settings that all methods share, and the options that are given for all arms whose method has them.
+
+    Raises UserError for a name that is neither, and for an option that no method of these has.
+    """
+    shared = names_of(Settings)
+    check_known(options, [*shared, *all_options()])
+    given = {name: value for name, value in options.items() if name not in shared}
+    if given.get("kl_target"):
+        raise UserError("--kl-target: it moves β, by which a study compares; leave it out")
+    check_given({name: value for name, value in given.items() if name != "max_new_tokens"}, list(methods))
+    return make_settings({name: value for name, value in options.items() if name in shared}), given
 
 
 def check_list(label: str, values: Sequence[Any]) -> None:

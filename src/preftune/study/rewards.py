@@ -37,7 +37,9 @@ def fit_rewards(
     for where in plan.conditions():
         place = folder / "rewards" / condition_folder(*where)
         votes = data.votes[where].tokens
-        model = fit_or_load(Fitting(bench, votes, data.held_out.ballots, plan.settings, plan.kind, where[0], place))
+        model = fit_or_load(
+            Fitting(bench, votes, data.held_out.ballots, plan.reward_recipe, plan.kind, where[0], place)
+        )
         if questions.prompts and not rollouts:
             rollouts = reference_rollouts(bench, questions, questions.samples, questions.seed)
         scores = mean_scores(model, rollouts, bench, plan.settings.pass_tokens) if rollouts else ()

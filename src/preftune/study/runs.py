@@ -31,12 +31,12 @@ from ..evidence import (
 )
 from ..methods import AMORTIZED_IPO, Selection, best_of_n_kl
 from ..model import Policy, RewardModel, Workbench, return_freed_memory
-from ..preference import Fitting, set_targets, settings_of
+from ..preference import Fitting, reward_recipe, set_targets
 from ..stopping import stop_requests
 from ..training import (
     AnyTraining,
     Arm,
-    Settings,
+    Recipe,
     Training,
     budget,
     describe_target,
@@ -73,18 +73,19 @@ class Runner:
         key = (arm.name, seed, noise)
         training = self.trainings[key]
         if arm.method is AMORTIZED_IPO and key not in self.preferences and isinstance(training, Training):
-            settings = arm.settings(self.plan.settings)
+            recipe = self.plan.recipe(arm)
             tokens, held_out = self.data.votes[seed, noise].tokens, self.data.held_out.ballots
             place = self._place(arm, seed, noise)
-            targets = set_targets(Fitting(self.bench, tokens, held_out, settings, self.plan.kind, seed, place))
-            self.trainings[key] = prepare_targets(arm.method, targets, settings, self.bench.layout, seed)
+            targets = set_targets(Fitting(self.bench, tokens, held_out, recipe, self.plan.kind, seed, place))
+            self.trainings[key] = prepare_targets(recipe, targets, self.bench.layout, seed)
             self.preferences[key] = targets.info
         return self.trainings[key]
 
     def _place(self, arm: Arm, seed: int, noise: float) -> Path:
         """Where the arm's preference lies: the seed's reward model, unless the arm wants another one."""
-        kind, settings = self.plan.kind, arm.settings(self.plan.settings)
-        shared = settings_of(kind, settings) == settings_of(kind, self.plan.settings) and settings.head == "score"
+        kind, recipe = self.plan.kind, self.plan.recipe(arm)
+        shared = reward_recipe(kind, recipe) == reward_recipe(kind, self.plan.reward_recipe)
+        shared = shared and recipe.options.head == "score"
         name = condition_folder(seed, noise)
         return self.folder / "rewards" / (name if shared else f"{slug(arm.name)}-{name}")
 
@@ -104,7 +105,7 @@ class Runner:
         if not self._is_recorded(REFERENCE, 0):
             identity = {"run": REFERENCE, "arm": REFERENCE, "method": REFERENCE, "beta": None, "seed": 0, "noise": 0.0}
             with self.bench.reference.alone() as model:
-                self._evaluate(Policy(model, self.bench.base.form), self.plan.settings, identity, 0)
+                self._evaluate(Policy(model, self.bench.base.form), self.plan.reward_recipe, identity, 0)
 
     def run_all(self) -> dict[str, str]:
         """Do every run of the plan; returns why some of them failed, by run.
@@ -135,7 +136,7 @@ class Runner:
         if (folder / "run.json").exists():
             say(f"{name}: done already")
             return
-        settings = arm.settings(self.plan.settings)
+        recipe = self.plan.recipe(arm)
         identity = {"run": name, "arm": arm.name, "method": arm.method.name, "beta": beta, "seed": seed, "noise": noise}
         if isinstance(arm.method, Selection):
             self._select(arm.method, identity, seed, noise)
@@ -143,17 +144,17 @@ class Runner:
 
         def at_checkpoint(step: int, policy: Policy) -> None:
             if not self._is_recorded(name, step):
-                self._evaluate(policy, settings, identity, step)
+                self._evaluate(policy, recipe, identity, step)
 
         with stop_requests() as stopping:
-            self._train(arm, settings, identity, folder, at_checkpoint)
+            self._train(arm, recipe, identity, folder, at_checkpoint)
         if stopping():
             raise Interrupted(f"{name}: finished; stopped before the next run")
 
     def _train(
         self,
         arm: Arm,
-        settings: Settings,
+        recipe: Recipe,
         identity: dict[str, Any],
         folder: Path,
         at_checkpoint: Callable[[int, Policy], None],
@@ -165,7 +166,6 @@ class Runner:
         policy = train_any(
             self.bench,
             training,
-            settings,
             self.reward_of(seed, noise),
             beta=beta,
             seed=seed,
@@ -178,19 +178,19 @@ class Runner:
         with closing(policy):
             policy.save(folder)
         metrics = read_metrics(folder / "metrics.jsonl")
-        spent = budget(training, metrics, settings)
+        spent = budget(training, metrics)
         found = run_alarms(metrics)
         say_alarms(found)
         model, reference = self.bench.base, self.bench.reference
         record = identity | {
             "chat": trained_on_chats(self.data.ballots),
-            "settings": settings.record(),
+            "settings": recipe.record(),
         }
         record |= {"model": {"name": model.name, "sha256": model.sha256}}
         record |= {"reference": {"name": reference.name, "sha256": reference.sha256}}
         if (arm.name, seed, noise) in self.preferences:
             record |= {"preference": dict(self.preferences[arm.name, seed, noise])}
-            target = describe_target(training, settings.loss_options(beta))
+            target = describe_target(training, beta)
             record |= {"target": target} if target else {}
         record |= {"budget": spent, "alarms": found, "seconds": round(time.monotonic() - started, 1)}
         write_json(folder / "run.json", record)
@@ -232,14 +232,14 @@ class Runner:
         append_records(self.folder / "results.jsonl", [result])
         say(f"{identity['run']}, step {step}: {describe_result(result)}")
 
-    def _evaluate(self, policy: Policy, settings: Settings, identity: Mapping[str, Any], step: int) -> None:
+    def _evaluate(self, policy: Policy, recipe: Recipe, identity: Mapping[str, Any], step: int) -> None:
         """Sample from one policy at a step of its training, and append what came of it."""
-        layout, precision, micro_tokens = self.bench.layout, self.bench.precision, settings.pass_tokens
+        layout, precision, micro_tokens = self.bench.layout, self.bench.precision, recipe.settings.pass_tokens
         is_reference = identity["run"] == REFERENCE
         where = (identity["seed"], identity["noise"])
         taken_out = () if is_reference else self.data.votes[where].validation
         table, validation = (
-            self._vote_table(policy, ballots, settings, is_reference) for ballots in (self.questions.ballots, taken_out)
+            self._vote_table(policy, ballots, recipe, is_reference) for ballots in (self.questions.ballots, taken_out)
         )
         samples: list[Sample] = []
         if self.questions.prompts:
@@ -260,7 +260,7 @@ class Runner:
         self._record(samples, reference, table, validation, identity, step)
 
     def _vote_table(
-        self, policy: Policy, ballots: Sequence[TokenBallot], settings: Settings, is_reference: bool
+        self, policy: Policy, ballots: Sequence[TokenBallot], recipe: Recipe, is_reference: bool
     ) -> VoteTable | None:
         """The votes of the ballots as the policy sees them; None if there are none."""
         if not ballots or is_reference:
@@ -268,11 +268,11 @@ class Runner:
         return vote_table(
             policy.model,
             ballots,
-            held_out_reference(self.bench, ballots, settings.pass_tokens),
+            held_out_reference(self.bench, ballots, recipe.settings.pass_tokens),
             layout=self.bench.layout,
             precision=self.bench.precision,
-            micro_tokens=settings.pass_tokens,
-            reduction=settings.reduction,
+            micro_tokens=recipe.settings.pass_tokens,
+            reduction=recipe.reduction,
         )
 
     def _reference_samples(self) -> list[Sample]:

@@ -9,33 +9,17 @@ from typing import Any
 
 from ..console import say
 from ..data import Ballot, split_by_prompt, tokenize
-from ..errors import UserError, nearest
 from ..evidence import held_out_alarms, read_metrics, run_alarms, say_alarms, write_json
-from ..methods import AMORTIZED_IPO, METHODS, OnlineMethod
+from ..methods import REWARD
 from ..model import Reward, open_workbench, remove_state
-from ..preference import (
-    Fitting,
-    check_kind,
-    check_preference,
-    default_kind,
-    fit_or_load,
-    fit_reward,
-    set_targets,
-    settings_of,
-)
+from ..preference import Fitting, fit_or_load, fit_reward, set_targets
 from ..stopping import only_writer, stop_requests
 from ..training import (
     Run,
-    Settings,
-    Training,
     budget,
-    check_out,
-    check_own,
     describe_counts,
     describe_target,
     describe_training_data,
-    find_method,
-    make_settings,
     open_reward,
     prepare,
     prepare_targets,
@@ -44,6 +28,7 @@ from ..training import (
     trained_on_chats,
     versions,
 )
+from .settling import settle_run
 
 
 def train(
@@ -85,76 +70,43 @@ def train(
             folder, or anything with `scores` and `sha256`.
         seed: order of the data, initial adapter and heads.
         resume: go on with an interrupted run.
-        options: the fields of `Settings`.
+        options: the fields of `Settings`, and the method's own.
 
     Raises:
         UserError: for anything in the input that the user can mend; nothing is written then.
     """
-    if method != "reward" and method not in METHODS:
-        raise UserError(f"unknown method {method!r}{nearest(method, [*METHODS, 'reward'])}")
-    check_own(method, options)
-    settings = make_settings(options)
-    kind = settle_kind(method, kind, reward, settings)
-    if method == "reward":
-        check_unused(beta=beta, reference=reference)
-    else:
-        find_method(method, beta)
-    folder = check_out(Path(out), resume=resume)
-    fraction = (0.1 if method == "reward" else 0.0) if eval_fraction is None else eval_fraction
-    if not 0 <= fraction < 1:
-        raise UserError(f"--eval-fraction {fraction}: must be at least 0 and below 1")
+    settled = settle_run(
+        method,
+        out=out,
+        beta=beta,
+        reference=reference,
+        eval_fraction=eval_fraction,
+        kind=kind,
+        reward=reward,
+        resume=resume,
+        **options,
+    )
+    recipe, settings, folder = settled.recipe, settled.recipe.settings, settled.folder
     training: Sequence[Ballot] = tuple(ballots)
     if eval_ballots is None:
-        training, eval_ballots = split_by_prompt(ballots, fraction, seed=seed)
+        training, eval_ballots = split_by_prompt(ballots, settled.eval_fraction, seed=seed)
     with only_writer(folder), stop_requests():
         bench = open_workbench(model, reference=reference, precision=settings.precision, device=settings.device)
         tokens, held_out = (
             tokenize(part, bench.base.form, max_length=settings.max_length) for part in (training, eval_ballots)
         )
-        job = Job(
-            method, ballots, training, beta, Fitting(bench, tokens, held_out.ballots, settings, kind, seed, folder)
-        )
-        finished = job.train_reward(resume) if method == "reward" else job.train_policy(reward, resume)
+        fit = Fitting(bench, tokens, held_out.ballots, recipe, settled.kind, seed, folder)
+        job = Job(ballots, training, beta, fit)
+        finished = job.train_reward(resume) if recipe.method is REWARD else job.train_policy(reward, resume)
         write_json(folder / "run.json", finished.record)
         remove_state(folder / "state")
     return finished
-
-
-def settle_kind(method: str, kind: str | None, reward: str | Path | Reward | None, settings: Settings) -> str:
-    """The kind of what is fitted to the votes. Raises UserError for one that the method or its settings cannot have."""
-    if method == "reward":
-        if reward is not None:
-            raise UserError("--reward: is a reward model already; leave it out, or train a policy with it")
-        kind = kind or ("lora" if settings.lora else "full")
-        check_kind(kind, settings)
-    elif METHODS[method] is AMORTIZED_IPO:
-        kind = kind or default_kind([AMORTIZED_IPO], settings)
-        check_preference(kind, settings)
-        if reward is not None and (settings.head != "score" or settings.gamma is not None):
-            other = f"--gamma {settings.gamma}" if settings.gamma is not None else f"--head {settings.head}"
-            raise UserError(f"--reward: is a score that is there already, which {other} has no use for; leave one out")
-    elif isinstance(METHODS[method], OnlineMethod):
-        kind = kind or ("lora" if settings.lora else "full")
-        if reward is None:
-            check_kind(kind, settings_of(kind, settings))
-    elif kind is not None or reward is not None:
-        name = "kind" if kind is not None else "reward"
-        raise UserError(f"--{name}: {method} learns from votes and uses no reward model; leave it out")
-    return kind or ""
-
-
-def check_unused(**given: Any) -> None:
-    """Raises UserError for something that a reward model has none of."""
-    for name, value in given.items():
-        if value is not None:
-            raise UserError(f"--{name}: a reward model has none; leave it out")
 
 
 @dataclass(frozen=True)
 class Job:
     """A run about to start: the ballots that were given, those to train on, and what is fitted to their votes."""
 
-    method: str
     given: Sequence[Ballot]
     training: Sequence[Ballot]
     beta: float | None
@@ -162,32 +114,30 @@ class Job:
 
     def train_policy(self, reward: str | Path | Reward | None, resume: bool) -> Run:
         """Fit what the method needs, train the policy, and save it."""
-        bench, tokens, settings, folder = self.fit.bench, self.fit.tokens, self.fit.settings, self.fit.folder
-        method = find_method(self.method, self.beta)
-        training = prepare(method, self.training, tokens, bench, settings, self.fit.seed)
-        say_training(bench, tokens, training, settings)
+        bench, tokens, recipe, folder = self.fit.bench, self.fit.tokens, self.fit.recipe, self.fit.folder
+        training = prepare(recipe, self.training, tokens, bench, self.fit.seed)
+        say_training(bench, tokens, training)
         judge = open_reward(reward, bench) if isinstance(reward, str | Path) else reward
-        if isinstance(method, OnlineMethod) and judge is None:
+        if recipe.method.needs == "reward" and judge is None:
             judge = fit_or_load(self.beside("reward-model"))
         told: Mapping[str, Any] = {}
-        if method is AMORTIZED_IPO and isinstance(training, Training):
+        if recipe.method.needs == "preference":
             targets = set_targets(self.beside("preference-model"), reward=judge)
-            training = prepare_targets(training.method, targets, settings, bench.layout, self.fit.seed)
+            training = prepare_targets(recipe, targets, bench.layout, self.fit.seed)
             told = {"preference": dict(targets.info)}
-        target = describe_target(training, settings.loss_options(self.beta))
+        target = describe_target(training, self.beta)
         if target:
             say(target)
         policy, measured = train_and_measure(
             bench,
             training,
-            settings,
             judge,
             self.fit.held_out,
             beta=self.beta,
             seed=self.fit.seed,
             folder=folder,
             resume=resume,
-            description=self.method,
+            description=recipe.method.name,
         )
         policy.save(folder)
         metrics = read_metrics(folder / "metrics.jsonl")
@@ -195,7 +145,7 @@ class Job:
         alarms = run_alarms(metrics) + held_out_alarms(agreement.get("value"), agreement.get("se"))
         say_alarms(alarms)
         record = {
-            "method": self.method,
+            "method": recipe.method.name,
             "beta": self.beta,
             "seed": self.fit.seed,
             "model": {"name": bench.base.name, "sha256": bench.base.sha256},
@@ -205,7 +155,7 @@ class Job:
             **told,
             **({"held_out": measured} if measured else {}),
             "alarms": alarms,
-            "budget": budget(training, metrics, settings),
+            "budget": budget(training, metrics),
             "versions": versions(),
         }
         record["data"]["left_out"] = dict(training.left_out)
@@ -241,6 +191,6 @@ class Job:
         return {
             "chat": trained_on_chats(self.training),
             "layout": asdict(self.fit.bench.layout),
-            "settings": self.fit.settings.record(),
+            "settings": self.fit.recipe.record(),
             "data": describe_training_data(self.given, self.fit.tokens),
         }

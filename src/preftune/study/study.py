@@ -116,7 +116,7 @@ def compare(
             where only amortized-ipo uses it).
         judge: the reward of a response, where one is known (`gold`); `others` are second opinions.
         title, command, notes: shown in the report.
-        options: the fields of `Settings`.
+        options: the fields of `Settings`, and options of the methods compared, for every arm whose method has them.
 
     Raises:
         UserError: for anything in the input that the user can mend; nothing is written then.
@@ -179,9 +179,7 @@ def compare(
 def prepare_trainings(bench: Workbench, plan: Plan, data: StudyData) -> dict[TrainingKey, AnyTraining]:
     """What the runs of every arm, seed and noise train on. Raises UserError for an arm that cannot train."""
     trainings = {
-        (arm.name, *where): prepare(
-            arm.method, data.ballots, data.votes[where].tokens, bench, arm.settings(plan.settings), where[0]
-        )
+        (arm.name, *where): prepare(plan.recipe(arm), data.ballots, data.votes[where].tokens, bench, where[0])
         for arm in plan.arms
         for where in plan.conditions()
         if not isinstance(arm.method, Selection)
@@ -189,11 +187,10 @@ def prepare_trainings(bench: Workbench, plan: Plan, data: StudyData) -> dict[Tra
     if not trainings:
         raise UserError("--methods: best-of-n trains nothing; name a method beside it that does")
     for arm in plan.arms:
-        settings = arm.settings(plan.settings)
         for where in plan.conditions():
             training = trainings.get((arm.name, *where))
             if isinstance(training, PromptTraining):
-                check_context(bench, training, settings)
+                check_context(bench, training)
             elif training and training.method is AMORTIZED_IPO:
-                check_extra_responses(bench, data.votes[where].tokens, settings)
+                check_extra_responses(bench, data.votes[where].tokens, training.recipe.options)
     return trainings

@@ -1,8 +1,11 @@
 from .arms import Arm as Arm
-from .arms import check_own as check_own
-from .arms import find_method as find_method
+from .arms import Recipe as Recipe
+from .arms import check_beta as check_beta
+from .arms import check_given as check_given
+from .arms import make_recipe as make_recipe
 from .arms import parse_arm as parse_arm
 from .arms import split_arms as split_arms
+from .folders import check_out as check_out
 from .online import PromptTraining as PromptTraining
 from .online import check_context as check_context
 from .preparing import AnyTraining as AnyTraining
@@ -15,7 +18,6 @@ from .preparing import prepare_targets as prepare_targets
 from .preparing import prepare_training as prepare_training
 from .records import Run as Run
 from .records import budget as budget
-from .records import check_out as check_out
 from .records import describe_training_data as describe_training_data
 from .records import say_training as say_training
 from .records import trained_on_chats as trained_on_chats
@@ -27,10 +29,7 @@ from .run import train_and_measure as train_and_measure
 from .run import train_any as train_any
 from .session import Session as Session
 from .session import run_session as run_session
-from .settings import AMORTIZED as AMORTIZED
-from .settings import READS as READS
 from .settings import Settings as Settings
-from .settings import flag as flag
 from .settings import make_settings as make_settings
 from .votes import held_out_reference as held_out_reference
 from .votes import vote_table as vote_table

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..data import REFUSED, BranchBatch, Prompt, TextFormat, TokenBallot, fit_prompt
 from ..errors import UserError
-from ..methods import Experience, OnlineMethod, OnlineOptions, Terms, critic_loss, explained_variance
+from ..methods import Experience, OnlineMethod, Terms, critic_loss, explained_variance
 from ..model import (
     Policy,
     Reward,
@@ -41,9 +41,9 @@ from ..model import (
     start_policy,
 )
 from ..objectives import adapted_beta
+from .arms import Recipe
 from .loop import Step, plan_steps
 from .session import Session, run_session
-from .settings import Settings
 
 ADAM_EPS = 1e-5
 
@@ -55,11 +55,17 @@ ADAM_EPS = 1e-5
 class PromptTraining:
     """The prompts that an online method samples from, the prompts of each iteration, and what was cut, by reason."""
 
-    method: OnlineMethod
+    recipe: Recipe
     prompts: tuple[tuple[int, ...], ...]
     plan: tuple[Step, ...]
     passes: int
     left_out: Mapping[str, int]
+
+    @property
+    def method(self) -> OnlineMethod:
+        """Whose training it is."""
+        method: OnlineMethod = self.recipe.method
+        return method
 
     @property
     def steps(self) -> int:
@@ -67,23 +73,21 @@ class PromptTraining:
         return len(self.plan) * self.passes
 
 
-def prepare_prompts(
-    method: OnlineMethod, prompts: Sequence[Prompt], form: TextFormat, settings: Settings, seed: int
-) -> PromptTraining:
+def prepare_prompts(recipe: Recipe, prompts: Sequence[Prompt], form: TextFormat, seed: int) -> PromptTraining:
     """Token ids of the distinct prompts, shortened to leave room for a response, and the plan of all iterations.
 
     Raises UserError when there is no room for a prompt.
     """
-    if settings.max_new_tokens >= settings.max_length:
+    settings, new = recipe.settings, recipe.options.max_new_tokens
+    if new >= settings.max_length:
         raise UserError(
-            f"--max-new-tokens {settings.max_new_tokens}: must leave room for a prompt within --max-length "
-            f"{settings.max_length}"
+            f"--max-new-tokens {new}: must leave room for a prompt within --max-length {settings.max_length}"
         )
     left_out: Counter[str] = Counter()
     ids = []
     for prompt in dict.fromkeys(prompts):
         try:
-            fitted, reasons = fit_prompt(prompt, form, settings.max_length - settings.max_new_tokens)
+            fitted, reasons = fit_prompt(prompt, form, settings.max_length - new)
         except TemplateError:
             fitted, reasons = [], [REFUSED]
         left_out.update(reasons)
@@ -91,7 +95,9 @@ def prepare_prompts(
             ids.append(tuple(fitted))
     distinct = tuple(dict.fromkeys(ids))
     if not distinct:
-        raise UserError(f"--data: no prompt to sample from for {method.name} ({'; '.join(left_out) or 'no ballots'})")
+        raise UserError(
+            f"--data: no prompt to sample from for {recipe.method.name} ({'; '.join(left_out) or 'no ballots'})"
+        )
     ones = [1] * len(distinct)
     plan = plan_steps(
         ones,
@@ -102,7 +108,8 @@ def prepare_prompts(
         epochs=settings.epochs,
         steps=settings.steps,
     )
-    return PromptTraining(method, distinct, tuple(plan), settings.inner_epochs if method.reuses else 1, left_out)
+    passes = recipe.options.inner_epochs if recipe.method.reuses else 1
+    return PromptTraining(recipe, distinct, tuple(plan), passes, left_out)
 
 
 # --- the critic -------------------------------------------------------------------------------------------------------
@@ -132,7 +139,7 @@ class Critic:
         return own | {f"critic.head.{name}": p for name, p in self.head.named_parameters()}
 
 
-def start_critic(policy: Policy, bench: Workbench, settings: Settings) -> Critic:
+def start_critic(policy: Policy, bench: Workbench) -> Critic:
     """A critic that starts from the base model: a second adapter in it, or a copy of all weights."""
     config = bench.base.model.config.get_text_config()
     device = next(policy.model.parameters()).device
@@ -163,13 +170,12 @@ class Part(NamedTuple):
 class Collector:
     """Samples with the live policy, scores, and cuts what came of it into optimiser steps.
 
-    `beta` is the KL coefficient of now, which follows `settings.kl_target` where one is set.
+    `beta` is the KL coefficient of now, which follows the option `kl_target` where one is set.
     """
 
     bench: Workbench
     training: PromptTraining
     reward: Reward
-    settings: Settings
     seed: int
     beta: float
     policy: Policy
@@ -182,41 +188,40 @@ class Collector:
         passes = self.training.passes
         for iteration in self.training.plan[done // passes :]:
             self.collect(iteration)
-            groups = self.bench.layout.groups([e.ballot for e in self.batch], self.settings.pass_tokens)
+            groups = self.bench.layout.groups([e.ballot for e in self.batch], self.training.recipe.settings.pass_tokens)
             networks = ("policy", "critic") if self.critic else ("policy",)
             parts = tuple(Part(network, tuple(group)) for network in networks for group in groups)
             mass = sum(map(self.training.method.mass, self.batch))
             for number in range(passes):
                 last = number + 1 == passes
-                if last and self.settings.kl_target:
+                if last and self.training.recipe.options.kl_target:
                     self._follow_target()
                 yield Step((iteration.number - 1) * passes + number + 1, parts, mass, whole=last)
 
     def collect(self, iteration: Step) -> None:
         """Sample, score and judge the responses of one iteration."""
+        recipe = self.training.recipe
         prompts = [self.training.prompts[i] for group in iteration.micro_batches for i in group]
         with self.policy.merged():
             rollouts = sample_responses(
                 self.policy.model,
                 prompts,
                 stops=self.bench.base.form.stops,
-                samples=self.settings.rollouts,
-                max_new_tokens=self.settings.max_new_tokens,
+                samples=recipe.options.rollouts,
+                max_new_tokens=recipe.options.max_new_tokens,
                 seed=f"rollout/{self.seed}/{iteration.number}",
                 precision=self.bench.precision,
                 description=f"rollouts {iteration.number}",
             )
         ballots = [rollout.ballot for rollout in rollouts]
         batch: dict[int, Experience] = {}
-        for group in self.bench.layout.groups(ballots, self.settings.pass_tokens):
+        for group in self.bench.layout.groups(ballots, self.training.recipe.settings.pass_tokens):
             measured = self._measure([ballots[i] for i in group], [rollouts[i] for i in group])
             batch |= dict(zip(group, measured, strict=True))
-        s = self.settings
-        options = OnlineOptions(self.beta, whitened=s.whiten, end_penalty=s.end_penalty)
         fresh = [batch[i] for i in range(len(ballots))]
         if iteration.number == 1:
             self._check_start(fresh)
-        self.batch = self.training.method.judge(fresh, options)
+        self.batch = self.training.method.judge(fresh, self.beta, recipe.options)
         self.explained = explained_variance(self.batch) if self.critic else 0.0
 
     @torch.no_grad()
@@ -253,7 +258,8 @@ class Collector:
     def _follow_target(self) -> None:
         count = sum(len(e.ended) for e in self.batch)
         kl = float(sum(e.kl_N.sum() for e in self.batch)) / count
-        self.beta = adapted_beta(self.beta, kl, target=float(self.settings.kl_target or 0), samples=count)
+        target = self.training.recipe.options.kl_target
+        self.beta = adapted_beta(self.beta, kl, target=float(target or 0), samples=count)
 
     def loss(self, part: Part) -> Terms:
         """Forward pass and loss of one micro-batch of experience."""
@@ -284,7 +290,6 @@ def train_online(
     bench: Workbench,
     training: PromptTraining,
     reward: Reward,
-    settings: Settings,
     *,
     beta: float,
     seed: int,
@@ -296,17 +301,17 @@ def train_online(
 ) -> Policy:
     """Train one policy on its own samples, scored by `reward`; else as `run.train_policy`.
 
-    An iteration samples `settings.rollouts` responses to `batch_size` prompts; an epoch passes once over all prompts.
+    An iteration samples `rollouts` responses to `batch_size` prompts; an epoch passes once over all prompts.
     """
-    method = training.method
-    check_context(bench, training, settings)
-    session = Session(folder, online_identity(bench, training, reward, settings, beta, seed), resume=resume)
+    settings = training.recipe.settings
+    check_context(bench, training)
+    session = Session(folder, online_identity(bench, training, reward, beta, seed), resume=resume)
     record = session.record()
     now = record["kept"]["beta"] if record else beta
     policy = start_policy(bench.base, seed=seed, **settings.policy_options())
     with closed_on_error(policy):
-        critic = start_critic(policy, bench, settings) if method.has_critic else None
-        collector = Collector(bench, training, reward, settings, seed, now, policy, critic)
+        critic = start_critic(policy, bench) if training.method.has_critic else None
+        collector = Collector(bench, training, reward, seed, now, policy, critic)
         run_session(
             session,
             collector.steps,
@@ -325,23 +330,24 @@ def train_online(
 
 
 def online_identity(
-    bench: Workbench, training: PromptTraining, reward: Reward, settings: Settings, beta: float, seed: int
+    bench: Workbench, training: PromptTraining, reward: Reward, beta: float, seed: int
 ) -> dict[str, Any]:
     """What a saved state must agree with to be continued: what the method reads, and nothing else."""
     data = hashlib.sha256(repr(training.prompts).encode()).hexdigest()
     named = {"method": training.method.name, "beta": beta, "seed": seed}
     content = {"model": bench.base.sha256, "reference": bench.reference.sha256, "reward": reward.sha256, "data": data}
-    return named | content | settings.read_by(training.method.name)
+    return named | content | training.recipe.counting()
 
 
-def check_context(bench: Workbench, training: PromptTraining, settings: Settings) -> None:
+def check_context(bench: Workbench, training: PromptTraining) -> None:
     """Raises UserError, before anything is sampled, for what cannot work.
 
     A prompt and a response that do not fit into what the model reads; one response to a prompt where responses are
     compared; activations computed again in the backward pass, when another adapter is switched on.
     """
-    if not training.method.has_critic and settings.rollouts < 2:
-        raise UserError(f"--rollouts {settings.rollouts}: {training.method.name} compares at least 2 responses")
-    if training.method.has_critic and settings.lora and settings.grad_checkpointing:
+    method, options, settings = training.method, training.recipe.options, training.recipe.settings
+    if not method.has_critic and options.rollouts < 2:
+        raise UserError(f"--rollouts {options.rollouts}: {method.name} compares at least 2 responses")
+    if method.has_critic and settings.lora and settings.grad_checkpointing:
         raise UserError("--grad-checkpointing does not go with --lora for ppo; leave out one of them")
-    check_room(bench, max(map(len, training.prompts)), settings.max_new_tokens)
+    check_room(bench, max(map(len, training.prompts)), options.max_new_tokens)

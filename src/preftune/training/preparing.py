@@ -11,12 +11,12 @@ from scipy.special import expit
 
 from ..data import Ballot, TokenBallot, TokenSet
 from ..errors import UserError
-from ..methods import AnyMethod, LossOptions, Method, OnlineMethod, Selection
+from ..methods import Method, OnlineMethod, Selection, target_of
 from ..model import Companion, Layout, Workbench
-from ..objectives import ipo_target, smooth, unbias
+from ..objectives import ipo_target
+from .arms import Recipe
 from .loop import Step, plan_steps
 from .online import PromptTraining, prepare_prompts
-from .settings import Settings
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Training:
     """What one method trains on: its prepared ballots, the plan of its steps, what it left out, by reason, the
     tokens that were sampled for it, and what a preference that is trained beside the policy reads."""
 
-    method: Method
+    recipe: Recipe
     ballots: tuple[TokenBallot, ...]
     plan: tuple[Step, ...]
     left_out: Mapping[str, int]
@@ -32,13 +32,20 @@ class Training:
     companion: Companion | None = None
 
     @property
+    def method(self) -> Method:
+        """Whose training it is."""
+        method: Method = self.recipe.method
+        return method
+
+    @property
     def steps(self) -> int:
         """Optimiser steps."""
         return len(self.plan)
 
 
-def prepare_training(method: Method, tokens: TokenSet, settings: Settings, layout: Layout, seed: int) -> Training:
+def prepare_training(recipe: Recipe, tokens: TokenSet, layout: Layout, seed: int) -> Training:
     """Keep what the method trains on and plan every step. Raises UserError, with the reasons, when nothing is left."""
+    method, settings = recipe.method, recipe.settings
     left_out: Counter[str] = Counter()
     prepared = [method.prepare(ballot, left_out) for ballot in tokens.ballots]
     kept = tuple(ballot for ballot in prepared if ballot is not None)
@@ -57,12 +64,12 @@ def prepare_training(method: Method, tokens: TokenSet, settings: Settings, layou
         epochs=settings.epochs,
         steps=settings.steps,
     )
-    return Training(method, kept, tuple(plan), dict(left_out))
+    return Training(recipe, kept, tuple(plan), dict(left_out))
 
 
-def prepare_targets(method: Method, targets: Targets, settings: Settings, layout: Layout, seed: int) -> Training:
+def prepare_targets(recipe: Recipe, targets: Targets, layout: Layout, seed: int) -> Training:
     """`prepare_training` on ballots that have targets."""
-    training = prepare_training(method, targets.tokens, settings, layout, seed)
+    training = prepare_training(recipe, targets.tokens, layout, seed)
     return replace(training, sampled=targets.sampled, companion=targets.companion)
 
 
@@ -80,15 +87,13 @@ class Targets:
 AnyTraining = Training | PromptTraining
 
 
-def prepare(
-    method: AnyMethod, ballots: Sequence[Ballot], tokens: TokenSet, bench: Workbench, settings: Settings, seed: int
-) -> AnyTraining:
+def prepare(recipe: Recipe, ballots: Sequence[Ballot], tokens: TokenSet, bench: Workbench, seed: int) -> AnyTraining:
     """What the method trains on: the votes, or the prompts of the same ballots."""
-    if isinstance(method, Selection):
-        raise UserError(f"{method.name}: trains nothing; compare shows it beside policies that were trained")
-    if isinstance(method, OnlineMethod):
-        return prepare_prompts(method, [ballot.prompt for ballot in ballots], bench.base.form, settings, seed)
-    return prepare_training(method, tokens, settings, bench.layout, seed)
+    if isinstance(recipe.method, Selection):
+        raise UserError(f"{recipe.method.name}: trains nothing; compare shows it beside policies that were trained")
+    if isinstance(recipe.method, OnlineMethod):
+        return prepare_prompts(recipe, [ballot.prompt for ballot in ballots], bench.base.form, seed)
+    return prepare_training(recipe, tokens, bench.layout, seed)
 
 
 def describe_counts(counts: Mapping[str, int]) -> str:
@@ -96,43 +101,41 @@ def describe_counts(counts: Mapping[str, int]) -> str:
     return "; ".join(f"{count} × {reason}" for reason, count in counts.items()) or "nothing"
 
 
-def describe_target(training: AnyTraining, options: LossOptions) -> str | None:
+def describe_target(training: AnyTraining, beta: float | None) -> str | None:
     """What the target of IPO or amortized IPO means for these votes, in nats per sequence and per token.
 
     None for other methods, and for amortized IPO as long as it has no targets.
     """
-    targets = _targets(training, options)
-    if isinstance(training, PromptTraining) or not targets:
+    targets, options = _targets(training), training.recipe.options
+    if isinstance(training, PromptTraining) or not targets or beta is None:
         return None
     votes = [vote for ballot in training.ballots for vote in ballot.votes]
     weight = sum(vote.weight for vote in votes)
-    mean = sum(v.weight * abs(ipo_target(p, beta=options.beta)) for v, p in zip(votes, targets, strict=True)) / weight
+    mean = sum(v.weight * abs(ipo_target(p, beta=beta)) for v, p in zip(votes, targets, strict=True)) / weight
     length = sum(len(ids) for b in training.ballots for ids in b.responses) / sum(
         len(b.responses) for b in training.ballots
     )
-    hard = abs(ipo_target(_label(1.0, options), beta=options.beta))
+    hard = abs(ipo_target(target_of(1.0, options), beta=beta))
     what = f"votes ({hard:.3g} for a hard label)" if training.method.name == "ipo" else "pairs"
     own, other, factor = (
         ("sequence", "token", 1 / length) if options.reduction == "sum" else ("token", "sequence", length)
     )
     return (
-        f"IPO's target at beta {options.beta:g}, {options.reduction} over tokens: a log-ratio difference of "
+        f"IPO's target at beta {beta:g}, {options.reduction} over tokens: a log-ratio difference of "
         f"{mean:.3g} nats per {own} on average over these {what}, "
         f"about {mean * factor:.3g} nats per {other} at the mean length of {length:.1f} tokens"
     )
 
 
-def _targets(training: AnyTraining, options: LossOptions) -> list[float]:
+def _targets(training: AnyTraining) -> list[float]:
     """What stands in the place of p in IPO's loss, for every vote."""
     if isinstance(training, PromptTraining) or training.companion:
         return []
     if training.method.name == "ipo":
         votes = [vote for ballot in training.ballots for vote in ballot.votes]
-        return [_label(vote.p, options) for vote in votes]
+        return [target_of(vote.p, training.recipe.options) for vote in votes]
     if training.method.name == "amortized-ipo":
-        return [float(expit(z)) + 0.5 - options.centre for ballot in training.ballots for z in ballot.logits]
+        return [
+            float(expit(z)) + 0.5 - training.recipe.options.centre for ballot in training.ballots for z in ballot.logits
+        ]
     return []
-
-
-def _label(p: float, options: LossOptions) -> float:
-    return unbias(smooth(p, options.label_smoothing), options.flip_rate)

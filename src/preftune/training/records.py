@@ -11,12 +11,9 @@ from typing import Any
 
 from ..console import say
 from ..data import Ballot, BallotSet, TokenSet
-from ..errors import UserError
 from ..model import Workbench
-from ..stopping import LOCK
 from .online import PromptTraining
 from .preparing import AnyTraining, describe_counts
-from .settings import Settings
 
 PACKAGES = ("preftune", "torch", "transformers", "peft", "numpy", "scipy")
 
@@ -32,12 +29,12 @@ class Run:
     record: Mapping[str, Any]
 
 
-def say_training(bench: Workbench, tokens: TokenSet, training: AnyTraining, settings: Settings) -> None:
+def say_training(bench: Workbench, tokens: TokenSet, training: AnyTraining) -> None:
     """What is trained on, and what was skipped, shortened or left out of it."""
     say(f"layout: {bench.layout.name} ({bench.layout.reason})")
     say(f"{len(tokens.ballots)} ballots, {training.steps} steps; skipped: {describe_counts(tokens.skipped)}")
     say(f"shortened: {describe_counts(tokens.shortened)}; left out: {describe_counts(training.left_out)}")
-    if settings.compile:
+    if training.recipe.settings.compile:
         say("compiling the model's blocks: the first step takes about half a minute longer")
 
 
@@ -54,18 +51,7 @@ def describe_training_data(ballots: Sequence[Ballot], tokens: TokenSet) -> dict[
     }
 
 
-def check_out(folder: Path, *, resume: bool) -> Path:
-    """The output folder. Raises UserError if it holds something already that this does not go on with."""
-    if folder.is_file():
-        raise UserError(f"--out {folder}: is a file; name a folder")
-    if (folder / "run.json").exists():
-        raise UserError(f"--out {folder}: holds a finished run already; name another folder")
-    if folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()) and not resume:
-        raise UserError(f"--out {folder}: is not empty; add --resume to go on with it, or name another folder")
-    return folder
-
-
-def budget(training: AnyTraining, metrics: Sequence[Mapping[str, float]], settings: Settings) -> dict[str, float]:
+def budget(training: AnyTraining, metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """What a run cost, in three currencies: votes seen, tokens through the policy in training, tokens sampled.
 
     An online method sees no vote itself; its reward model does.
@@ -76,7 +62,7 @@ def budget(training: AnyTraining, metrics: Sequence[Mapping[str, float]], settin
         return {"votes_seen": sum(seen), "tokens_trained": tokens, "tokens_sampled": training.sampled}
     prompts = [sum(map(len, step.micro_batches)) for step in training.plan]
     sampled = [
-        row["length"] * count * settings.rollouts
+        row["length"] * count * training.recipe.options.rollouts
         for row, count in zip(metrics[:: training.passes], prompts, strict=True)
     ]
     return {"votes_seen": 0, "tokens_trained": tokens, "tokens_sampled": round(sum(sampled))}

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..data import TokenBallot
-from ..methods import LossOptions, Scored, Terms
+from ..methods import Scored, Terms
 from ..model import (
     Policy,
     ReferenceValues,
@@ -31,14 +31,12 @@ from ..model import (
 from .online import PromptTraining, train_online
 from .preparing import AnyTraining, Training
 from .session import Session, run_session
-from .settings import Settings
 from .votes import measure_held_out
 
 
 def train_policy(
     bench: Workbench,
     training: Training,
-    settings: Settings,
     *,
     beta: float | None,
     seed: int,
@@ -54,8 +52,8 @@ def train_policy(
     result equals that of an uninterrupted run bit for bit. Raises UserError when the state belongs to other settings
     or data, and Interrupted after a request to stop.
     """
-    options = settings.loss_options(beta)
-    session = Session(folder, run_identity(bench, training, settings, beta, seed), resume=resume)
+    settings = training.recipe.settings
+    session = Session(folder, run_identity(bench, training, beta, seed), resume=resume)
     reference = reference_values(bench, training)
     start = None
     if training.method.uses_reference and session.record() is None:
@@ -68,10 +66,11 @@ def train_policy(
         parameters = policy.trainable()
         if beside:
             parameters |= dict(beside.named_parameters(prefix="preference"))
+        loss = partial(loss_of_votes, policy, bench, training, reference.logprobs, beta or 0.0)
         run_session(
             session,
             lambda done: training.plan[done:],
-            partial(loss_of_votes, policy, bench, training, reference.logprobs, options, beside=beside, start=start),
+            partial(loss, beside=beside, start=start),
             parameters=parameters,
             settings=settings,
             total=len(training.plan),
@@ -86,7 +85,6 @@ def train_policy(
 def train_any(
     bench: Workbench,
     training: AnyTraining,
-    settings: Settings,
     reward: Reward | None,
     *,
     beta: float | None,
@@ -94,10 +92,10 @@ def train_any(
 ) -> Policy:
     """`train_policy` on votes, or `train_online` on the policy's own samples; UserError if that has no reward."""
     if not isinstance(training, PromptTraining):
-        return train_policy(bench, training, settings, beta=beta, **given)
+        return train_policy(bench, training, beta=beta, **given)
     if reward is None:
         raise RuntimeError(f"{training.method.name} learns from a reward, and none was fitted")
-    return train_online(bench, training, reward, settings, beta=float(beta or 0), **given)
+    return train_online(bench, training, reward, beta=float(beta or 0), **given)
 
 
 def loss_of_votes(
@@ -105,7 +103,7 @@ def loss_of_votes(
     bench: Workbench,
     training: Training,
     reference: Mapping[bytes, float],
-    options: LossOptions,
+    beta: float,
     indices: Sequence[int],
     beside: nn.Linear | None = None,
     start: StartCheck | None = None,
@@ -125,7 +123,7 @@ def loss_of_votes(
         start.see(indices, keys, logprob_B - reference_B, batch.lengths_B())
     score_B = training.companion.scores(beside, keys) if training.companion and beside else None
     scored = Scored(ballots, logprob_B, reference_B, batch.lengths_B(), score_B)
-    return training.method.loss(scored, options)
+    return training.method.loss(scored, beta, training.recipe.options)
 
 
 def reference_values(bench: Workbench, training: Training, layers: Sequence[int] = ()) -> ReferenceValues:
@@ -144,20 +142,17 @@ def reference_values(bench: Workbench, training: Training, layers: Sequence[int]
     )
 
 
-def run_identity(
-    bench: Workbench, training: Training, settings: Settings, beta: float | None, seed: int
-) -> dict[str, Any]:
+def run_identity(bench: Workbench, training: Training, beta: float | None, seed: int) -> dict[str, Any]:
     """What a saved state must agree with to be continued: what the method reads, and nothing else."""
     data = hashlib.sha256(repr(training.ballots).encode()).hexdigest()
     named = {"method": training.method.name, "seed": seed} | ({"beta": beta} if training.method.uses_reference else {})
     content = {"model": bench.base.sha256, "reference": bench.reference.sha256, "data": data}
-    return named | content | settings.read_by(training.method.name)
+    return named | content | training.recipe.counting()
 
 
 def train_and_measure(
     bench: Workbench,
     training: AnyTraining,
-    settings: Settings,
     reward: Reward | None,
     held_out: Sequence[TokenBallot],
     **given: Any,
@@ -166,9 +161,9 @@ def train_and_measure(
     measured: dict[str, Any] = {}
 
     def measure(step: int, policy: Policy) -> None:
-        measured.update(measure_held_out(policy, bench, held_out, settings))
+        measured.update(measure_held_out(policy, bench, held_out, training.recipe))
 
-    policy = train_any(bench, training, settings, reward, at_checkpoint=measure, **given)
+    policy = train_any(bench, training, reward, at_checkpoint=measure, **given)
     if not measured:  # it was, before the state was saved from which this run went on
         measure(training.steps, policy)
     return policy, measured

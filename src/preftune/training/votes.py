@@ -13,7 +13,7 @@ from ..console import track
 from ..data import TokenBallot, reference_table
 from ..evidence import VoteTable, accuracy, log_loss
 from ..model import Layout, Policy, Workbench, fill_store, response_keys, response_logprobs
-from .settings import Settings
+from .arms import Recipe
 
 
 @torch.no_grad()
@@ -43,7 +43,7 @@ def vote_table(
 
 
 def measure_held_out(
-    policy: Policy, bench: Workbench, ballots: Sequence[TokenBallot], settings: Settings
+    policy: Policy, bench: Workbench, ballots: Sequence[TokenBallot], recipe: Recipe
 ) -> dict[str, dict[str, float | None]]:
     """Accuracy and log-loss on held-out votes, each with its standard error; nothing if there are none."""
     if not ballots:
@@ -51,11 +51,11 @@ def measure_held_out(
     table = vote_table(
         policy.model,
         ballots,
-        held_out_reference(bench, ballots, settings.pass_tokens),
+        held_out_reference(bench, ballots, recipe.settings.pass_tokens),
         layout=bench.layout,
         precision=bench.precision,
-        micro_tokens=settings.pass_tokens,
-        reduction=settings.reduction,
+        micro_tokens=recipe.settings.pass_tokens,
+        reduction=recipe.reduction,
     )
     estimates = {"accuracy": accuracy(table), "log_loss": log_loss(table)}
     return {name: {"value": e.value, "se": e.se} for name, e in estimates.items() if e is not None}

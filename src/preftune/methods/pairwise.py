@@ -1,62 +1,53 @@
-"""DPO and IPO: a loss per vote on the log-ratios of its two responses."""
+"""A loss per vote on the log-ratios of its two responses, and what is reported beside it."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from ..data import TokenBallot, vote_offsets
-from ..objectives import dpo, ipo, smooth, unbias
-from ._method import LossOptions, Method, Scored, Terms
+from ..data import vote_offsets
+from ..objectives import smooth, unbias
+from .method import Scored, Terms
+from .voting import VoteOptions
 
-NO_VOTE = "response: in no vote (not computed)"
-
-
-def voted_on(ballot: TokenBallot, left_out: Counter[str]) -> TokenBallot | None:
-    """The ballot without the responses that no vote names."""
-    named = sorted({index for vote in ballot.votes for index in (vote.a, vote.b)})
-    if len(named) == len(ballot.responses):
-        return ballot
-    left_out[NO_VOTE] += len(ballot.responses) - len(named)
-    new = {old: index for index, old in enumerate(named)}
-    votes = tuple(replace(vote, a=new[vote.a], b=new[vote.b]) for vote in ballot.votes)
-    return replace(ballot, responses=tuple(ballot.responses[i] for i in named), votes=votes)
+P = TypeVar("P", float, Tensor)
 
 
-def vote_mass(ballot: TokenBallot) -> float:
-    """The sum of vote weights."""
-    return sum(vote.weight for vote in ballot.votes)
-
-
-def pairwise_terms(scored: Scored, options: LossOptions, loss_of: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Terms:
+def pairwise_terms(
+    scored: Scored, beta: float, reduction: str, loss_of: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> Terms:
     """The weighted sum of `loss_of(log-ratio of a, log-ratio of b, p)` over all votes, `[V]` each, and the report.
 
     `reference_loss` in it is what the reference itself would have: a policy that learns from its votes stays below.
     """
     log_ratio_B = scored.logprob_B - scored.reference_B
-    if options.reduction == "mean":
+    if reduction == "mean":
         log_ratio_B = log_ratio_B / scored.length_B
     a, b, p, weight = _votes(scored)
     loss = loss_of(log_ratio_B[a], log_ratio_B[b], p)
     with torch.no_grad():
-        sums = _report(log_ratio_B, scored.length_B, a, b, p, options.beta)
+        sums = _report(log_ratio_B, scored.length_B, a, b, p, beta)
         zero = torch.zeros_like(p)
         sums |= {"reference_loss": loss_of(zero, zero, p)}
         totals = {name: float((weight * value).sum()) for name, value in sums.items()}
     return Terms((weight * loss).sum(), totals | {"weight": float(weight.sum())})
 
 
-def _loss(objective: Callable[..., Tensor], scored: Scored, options: LossOptions) -> Terms:
-    def loss(log_ratio_a: Tensor, log_ratio_b: Tensor, p: Tensor) -> Tensor:
-        target = unbias(smooth(p, options.label_smoothing), options.flip_rate)
-        return objective(log_ratio_a, log_ratio_b, beta=options.beta, preference=target)
+def vote_loss(objective: Callable[..., Tensor], scored: Scored, beta: float, options: VoteOptions) -> Terms:
+    """`objective` on every vote, its preference smoothed or freed of flips as the options say."""
 
-    return pairwise_terms(scored, options, loss)
+    def loss(log_ratio_a: Tensor, log_ratio_b: Tensor, p: Tensor) -> Tensor:
+        return objective(log_ratio_a, log_ratio_b, beta=beta, preference=target_of(p, options))
+
+    return pairwise_terms(scored, beta, options.reduction, loss)
+
+
+def target_of(p: P, options: VoteOptions) -> P:
+    """The preference that a loss is told in the place of p."""
+    return unbias(smooth(p, options.label_smoothing), options.flip_rate)
 
 
 def _votes(scored: Scored) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -103,7 +94,3 @@ def _report(log_ratio_B: Tensor, length_B: Tensor, a: Tensor, b: Tensor, p: Tens
         "length_preferred": preferred(length_B),
         "length_other": other(length_B),
     }
-
-
-DPO = Method("dpo", True, voted_on, vote_mass, partial(_loss, dpo))
-IPO = Method("ipo", True, voted_on, vote_mass, partial(_loss, ipo))

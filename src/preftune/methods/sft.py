@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-import torch
-
 from ..data import TokenBallot
-from ..objectives import sft
-from ._method import LossOptions, Method, Scored, Terms
+from .method import Method, NoOptions, Scored, Terms
 
 TIE = "vote: a tie (sft trains on a preferred response)"
 
@@ -40,11 +37,15 @@ def _mass(ballot: TokenBallot) -> float:
     return sum(w * len(ids) for w, ids in zip(ballot.weights, ballot.responses, strict=True))
 
 
-def _loss(scored: Scored, options: LossOptions) -> Terms:
+def _loss(scored: Scored, beta: float, options: NoOptions) -> Terms:
+    import torch
+
+    from ..objectives import sft
+
     weight = torch.tensor([w for ballot in scored.ballots for w in ballot.weights], device=scored.logprob_B.device)
     loss = sft(scored.logprob_B, weight=weight).sum()
     sums = {"length_preferred": float((weight * scored.length_B).sum()), "weight": float(weight.sum())}
     return Terms(loss, sums)
 
 
-SFT = Method("sft", False, _prepare, _mass, _loss)
+SFT = Method("sft", "fine-tuning on the preferred responses", NoOptions, _prepare, _mass, _loss, uses_reference=False)

@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Selection:
-    """A method that selects among samples of the reference; `sizes` are the n that a study looks at."""
-
-    name: str
-    sizes: tuple[int, ...]
-    uses_reference: bool = False
+from .method import Selection
+from .voting import LikelihoodOptions
 
 
 def best_of_n_kl(n: int) -> float:
@@ -23,4 +16,6 @@ def best_of_n_kl(n: int) -> float:
     return math.log(n) - (n - 1) / n
 
 
-BEST_OF_N = Selection("best-of-n", (2, 4, 8, 16))
+BEST_OF_N = Selection(
+    "best-of-n", "of n samples the one that the reward model likes best", LikelihoodOptions, (2, 4, 8, 16)
+)
