@@ -86,7 +86,8 @@ def move_from_reference(model: nn.Module, *, lora: bool) -> None:
         if p.requires_grad
     }
     for number, (_, parameter) in enumerate(sorted(named.items())):
-        noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)).to(parameter.device)
+        device = parameter.device
+        noise = torch.randn(parameter.shape, generator=torch.Generator(device).manual_seed(number), device=device)
         if lora:
             parameter.copy_(NOISE * noise)
         else:
@@ -99,7 +100,7 @@ def move_from_reference(model: nn.Module, *, lora: bool) -> None:
 class Ours:
     """preftune's training loop, one optimiser step at a time."""
 
-    def __init__(self, given: argparse.Namespace) -> None:
+    def __init__(self, given: argparse.Namespace, bench: Any = None) -> None:
         from preftune.model.policy import start_policy
         from preftune.model.workbench import open_workbench
         from preftune.preference.trained import Trainee
@@ -107,7 +108,7 @@ class Ours:
         from preftune.training.run import loss_of_votes, reference_values
 
         self.recipe, self.device = recipe_of(given), given.device
-        self.bench = open_workbench(given.model, precision=given.precision, device=given.device)
+        self.bench = bench or open_workbench(given.model, precision=given.precision, device=given.device)
         tokens = tokens_of(given, self.bench.base.form)
         self.training = prepare_training(self.recipe, tokens, self.bench.layout, given.seed)
         start = clock(self.device)
@@ -196,8 +197,8 @@ def rows_of(ballots: Sequence[TokenBallot], method: str) -> list[dict[str, list[
     return rows
 
 
-def peer_trainer(given: argparse.Namespace, folder: str) -> tuple[Any, float]:
-    """TRL's trainer on the same steps, and the seconds that its reference log-probs took."""
+def peer_trainer(given: argparse.Namespace, folder: str, model: Any = None) -> tuple[Any, float]:
+    """TRL's trainer on the same steps, and the seconds that its reference log-probs took. `model`: made already."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
     from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
@@ -243,7 +244,7 @@ def peer_trainer(given: argparse.Namespace, folder: str) -> tuple[Any, float]:
     else:
         loss_type = "sigmoid" if given.method == "dpo" else "ipo"
         config = DPOConfig(**common, beta=BETA, loss_type=[loss_type], precompute_ref_log_probs=True)
-        model = AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32)
+        model = model or AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32)
 
         class OnTokens(DPOTrainer):  # type: ignore[misc]
             def _prepare_dataset(self, dataset: Dataset, *args: Any) -> Dataset:

@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from preftune.model.engine import tokens_per_pass
+from preftune.model.engine import pick_device, tokens_per_pass
 from preftune.training.settings import Settings
 
 REPEAT = """
@@ -68,3 +69,17 @@ def test_the_memory_of_one_tensor_serves_the_next() -> None:
         pytest.skip("this C library keeps what is freed by itself")
     kept = page_faults("from preftune.model.engine import keep_freed_memory; keep_freed_memory()")
     assert kept < asked_each_time / 2
+
+
+def test_a_gpu_is_named_with_its_number_and_plans_for_no_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = torch.empty(0, device="meta")
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: SimpleNamespace(device=torch.device("cuda:0")))
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    try:
+        assert pick_device("cuda") == torch.device("cuda:0")
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: found)
+    assert pick_device("meta") == torch.device("meta")
+    assert torch.backends.cuda.cudnn_sdp_enabled() == before

@@ -28,7 +28,7 @@ from preftune.data.branches import branch_layout
 from preftune.data.tokens import TokenBallot, text_format
 from preftune.errors import UserError
 from preftune.model.attention import use_branch_attention
-from preftune.model.loading import Base, load_base, no_dropout, weights_hash
+from preftune.model.loading import Base, awake, load_base, no_dropout, rest, weights_hash
 from preftune.model.logprobs import response_logprobs
 from preftune.model.policy import Reference, active_adapter, adapted_layers, closed_on_error, start_policy
 from preftune.model.saving import save_policy
@@ -408,3 +408,13 @@ def test_no_dropout_sets_every_rate_and_nothing_else() -> None:
     changed = {key for key, value in config.to_dict().items() if value != before[key]}
     assert changed == {"attn_pdrop", "embd_pdrop", "resid_pdrop", "summary_first_dropout"}
     assert {getattr(config, key) for key in changed} == {0.0}
+
+
+def test_weights_rest_in_main_memory_and_are_copied_there_once() -> None:
+    base = base_of("llama")
+    rest(base)
+    first = [parameter.data_ptr() for parameter in base.model.parameters()]
+    with awake(base):
+        pass
+    rest(base)
+    assert [parameter.data_ptr() for parameter in base.model.parameters()] == first

@@ -13,6 +13,7 @@ from .branches import BranchPlan as BranchPlan
 from .branches import branch_layout as branch_layout
 from .branches import pack as pack
 from .branches import padded_layout as padded_layout
+from .branches import sent as sent
 from .logistic import fit_linear as fit_linear
 from .logistic import noisy_loss as noisy_loss
 from .reading import merge_prompts as merge_prompts

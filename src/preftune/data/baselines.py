@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from ..evidence import Floats, quality
 from .logistic import fit_linear
@@ -22,6 +21,8 @@ def fit_baselines(
 
     `length`: the number of tokens of a response. `tfidf`: its words and pairs of words (TF-IDF).
     """
+    from sklearn.feature_extraction.text import TfidfVectorizer  # whose import takes as long as a small fit
+
     lengths = [_column([len(ids) for ballot in part for ids in ballot.responses]) for part in (training, held_out)]
     texts = [[form.text(ids) for ballot in part for ids in ballot.responses] for part in (training, held_out)]
     found = {"length": _baseline(lengths, training, held_out)}

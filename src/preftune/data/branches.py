@@ -18,6 +18,13 @@ import torch
 from torch import Tensor
 
 
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device. Nothing waits for a GPU to have it, which would first end all that it has to do."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 class Branches(Protocol):
     """A prompt and the responses that continue it, as token ids."""
 
@@ -48,13 +55,14 @@ class BranchBatch:
 
     def lengths_B(self) -> Tensor:
         """Number of predicted tokens of each response."""
-        return torch.bincount(self.branch_N, minlength=self.branches)
+        ones_N = torch.ones_like(self.branch_N)
+        return ones_N.new_zeros(self.branches).index_add(0, self.branch_N, ones_N)  # bincount would wait for a GPU
 
     def to(self, device: torch.device) -> BranchBatch:
         """The same batch on another device."""
         if self.ids_RT.device == device:
             return self
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        moved = {name: sent(value, device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         plan = None if self.plan is None else self.plan.to(device)
         return BranchBatch(**{**vars(self), **moved, "plan": plan})
 
@@ -63,18 +71,33 @@ class BranchPlan:
     """Where each prompt with its branches lies in the row, and what sees what there.
 
     A plain object on purpose: hooks that rebuild containers of tensors (sharding) pass it through untouched.
-    `spans` are (start, end of the prompt, end) of each ballot; `segment_T` is 0 on a prompt, k on its k-th branch.
+    `spans` are (start, end of the prompt, end) of each ballot, `lengths` those of its branches; `segment_T` is 0 on a
+    prompt, k on its k-th branch. `by_ballot` keeps attention from taking all ballots in one call; `refusals` are the
+    reasons for which it did not; `varlen` is what it keeps here of that call.
     """
 
-    def __init__(self, spans: tuple[tuple[int, int, int], ...], segment_T: Tensor, positions_T: Tensor | None) -> None:
+    def __init__(
+        self,
+        spans: tuple[tuple[int, int, int], ...],
+        lengths: tuple[tuple[int, ...], ...],
+        segment_T: Tensor,
+        positions_T: Tensor | None,
+        *,
+        by_ballot: bool = False,
+    ) -> None:
         self.spans = spans
+        self.lengths = lengths
         self.segment_T = segment_T
-        self.positions_T = positions_T if positions_T is not None else _positions(spans, segment_T)
+        self.positions_T = positions_T if positions_T is not None else _positions(spans, lengths)
+        self.by_ballot = by_ballot
+        self.refusals: set[str] = set()
+        self.varlen: Any = None
         self._masks: dict[tuple[int, int, int, int | None], Tensor] = {}
 
     def to(self, device: torch.device) -> BranchPlan:
         """The same plan on another device."""
-        return BranchPlan(self.spans, self.segment_T.to(device), self.positions_T.to(device))
+        moved = sent(self.segment_T, device), sent(self.positions_T, device)
+        return BranchPlan(self.spans, self.lengths, *moved, by_ballot=self.by_ballot)
 
     @property
     def windows(self) -> set[int | None]:
@@ -107,19 +130,17 @@ class BranchPlan:
         return mask
 
 
-def _positions(spans: Sequence[tuple[int, int, int]], segment_T: Tensor) -> Tensor:
-    positions = torch.empty_like(segment_T)
-    for start, middle, stop in spans:
-        positions[start:middle] = torch.arange(middle - start)
-        _, counts = torch.unique_consecutive(segment_T[middle:stop], return_counts=True)
-        if stop > middle:
-            steps = torch.cat([torch.arange(count) for count in counts.tolist()])
-            positions[middle:stop] = steps + (middle - start)
-    return positions
+def _positions(spans: Sequence[tuple[int, int, int]], lengths: Sequence[Sequence[int]]) -> Tensor:
+    runs = [
+        torch.arange(first, first + length)
+        for (start, middle, _), branches in zip(spans, lengths, strict=True)
+        for first, length in ((0, middle - start), *((middle - start, length) for length in branches))
+    ]
+    return torch.cat(runs)
 
 
-def branch_layout(ballots: Sequence[Branches]) -> BranchBatch:
-    """One row without padding: every prompt once, followed by its branches."""
+def branch_layout(ballots: Sequence[Branches], *, by_ballot: bool = False) -> BranchBatch:
+    """One row without padding: every prompt once, followed by its branches. `by_ballot`: as in `BranchPlan`."""
     ids: list[int] = []
     segments: list[int] = []
     spans, sources, ends = [], [], []
@@ -135,7 +156,8 @@ def branch_layout(ballots: Sequence[Branches]) -> BranchBatch:
             ends.append(len(ids) - 1)
             segments += [number] * len(response)
         spans.append((start, middle, len(ids)))
-    plan = BranchPlan(tuple(spans), torch.tensor(segments), None)
+    lengths = tuple(tuple(map(len, ballot.responses)) for ballot in ballots)
+    plan = BranchPlan(tuple(spans), lengths, torch.tensor(segments), None, by_ballot=by_ballot)
     return BranchBatch(
         ids_RT=torch.tensor([ids]),
         positions_RT=plan.positions_T[None],

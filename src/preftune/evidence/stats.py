@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 from scipy.optimize import brentq
-from scipy.stats import bootstrap
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
@@ -108,6 +107,8 @@ def paired_bootstrap(
     if prompts < 2:
         raise ValueError(f"a bootstrap over prompts needs two or more, got {prompts}")
     everyone = np.arange(prompts)
+    from scipy.stats import bootstrap  # whose import takes longer than most commands need
+
     result = bootstrap(
         (everyone,),
         lambda drawn, axis: statistic(np.moveaxis(drawn, axis, -1)),

@@ -17,6 +17,7 @@ from .method import OnlineMethod as OnlineMethod
 from .method import Scored as Scored
 from .method import Selection as Selection
 from .method import Terms as Terms
+from .method import reported as reported
 from .options import KINDS as KINDS
 from .options import check_known as check_known
 from .options import check_options as check_options

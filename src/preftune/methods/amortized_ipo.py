@@ -95,13 +95,14 @@ def _logits(scored: Scored) -> Tensor:
     """logit v(a, b) of every vote, `[V]`: as it was fitted, or as it is now where it is trained beside the policy."""
     import torch
 
+    from ..data import sent
     from .pairwise import vote_indices
 
     if scored.score_B is not None:
         a, b = vote_indices(scored)
         return scored.score_B[a] - scored.score_B[b]
     logits = [logit for ballot in scored.ballots for logit in ballot.logits]
-    return torch.tensor(logits, dtype=scored.logprob_B.dtype, device=scored.logprob_B.device)
+    return sent(torch.tensor(logits, dtype=scored.logprob_B.dtype), scored.logprob_B.device)
 
 
 AMORTIZED_IPO = Method(

@@ -42,11 +42,17 @@ class Scored:
 class Terms:
     """The loss of a micro-batch, summed and not yet divided, and sums of what is reported beside it.
 
-    `sums` are weighted like the votes; the report divides them by `sums["weight"]`.
+    `sums` are weighted like the votes, as `reported` has them; the report divides them by `sums["weight"]`.
     """
 
     loss: Tensor
-    sums: Mapping[str, float]
+    sums: Mapping[str, float | Tensor]
+
+
+def reported(value: Tensor) -> float | Tensor:
+    """A sum for the report: a number; on a GPU a tensor, for which nobody waits before the step is over."""
+    value = value.detach()
+    return value if value.is_cuda else float(value)
 
 
 @dataclass(frozen=True)

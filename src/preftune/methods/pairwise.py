@@ -8,9 +8,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ..data import vote_offsets
+from ..data import sent, vote_offsets
 from ..objectives import smooth, unbias
-from .method import Scored, Terms
+from .method import Scored, Terms, reported
 from .voting import VoteOptions
 
 P = TypeVar("P", float, Tensor)
@@ -32,8 +32,8 @@ def pairwise_terms(
         sums = _report(log_ratio_B, scored.length_B, a, b, p, beta)
         zero = torch.zeros_like(p)
         sums |= {"reference_loss": loss_of(zero, zero, p)}
-        totals = {name: float((weight * value).sum()) for name, value in sums.items()}
-    return Terms((weight * loss).sum(), totals | {"weight": float(weight.sum())})
+        totals = {name: reported((weight * value).sum()) for name, value in sums.items()}
+    return Terms((weight * loss).sum(), totals | {"weight": reported(weight.sum())})
 
 
 def vote_loss(objective: Callable[..., Tensor], scored: Scored, beta: float, options: VoteOptions) -> Terms:
@@ -62,10 +62,10 @@ def _votes(scored: Scored) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     like = scored.logprob_B
     device = like.device
     return (
-        torch.tensor(a, device=device),
-        torch.tensor(b, device=device),
-        torch.tensor(p, device=device, dtype=like.dtype),
-        torch.tensor(weight, device=device, dtype=like.dtype),
+        sent(torch.tensor(a), device),
+        sent(torch.tensor(b), device),
+        sent(torch.tensor(p, dtype=like.dtype), device),
+        sent(torch.tensor(weight, dtype=like.dtype), device),
     )
 
 

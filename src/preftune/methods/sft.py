@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 from ..data import TokenBallot
-from .method import Method, NoOptions, Scored, Terms
+from .method import Method, NoOptions, Scored, Terms, reported
 
 TIE = "vote: a tie (sft trains on a preferred response)"
 
@@ -40,12 +40,13 @@ def _mass(ballot: TokenBallot) -> float:
 def _loss(scored: Scored, beta: float, options: NoOptions) -> Terms:
     import torch
 
+    from ..data import sent
     from ..objectives import sft
 
-    weight = torch.tensor([w for ballot in scored.ballots for w in ballot.weights], device=scored.logprob_B.device)
+    weight = sent(torch.tensor([w for ballot in scored.ballots for w in ballot.weights]), scored.logprob_B.device)
     loss = sft(scored.logprob_B, weight=weight).sum()
-    sums = {"length_preferred": float((weight * scored.length_B).sum()), "weight": float(weight.sum())}
-    return Terms(loss, sums)
+    sums = {"length_preferred": (weight * scored.length_B).sum(), "weight": weight.sum()}
+    return Terms(loss, {name: reported(value) for name, value in sums.items()})
 
 
 SFT = Method("sft", "fine-tuning on the preferred responses", NoOptions, _prepare, _mass, _loss, uses_reference=False)

@@ -17,6 +17,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 
 from ..data import BranchPlan
+from .varlen import index_of, refusal, varlen_attention
 
 BRANCH_ATTENTION = "preftune_branch"
 HANDLED = {"sliding_window", "softcap", "s_aux", "branch_plan", "position_ids", "use_cache", "is_causal"}
@@ -71,6 +72,10 @@ def branch_attention(
     if unknown or dropout:
         raise NotImplementedError(f"branch attention does not handle {unknown or 'dropout'}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    refused = "asked for" if branch_plan.by_ballot else refusal(query, value, softcap, s_aux)
+    if refused is None:
+        return varlen_attention(query, key, value, index_of(branch_plan), scale, sliding_window), None
+    branch_plan.refusals.add(refused)
     place, dtype = query.device.type, value.dtype
     in_float32 = place == "cpu" and dtype == torch.bfloat16  # whose kernel takes up to three times as long, backwards
     if in_float32:

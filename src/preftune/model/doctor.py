@@ -54,7 +54,7 @@ def check_store(path: Path, *, device: str = "auto") -> Checked:
     entries, witnesses = sum(store.sizes().values()), store.witnesses()
     try:
         base = load_base(key.model, device=pick_device(device))
-        layout = probe_layout(base.model)
+        layout = probe_layout(base.model, key.precision)
     except UserError as error:
         return Checked(path, key.model, entries, unchecked=str(error))
     if base.sha256 != key.weights:

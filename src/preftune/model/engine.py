@@ -22,14 +22,19 @@ from ..errors import UserError
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device that `name` asks for; `auto` is the first GPU, else the CPU. Raises UserError if it is not there."""
+    """The device that `name` asks for; `auto` is the first GPU, else the CPU. Raises UserError if it is not there.
+
+    On a GPU, PyTorch's attention does without cuDNN from here on: Hopper prefers it, and it makes a plan for every new
+    length, which takes longer than a step. Our lengths are new almost always.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
+        device = torch.empty(0, device=name).device  # with its number, as tensors say it: cuda is not equal to cuda:0
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name}: not available on this machine; use cpu, or leave it out") from error
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
     return device
 
 

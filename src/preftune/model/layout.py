@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,13 +24,25 @@ TOLERANCE = 2e-3  # nats per sequence, and relative for gradients: far above rou
 
 @dataclass(frozen=True)
 class Layout:
-    """How ballots are laid out for one model: its name, the function that does it, and why this one."""
+    """How ballots are laid out for one model: its name, the function that does it, and why this one.
+
+    `attention` is `one call` where a row's ballots go through the GPU's kernel together, and `by ballot` where they
+    must not; else the attention function decides.
+    """
 
     name: str  # branch, mask or padded
     reason: str
+    attention: str = ""
+
+    @property
+    def stored_as(self) -> str:
+        """What a stored value depends on: the kernel rounds otherwise."""
+        return f"{self.name}, {self.attention}" if self.attention else self.name
 
     def lay_out(self, ballots: Sequence[Branches]) -> BranchBatch:
-        return padded_layout(ballots) if self.name == "padded" else branch_layout(ballots)
+        if self.name == "padded":
+            return padded_layout(ballots)
+        return branch_layout(ballots, by_ballot=self.attention == "by ballot")
 
     def groups(self, ballots: Sequence[Branches], micro_tokens: int) -> list[list[int]]:
         """Micro-batches of so many tokens at most, as indices: the same for every model that reads these ballots."""
@@ -42,13 +55,14 @@ class Layout:
         return copies * len(ballot.prompt) + tokens
 
 
-def probe_layout(model: Any) -> Layout:
+def probe_layout(model: Any, precision: str = "fp32") -> Layout:
     """Choose the layout by trying it: log-probs and gradients on a small ballot against plain padded sequences.
 
     The shared prompt through our attention comes first, then through a 4D mask, then the padded layout; the yardstick
     is the model's own logits under the attention that transformers gives it, and the model keeps the attention that
-    its layout needs. Raises UserError when the model looks ahead, or when even the padded log-probs differ from its
-    own logits: its head does something that is not handled.
+    its layout needs. On a GPU the kernel that takes all ballots at once is tried too, in the `precision` of the run.
+    Raises UserError when the model looks ahead, or when even the padded log-probs differ from its own logits: its head
+    does something that is not handled.
     """
     ballots = _probe_ballots(model.config.get_text_config().vocab_size)
     device = next(model.parameters()).device
@@ -63,8 +77,12 @@ def probe_layout(model: Any) -> Layout:
     for name, attempt in (("branch", _try_branch_attention), ("mask", _try_mask)):
         failure = attempt(model, branch, wanted)
         if failure is None:
+            attention, how = "", ""
+            if name == "branch" and device.type == "cuda":
+                attention, how = try_kernel(model, ballots, wanted, precision)
             because = "" if name == "branch" else f" ({'; '.join(failures)})"
-            return Layout(name, f"prompt computed once; equal to separate sequences in a probe of this model{because}")
+            reason = f"prompt computed once; equal to separate sequences in a probe of this model{because}{how}"
+            return Layout(name, reason, attention)
         failures.append(f"{name}: {failure}")
     return Layout("padded", f"separate sequences, prompt repeated ({'; '.join(failures)})")
 
@@ -81,6 +99,27 @@ def _try_branch_attention(model: Any, batch: BranchBatch, wanted: tuple[Tensor, 
     if failure is not None:
         use_stock_attention(model)
     return failure
+
+
+def try_kernel(model: Any, ballots: Sequence[Branches], wanted: tuple[Tensor, ...], precision: str) -> tuple[str, str]:
+    """Whether all ballots of a row go through the GPU's kernel together, and words on it.
+
+    Both ways to attend round in bfloat16; the kernel may be off by twice as much as the other.
+    """
+    device = next(model.parameters()).device
+    score = partial(response_logprobs, precision=precision)
+    together, apart = (branch_layout(ballots, by_ballot=flag).to(device) for flag in (False, True))
+    try:
+        found = _measure(model, together, score)
+    except Exception as error:  # whatever a device makes of the kernel
+        return "by ballot", f"; attention ballot by ballot ({type(error).__name__} in the kernel)"
+    refusals = together.plan.refusals if together.plan else set()
+    if refusals:
+        return "", f"; attention ballot by ballot ({'; '.join(sorted(refusals))})"
+    allowed = [2 * error + TOLERANCE for error in _errors(_measure(model, apart, score), wanted)]
+    if any(not error <= most for error, most in zip(_errors(found, wanted), allowed, strict=True)):
+        return "by ballot", "; attention ballot by ballot (the kernel's log-probs differ)"
+    return "one call", "; attention of all ballots in one call"
 
 
 def _try_mask(model: Any, batch: BranchBatch, wanted: tuple[Tensor, ...]) -> str | None:
@@ -169,7 +208,11 @@ def _own_logprobs(model: Any, batch: BranchBatch) -> tuple[Tensor, Tensor, Tenso
 
 
 def _close(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
-    logprobs_agree = bool((found[0] - wanted[0]).abs().max() <= TOLERANCE)
-    return logprobs_agree and all(
-        bool((a - b).abs().max() <= TOLERANCE * b.abs().max()) for a, b in zip(found[1:], wanted[1:], strict=True)
-    )
+    return all(error <= TOLERANCE for error in _errors(found, wanted))
+
+
+def _errors(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> list[float]:
+    """The largest error of log-probs in nats, and of each gradient as a share of its largest entry."""
+    gradients = zip(found[1:], wanted[1:], strict=True)
+    nats = float((found[0] - wanted[0]).abs().max())
+    return [nats, *(float((a - b).abs().max() / b.abs().max().clamp_min(1e-30)) for a, b in gradients)]

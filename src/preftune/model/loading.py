@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +21,22 @@ from .attention import use_branch_attention
 from .gguf import load_gguf
 from .starts import find_adapter, load_adapted, loading
 
+CPU = torch.device("cpu")
+RESTING = "resting"  # where a parameter keeps its copy in main memory
+
 
 @dataclass(frozen=True)
 class Base:
-    """A loaded model and what identifies it: the start of every run, and its reference."""
+    """A loaded model and what identifies it: the start of every run, and its reference.
+
+    `device` is where it computes. Its weights may be in main memory meanwhile: `awake` has them there.
+    """
 
     model: PreTrainedModel
     form: TextFormat
     name: str
     sha256: str
+    device: torch.device = CPU
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -45,7 +54,32 @@ def load_base(name: str, *, device: torch.device) -> Base:
     model, tokenizer = load_any(name)
     check_weights(model, f"--model {name}")
     model.to(device)
-    return Base(model, text_format(tokenizer), name, weights_hash(model))
+    return Base(model, text_format(tokenizer), name, weights_hash(model), device)
+
+
+def rest(base: Base) -> None:
+    """Keep the weights in main memory until they are asked for: a policy of its own needs the room on a GPU.
+
+    They are copied there once: nothing changes them.
+    """
+    for parameter in base.model.parameters():
+        if not hasattr(parameter, RESTING):
+            setattr(parameter, RESTING, parameter.data.to(CPU))
+        parameter.data = getattr(parameter, RESTING)
+
+
+@contextmanager
+def awake(base: Base) -> Iterator[None]:
+    """Within it the base's weights are on its device; after it they are where they were."""
+    parameters = list(base.model.parameters())
+    before = [parameter.data for parameter in parameters]
+    try:
+        for parameter in parameters:
+            parameter.data = parameter.data.to(base.device)
+        yield
+    finally:
+        for parameter, data in zip(parameters, before, strict=True):
+            parameter.data = data
 
 
 def check_weights(model: nn.Module, where: str) -> None:

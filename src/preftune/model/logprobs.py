@@ -19,6 +19,7 @@ from .attention import BRANCH_ATTENTION
 from .engine import autocast, compute_dtype
 
 CHUNK_ELEMENTS = 2**25  # logits held at a time: 128 MiB in float32
+GPU_CHUNKS = 4  # times as many on a GPU, which is faster in large pieces
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Head:
 
     def rows(self) -> int:
         """How many positions make a chunk."""
-        return max(1, CHUNK_ELEMENTS // self.weight_VD.shape[0])
+        elements = CHUNK_ELEMENTS * (GPU_CHUNKS if self.weight_VD.is_cuda else 1)
+        return max(1, elements // self.weight_VD.shape[0])
 
 
 def head_of(model: Any) -> Head:
@@ -193,16 +195,17 @@ def _attention_inputs(model: Any, batch: BranchBatch) -> dict[str, Any]:
     return {"attention_mask": torch.where(batch.plan.dense(), 0.0, smallest)[None, None]}
 
 
-def response_logprobs(model: Any, batch: BranchBatch, *, precision: str = "fp32") -> Tensor:
+def response_logprobs(model: Any, batch: BranchBatch, *, precision: str = "fp32", look: bool = True) -> Tensor:
     """log π(y|x) of every response, summed over its tokens, in nats, float32, `[B]`.
 
     `precision` is `fp32`, or `bf16` for matrix products under autocast. Divide by `batch.lengths_B()` for means.
-    Raises UserError for one that is not finite.
+    Raises UserError for one that is not finite, unless nobody is to `look`.
     """
     hidden_ND = predicting_states(model, batch, precision)
     logprobs_N = chunked_logprobs(hidden_ND, head_of(model), batch.target_N)
     logprobs_B = sum_by_branch(logprobs_N, batch)
-    check_finite(logprobs_B, "log-probs", model)
+    if look:
+        check_finite(logprobs_B, "log-probs", model)
     return logprobs_B
 
 

@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from ..data import TextFormat
 from .adapters import LAYERS
 from .blocks import compile_blocks, plain_blocks
-from .loading import Base
+from .loading import Base, awake, rest
 from .saving import save_adapter, save_policy
 
 PLAIN = "plain_weight"  # where a layer keeps its own weight while an adapter is folded into it
@@ -98,16 +98,20 @@ def start_policy(
     """A policy equal to the base: a copy of all weights, or with `lora` > 0 an adapter of that rank in the base.
 
     The adapter sits on every linear layer but the head (alpha = 2·rank, no dropout); switched off, the model is the
-    reference, bit for bit. `compiled`: as `blocks.compile_blocks`. Raises RuntimeError if the base has an adapter.
+    reference, bit for bit. Beside a copy of all weights the base's own wait in main memory. `compiled`: as
+    `blocks.compile_blocks`. Raises RuntimeError if the base has an adapter.
     """
     if adapted_layers(base.model):
         raise RuntimeError("there is an adapter in the base model already: the run before was not closed")
     base.model.requires_grad_(False)
+    base.model.to(base.device)
     if lora:
         torch.manual_seed(seed)
         policy = Policy(base.model, base.form, _add_adapter(base.model, lora))
     else:
         policy = Policy(copy.deepcopy(base.model).requires_grad_(True), base.form)
+        if base.device.type != "cpu":
+            rest(base)
     with closed_on_error(policy):
         if grad_checkpointing:
             checkpoint_activations(policy.model)
@@ -225,7 +229,13 @@ class Reference:
         return self._base.sha256 == base.sha256
 
     @contextmanager
+    def at_hand(self) -> Iterator[None]:
+        """Within it the model need not come from main memory each time that it is asked."""
+        with awake(self._base):
+            yield
+
+    @contextmanager
     def alone(self) -> Iterator[PreTrainedModel]:
         """The model, as `alone` has it."""
-        with alone(self._base.model):
+        with awake(self._base), alone(self._base.model):
             yield self._base.model

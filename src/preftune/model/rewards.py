@@ -136,7 +136,7 @@ def save_frozen(
 
 
 def _load_frozen(path: Path, record: Mapping[str, Any], base: Base, precision: str) -> RewardModel:
-    weight_D = load_file(path / TENSORS)[SCORE][0].to(base.model.device)
+    weight_D = load_file(path / TENSORS)[SCORE][0].to(base.device)
     layer = int(record["layer"])
 
     def raw(batch: BranchBatch) -> Tensor:
@@ -186,7 +186,7 @@ def delta_of(model: nn.Module, name: str = "default") -> Delta:
 
 
 def _load_lora(path: Path, record: Mapping[str, Any], base: Base, precision: str) -> RewardModel:
-    tensors = {name: value.to(base.model.device) for name, value in load_file(path / TENSORS).items()}
+    tensors = {name: value.to(base.device) for name, value in load_file(path / TENSORS).items()}
     weight_D = tensors.pop(SCORE)[0]
     names = sorted({name.rpartition(".")[0] for name in tensors})
     delta = Delta({name: (tensors[f"{name}.lora_A"], tensors[f"{name}.lora_B"]) for name in names}, record["scale"])
@@ -335,7 +335,7 @@ def score_ballots(
     """Scores of the responses of each ballot, in micro-batches. Raises UserError for one that is not finite."""
     found: dict[int, list[float]] = {}
     for group in track(bench.layout.groups(ballots, micro_tokens), "scores"):
-        scores_B = score(bench.layout.lay_out([ballots[i] for i in group]).to(bench.base.model.device))
+        scores_B = score(bench.layout.lay_out([ballots[i] for i in group]).to(bench.base.device))
         check_finite(scores_B, "scores", bench.base.model)
         values = iter(scores_B.tolist())
         found |= {i: [next(values) for _ in ballots[i].responses] for i in group}

@@ -50,7 +50,7 @@ def start_check(bench: Workbench, first: set[Any], computed: Iterable[bytes], so
     `computed` are the responses whose reference log-prob was computed by this run, which counts where sums are made in
     one order: not on a GPU.
     """
-    in_order = bench.base.model.device.type == "cpu"
+    in_order = bench.base.device.type == "cpu"
     exact = frozenset(computed) if in_order else frozenset()
     return StartCheck(bench.reference.is_start(bench.base), bench.precision, first, exact, source)
 
@@ -75,9 +75,13 @@ def open_workbench(
     other = base if reference in (None, model) else load_base(str(reference), device=place)
     if other.tokenizer.get_vocab() != base.tokenizer.get_vocab():
         raise UserError(f"--reference {reference}: its tokenizer differs from the one of {model}; they must share one")
-    layout = probe_layout(base.model)
-    if other is not base and probe_layout(other.model).name != layout.name:
-        layout = Layout("padded", "the reference cannot take the policy's layout")
+    layout = probe_layout(base.model, precision)
+    if other is not base:
+        others = probe_layout(other.model, precision)
+        if others.name != layout.name:
+            layout = Layout("padded", "the reference cannot take the policy's layout")
+        elif others.attention != layout.attention:
+            layout = replace(layout, attention="by ballot")
     store = Store(stores_folder(), store_key(other, layout, precision, place))
     return Workbench(base, Reference(other), layout, precision, store)
 
@@ -87,4 +91,4 @@ def store_key(base: Base, layout: Layout, precision: str, device: torch.device) 
     chip = platform.machine() if device.type == "cpu" else torch.cuda.get_device_name(device)
     found = Path(base.name)
     name = str(found.resolve()) if found.exists() else base.name
-    return StoreKey(name, base.sha256, precision, layout.name, f"{chip}/torch {torch.__version__}")
+    return StoreKey(name, base.sha256, precision, layout.stored_as, f"{chip}/torch {torch.__version__}")

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..data import BranchBatch, TokenBallot, score_table
+from ..data import BranchBatch, TokenBallot, score_table, sent
 from ..evidence import Floats, bt_log_loss
 from ..methods import REWARD, LikelihoodOptions, Scored, Terms
 from ..model import (
@@ -67,7 +67,8 @@ class Trainee:
     def loss(self, ballots: Sequence[TokenBallot], options: LikelihoodOptions) -> Terms:
         """Summed Bradley–Terry loss of all votes of the ballots."""
         scores_B = self.scores(self.bench.layout.lay_out(ballots).to(self.head.weight.device))
-        lengths_B = scores_B.new_tensor([len(ids) for ballot in ballots for ids in ballot.responses])
+        lengths = torch.tensor([len(ids) for ballot in ballots for ids in ballot.responses], dtype=scores_B.dtype)
+        lengths_B = sent(lengths, scores_B.device)
         terms = REWARD.loss(Scored(ballots, scores_B, torch.zeros_like(scores_B), lengths_B), 1.0, options)
         return Terms(terms.loss, {name.replace("log_ratio", "score"): value for name, value in terms.sums.items()})
 
@@ -129,7 +130,7 @@ def fit_trained_score(
     policy = start_policy(bench.base, seed=seed, **job.recipe.settings.policy_options())
     with stop_requests(hand_on=True), closing(policy):
         width = bench.base.model.config.get_text_config().hidden_size
-        trainee = Trainee(policy, score_head(width, seed=seed).to(bench.base.model.device), bench)
+        trainee = Trainee(policy, score_head(width, seed=seed).to(bench.base.device), bench)
         return _train(trainee, job, session, best, training, held_out, stop_on)
 
 

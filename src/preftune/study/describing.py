@@ -43,11 +43,10 @@ def describe_study(
         "max_new_tokens": questions.max_new_tokens,
         "optimiser_steps": next(iter(trainings.values())).steps,
     }
-    device = next(bench.base.model.parameters()).device
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
-        "machine": {"cpu_threads": torch.get_num_threads(), "device": str(device)},
+        "machine": {"cpu_threads": torch.get_num_threads(), "device": str(bench.base.device)},
         "model": {
             "name": bench.base.name,
             "sha256": bench.base.sha256,

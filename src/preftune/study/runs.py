@@ -243,19 +243,20 @@ class Runner:
         )
         samples: list[Sample] = []
         if self.questions.prompts:
-            samples = answer(
-                policy.model,
-                None if is_reference else self.bench.reference.alone,
-                self.questions,
-                self.bench.base.form,
-                run=identity["run"],
-                step=step,
-                layout=layout,
-                precision=precision,
-                micro_tokens=micro_tokens,
-                merged=policy.merged,
-                proxy=None if is_reference else self.proxy_of(*where),
-            )
+            with self.bench.reference.at_hand():
+                samples = answer(
+                    policy.model,
+                    None if is_reference else self.bench.reference.alone,
+                    self.questions,
+                    self.bench.base.form,
+                    run=identity["run"],
+                    step=step,
+                    layout=layout,
+                    precision=precision,
+                    micro_tokens=micro_tokens,
+                    merged=policy.merged,
+                    proxy=None if is_reference else self.proxy_of(*where),
+                )
         reference = samples if is_reference else self._reference_samples()
         self._record(samples, reference, table, validation, identity, step)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..data import pack
 from ..errors import UserError
-from ..methods import Terms
+from ..methods import Terms, reported
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,12 @@ def run_loop(
     """
     for step in plan:
         start = time.perf_counter()
-        totals: Counter[str] = Counter()
+        sums: dict[str, Any] = defaultdict(float)
         for micro_batch in step.micro_batches:
             terms = loss_of(micro_batch)
             (terms.loss / step.mass).backward()
-            totals.update({**terms.sums, "loss": float(terms.loss.detach())})
+            for name, value in {**terms.sums, "loss": reported(terms.loss)}.items():
+                sums[name] += value
         grad_norm = float(nn.utils.clip_grad_norm_(parameters, clip_norm))
         if not math.isfinite(grad_norm):
             raise UserError(f"step {step.number}: the gradient is not finite; lower --lr, or use fp32")
@@ -97,6 +98,7 @@ def run_loop(
         optimizer.zero_grad(set_to_none=True)
         tokens = sum(map(tokens_of, step.micro_batches))
         seconds = time.perf_counter() - start
+        totals = {name: float(value) for name, value in sums.items()}
         weight = totals.pop("weight")
         metrics = {name: total / (step.mass if name == "loss" else weight) for name, total in totals.items()}
         speed = {"tokens": tokens, "tokens_per_second": tokens / seconds}

@@ -147,7 +147,7 @@ def start_critic(policy: Policy, bench: Workbench) -> Critic:
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     if policy.adapter is None:
-        trunk = copy.deepcopy(bench.base.model).requires_grad_(True)
+        trunk = copy.deepcopy(bench.base.model).requires_grad_(True).to(device)
         return Critic(trunk.train(), head, None)
     before = {name: parameter.requires_grad for name, parameter in policy.model.named_parameters()}
     policy.adapter.add_adapter("value", policy.adapter.peft_config["default"])
@@ -215,9 +215,10 @@ class Collector:
             )
         ballots = [rollout.ballot for rollout in rollouts]
         batch: dict[int, Experience] = {}
-        for group in self.bench.layout.groups(ballots, self.training.recipe.settings.pass_tokens):
-            measured = self._measure([ballots[i] for i in group], [rollouts[i] for i in group])
-            batch |= dict(zip(group, measured, strict=True))
+        with self.bench.reference.at_hand():
+            for group in self.bench.layout.groups(ballots, recipe.settings.pass_tokens):
+                measured = self._measure([ballots[i] for i in group], [rollouts[i] for i in group])
+                batch |= dict(zip(group, measured, strict=True))
         fresh = [batch[i] for i in range(len(ballots))]
         if iteration.number == 1:
             self._check_start(fresh)

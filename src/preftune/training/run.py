@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..data import TokenBallot
+from ..data import TokenBallot, sent
 from ..methods import Scored, Terms
 from ..model import (
     Policy,
@@ -62,7 +62,7 @@ def train_policy(
         start = start_check(bench, first, computed, source)
     policy = start_policy(bench.base, seed=seed, **settings.policy_options())
     with closed_on_error(policy):
-        beside = training.companion.start(bench.base.model.device) if training.companion else None
+        beside = training.companion.start(bench.base.device) if training.companion else None
         parameters = policy.trainable()
         if beside:
             parameters |= dict(beside.named_parameters(prefix="preference"))
@@ -114,11 +114,13 @@ def loss_of_votes(
     """
     ballots = [training.ballots[i] for i in indices]
     batch = bench.layout.lay_out(ballots).to(next(policy.model.parameters()).device)
-    logprob_B = response_logprobs(policy.model, batch, precision=bench.precision)
+    # the loop looks at every step's gradient; on a GPU, to look at log-probs too would be to wait for them
+    look = batch.ids_RT.device.type == "cpu"
+    logprob_B = response_logprobs(policy.model, batch, precision=bench.precision, look=look)
     reference_B = torch.zeros_like(logprob_B)
     keys = [key for ballot in ballots for key in response_keys(ballot)]
     if training.method.uses_reference:
-        reference_B = logprob_B.new_tensor([reference[key] for key in keys])
+        reference_B = sent(torch.tensor([reference[key] for key in keys], dtype=logprob_B.dtype), logprob_B.device)
     if start:
         start.see(indices, keys, logprob_B - reference_B, batch.lengths_B())
     score_B = training.companion.scores(beside, keys) if training.companion and beside else None
@@ -171,5 +173,4 @@ def train_and_measure(
 
 def open_reward(folder: str | Path, bench: Workbench) -> RewardModel:
     """The reward model of a folder, as it scores what the workbench lays out."""
-    device = next(bench.base.model.parameters()).device
-    return load_reward(folder, bench.base, layout=bench.layout, precision=bench.precision, device=device)
+    return load_reward(folder, bench.base, layout=bench.layout, precision=bench.precision, device=bench.base.device)
