@@ -35,8 +35,9 @@ from preftune.demo.assets import (
     review,
 )
 from preftune.demo.downloads import Asset, Package, fetch_assets
-from preftune.demo.experiment import ONLINE, SIZES, Size, betas_of
+from preftune.demo.experiment import ONLINE, SHARED, SIZES, Size, betas_of, options_of
 from preftune.errors import UserError
+from preftune.study import settle_study
 
 # --- downloads -------------------------------------------------------------------------------------------------------
 
@@ -350,3 +351,19 @@ def test_the_betas_of_ipo_are_a_fifth_of_those_of_dpo_and_only_arms_with_one_hav
     assert {arm for arm, own in betas.items() if own == size.betas} == {*ONLINE.values(), "dpo[reduction=mean]"}
     assert betas["ipo"] == betas["amortized-ipo"] == pytest.approx([beta / 5 for beta in size.betas])
     assert "sft" not in betas and "best-of-n" not in betas
+
+
+@pytest.mark.parametrize(
+    ("arms", "wanted"),
+    [
+        ("dpo,ipo", set()),
+        ("sft,amortized-ipo,best-of-n", set()),
+        ("dpo,rloo", {"end_penalty"}),
+        ("dpo,ipo,ppo,rloo,best-of-n", {"end_penalty", "inner_epochs"}),
+    ],
+)
+def test_the_demo_gives_its_arms_only_options_that_one_of_them_has(arms: str, wanted: set[str]) -> None:
+    names = [ONLINE.get(arm, arm) for arm in arms.split(",")]
+    options = options_of(names)
+    assert options.keys() == wanted
+    settle_study(names, betas=betas_of(names, SIZES["default"]), max_new_tokens=12, **SHARED, **options)

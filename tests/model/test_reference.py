@@ -176,6 +176,21 @@ def test_the_values_are_the_models_own_log_probs(model: str, tmp_path: Path) -> 
             assert found[key] == pytest.approx(float(logits[rows, response].sum()), abs=1e-4)
 
 
+def test_a_value_that_some_micro_batch_reads_is_not_held_to_exactly_0(model: str, tmp_path: Path) -> None:
+    """Runs that see the ballots in other orders: what was stored in another micro-batch may be rounded otherwise."""
+    base = load_base(model, device=CPU)
+    one, two, new = tokenize(many_ballots(3), base.form, max_length=64).ballots
+    store, layout = Store(tmp_path / "s", replace(KEY, weights=base.sha256)), probe_layout(base.model)
+
+    def fill(*groups: list[TokenBallot]) -> frozenset[bytes]:
+        return fill_store(store, Reference(base), groups, layout=layout, precision="fp32").computed
+
+    assert fill([one], [two]) == {*response_keys(one), *response_keys(two)}
+    # the same ballot twice: its value is read in the first micro-batch, and computed again, alike, in the second
+    assert fill([one], [one, new]) & {*response_keys(one)} == set()
+    assert fill([new]) == set()
+
+
 def test_log_probs_that_are_not_finite_are_refused_and_not_kept(model: str, tmp_path: Path) -> None:
     base = load_base(model, device=CPU)
     with torch.no_grad():

@@ -21,7 +21,7 @@ from ..console import say
 from ..data import Ballot, BallotSet, read_ballots, write_ballots
 from ..errors import UserError
 from ..judges import Judge
-from ..methods import AMORTIZED_IPO, IPO
+from ..methods import AMORTIZED_IPO, IPO, names_of
 from ..model import cache_folder, convert_model, load_base, pick_device, sample_responses
 from ..study import Study, compare
 from ..training import parse_arm, split_arms
@@ -52,6 +52,8 @@ SIZES = {
 }
 LEARNING_RATE = 2e-5  # at more than twice this the policy learns its own votes by heart and nothing of held-out ones
 BETA_OF_IPO = 0.2  # of DPO's: there the two go about as far from the reference, so that they share a range of KL
+SHARED = {"kind": "frozen", "lr": LEARNING_RATE, "batch_size": 8, "max_length": 64}
+OF_SAMPLED = {"inner_epochs": 2, "end_penalty": 0.0}  # for the arms whose method has them
 ONLINE = {  # methods that learn from samples need many of them, since their gradients are noisy, and larger steps
     "ppo": "ppo[lr=5e-05,rollouts=8]",
     "rloo": "rloo[lr=5e-05,rollouts=8]",
@@ -128,15 +130,10 @@ def prepare_demo(out: Path, size: Size) -> Experiment:
     shared = {
         "samples": size.samples,
         "max_new_tokens": size.tokens,
-        "max_length": 64,
         "judge": judge,
         "others": {"VADER": second},
-        "kind": "frozen",
-        "lr": LEARNING_RATE,
-        "batch_size": 8,
         "precision": precision,
-        "inner_epochs": 2,
-        "end_penalty": 0.0,
+        **SHARED,
     }
     ballots, eval_ballots = read_ballots(train_file), read_ballots(eval_file)
     return Experiment(model, gold, ballots, eval_ballots, eval_prompts, agreed, ceiling, shared)
@@ -171,7 +168,14 @@ def run_demo(out: Path, *, size: str = "default", methods: str = "dpo,ipo") -> S
             *NOTES,
         ),
         **experiment.shared,
+        **options_of(arms),
     )
+
+
+def options_of(arms: Sequence[str]) -> dict[str, Any]:
+    """The options that only some methods have, where one of those is compared."""
+    known = {name for arm in arms for name in names_of(parse_arm(arm).method.options)}
+    return {name: value for name, value in OF_SAMPLED.items() if name in known}
 
 
 def betas_of(arms: Sequence[str], size: Size) -> dict[str, tuple[float, ...]]:

@@ -44,6 +44,7 @@ _EMPTY_INFO: dict[str, Any] = {
     "notes": [],
     "seconds": {},
     "failed": {},  # why, by run
+    "runs": "",  # "exchangeable": no two share the order of their data; those of one seed did before 0.3
     "arithmetic": 0,  # how reference log-probs were computed and stored; studies of before 0.2 do not tell
 }
 _KINDS: dict[type, str] = {str: "text", list: "list", dict: "object", int: "whole number"}

@@ -5,6 +5,7 @@ Shapes: L layers, B responses, D hidden size.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
@@ -26,7 +27,8 @@ from .workbench import Workbench
 
 
 class ReferenceValues(NamedTuple):
-    """log π_ref(y|x) in nats by response key, and the keys whose value was computed here and not read."""
+    """log π_ref(y|x) in nats by response key, and the keys whose value was computed here in every micro-batch that
+    holds them, and read in none: there a policy that has not moved has the same value, bit for bit."""
 
     logprobs: dict[bytes, float]
     computed: frozenset[bytes]
@@ -51,7 +53,8 @@ def fill_store(
     keys = [[key for ballot in micro for key in response_keys(ballot)] for micro in micro_batches]
     known = store.logprobs([key for micro in keys for key in micro])
     missing = [i for i, micro in enumerate(keys) if any(key not in known for key in micro)]
-    computed: dict[bytes, float] = {}
+    read = {key for i in set(range(len(keys))).difference(missing) for key in keys[i]}
+    computed: dict[bytes, set[float]] = defaultdict(set)
     with reference.alone() as model:
         for i in track(missing, "reference log-probs") if missing else ():
             batch = layout.lay_out(micro_batches[i]).to(next(model.parameters()).device)
@@ -61,11 +64,13 @@ def fill_store(
             with watched as states:
                 values = response_logprobs(model, batch, precision=precision).tolist()
             store.add_logprobs(micro_batches[i], values)
-            computed |= dict(zip(keys[i], values, strict=True))
+            for key, value in zip(keys[i], values, strict=True):
+                computed[key].add(value)
             if layers:
                 add_finite_features(store, micro_batches[i], layers, [states[layer] for layer in layers])
     known |= store.logprobs([key for i in missing for key in keys[i]])
-    return ReferenceValues(known, frozenset(key for key, value in computed.items() if known[key] == value))
+    exact = {key for key, values in computed.items() if values == {known[key]}}
+    return ReferenceValues(known, frozenset(exact - read))
 
 
 def check_store(store: Store, reference: Reference) -> None:

@@ -27,6 +27,9 @@ EVALUATED = (  # what every row of results depends on, whatever the arms read
 )
 
 
+EXCHANGEABLE = "exchangeable"  # what is random in a run's training is its own; its votes are the seed's
+
+
 def describe_study(
     plan: Plan,
     bench: Workbench,
@@ -61,6 +64,7 @@ def describe_study(
         "arm_betas": {arm: list(betas) for arm, betas in plan.arm_betas.items()},
         "seeds": list(plan.seeds),
         "noises": list(plan.noises),
+        "runs": EXCHANGEABLE,
         "failed": {},
         "arithmetic": ARITHMETIC,
         "gold": questions.judge and {"name": questions.judge.name, "description": questions.judge.description},
@@ -142,6 +146,11 @@ def open_study(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
     before = read_study(folder).info
     if measured_against_a_policy(before):
         raise UserError(f"{folder}: its held-out figures are of before 0.2 and wrong (adapters); name a new --out")
+    if before["runs"] != info["runs"]:
+        raise UserError(
+            f"{folder}: its runs of one seed share the order of their data, as versions before 0.3 made them; "
+            "name a new --out"
+        )
     then, now = (
         before["settings"],
         info["settings"],

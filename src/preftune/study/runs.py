@@ -42,12 +42,13 @@ from ..training import (
     describe_target,
     held_out_reference,
     prepare_targets,
+    replanned,
     train_any,
     trained_on_chats,
     vote_table,
 )
 from .evaluate import Proxy, answer, best_of, make_samples, summarise
-from .naming import condition_folder, run_name, slug
+from .naming import condition_folder, run_name, run_seed, slug
 from .plan import Plan, StudyData, TrainingKey
 from .questions import Questions
 from .rewards import StudyReward, above_reference, reference_rollouts, score_rollouts
@@ -69,7 +70,8 @@ class Runner:
     preferences: dict[TrainingKey, Mapping[str, Any]] = field(default_factory=dict)
 
     def training_of(self, arm: Arm, seed: int, noise: float) -> AnyTraining:
-        """What the runs of an arm train on; a preference is fitted, and its targets set, when they are needed first."""
+        """What the runs of an arm train on, each in an order of its own; a preference is fitted, and its targets set,
+        when they are needed first."""
         key = (arm.name, seed, noise)
         training = self.trainings[key]
         if arm.method is AMORTIZED_IPO and key not in self.preferences and isinstance(training, Training):
@@ -162,13 +164,14 @@ class Runner:
         """Train and save a policy, and leave its record."""
         started = time.monotonic()
         beta, seed, noise = identity["beta"], identity["seed"], identity["noise"]
-        training = self.training_of(arm, seed, noise)
+        own_seed = run_seed(seed, arm.name, beta)
+        training = replanned(self.training_of(arm, seed, noise), self.bench.layout, own_seed)
         policy = train_any(
             self.bench,
             training,
             self.reward_of(seed, noise),
             beta=beta,
-            seed=seed,
+            seed=own_seed,
             folder=folder,
             resume=True,
             description=identity["run"],

@@ -98,7 +98,8 @@ def compare(
         ballots: preference data, from `read_ballots` or made by hand.
         model: a local folder, a GGUF file or a hub name.
         betas: strengths of the KL term: the same for every arm, or a mapping from an arm's name to its own.
-        seeds: one run of every arm and β for each.
+        seeds: one run of every arm and β for each. What is random in a run's training follows from its seed, arm and β,
+            so that runs are exchangeable; noise, fitted rewards and preferences follow from the seed alone.
         label_noise: rates at which single training and validation votes are flipped, each on its own and by seed; one
             run of everything for each. Evaluation votes, prompts and `judge` are never touched.
         out: the study's folder.

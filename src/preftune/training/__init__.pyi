@@ -16,6 +16,7 @@ from .preparing import describe_target as describe_target
 from .preparing import prepare as prepare
 from .preparing import prepare_targets as prepare_targets
 from .preparing import prepare_training as prepare_training
+from .preparing import replanned as replanned
 from .records import Run as Run
 from .records import budget as budget
 from .records import describe_training_data as describe_training_data

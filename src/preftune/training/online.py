@@ -44,6 +44,7 @@ from ..objectives import adapted_beta
 from .arms import Recipe
 from .loop import Step, plan_steps
 from .session import Session, run_session
+from .settings import Settings
 
 ADAM_EPS = 1e-5
 
@@ -98,18 +99,23 @@ def prepare_prompts(recipe: Recipe, prompts: Sequence[Prompt], form: TextFormat,
         raise UserError(
             f"--data: no prompt to sample from for {recipe.method.name} ({'; '.join(left_out) or 'no ballots'})"
         )
-    ones = [1] * len(distinct)
+    passes = recipe.options.inner_epochs if recipe.method.reuses else 1
+    return PromptTraining(recipe, distinct, plan_iterations(settings, len(distinct), seed), passes, left_out)
+
+
+def plan_iterations(settings: Settings, prompts: int, seed: int) -> tuple[Step, ...]:
+    """Which of so many prompts each iteration samples from."""
+    ones = [1] * prompts
     plan = plan_steps(
         ones,
         ones,
         batch_size=settings.batch_size,
-        micro_tokens=len(ones),
+        micro_tokens=prompts,
         seed=seed,
         epochs=settings.epochs,
         steps=settings.steps,
     )
-    passes = recipe.options.inner_epochs if recipe.method.reuses else 1
-    return PromptTraining(recipe, distinct, tuple(plan), passes, left_out)
+    return tuple(plan)
 
 
 # --- the critic -------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from ..model import Companion, Layout, Workbench
 from ..objectives import ipo_target
 from .arms import Recipe
 from .loop import Step, plan_steps
-from .online import PromptTraining, prepare_prompts
+from .online import PromptTraining, plan_iterations, prepare_prompts
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Training:
 
 def prepare_training(recipe: Recipe, tokens: TokenSet, layout: Layout, seed: int) -> Training:
     """Keep what the method trains on and plan every step. Raises UserError, with the reasons, when nothing is left."""
-    method, settings = recipe.method, recipe.settings
+    method = recipe.method
     left_out: Counter[str] = Counter()
     prepared = [method.prepare(ballot, left_out) for ballot in tokens.ballots]
     kept = tuple(ballot for ballot in prepared if ballot is not None)
@@ -55,16 +55,22 @@ def prepare_training(recipe: Recipe, tokens: TokenSet, layout: Layout, seed: int
         reasons = Counter(tokens.skipped) + left_out
         why = describe_counts(reasons) if reasons else "there are no ballots"
         raise UserError(f"--data: nothing is left to train {method.name} on ({why})")
+    return Training(recipe, kept, plan_ballots(recipe, kept, layout, seed), dict(left_out))
+
+
+def plan_ballots(recipe: Recipe, ballots: Sequence[TokenBallot], layout: Layout, seed: int) -> tuple[Step, ...]:
+    """Which of the prepared ballots each optimiser step sees."""
+    settings = recipe.settings
     plan = plan_steps(
-        [layout.size(ballot) for ballot in kept],
-        [method.mass(ballot) for ballot in kept],
+        [layout.size(ballot) for ballot in ballots],
+        [recipe.method.mass(ballot) for ballot in ballots],
         batch_size=settings.batch_size,
         micro_tokens=settings.pass_tokens,
         seed=seed,
         epochs=settings.epochs,
         steps=settings.steps,
     )
-    return Training(recipe, kept, tuple(plan), dict(left_out))
+    return tuple(plan)
 
 
 def prepare_targets(recipe: Recipe, targets: Targets, layout: Layout, seed: int) -> Training:
@@ -94,6 +100,13 @@ def prepare(recipe: Recipe, ballots: Sequence[Ballot], tokens: TokenSet, bench: 
     if isinstance(recipe.method, OnlineMethod):
         return prepare_prompts(recipe, [ballot.prompt for ballot in ballots], bench.base.form, seed)
     return prepare_training(recipe, tokens, bench.layout, seed)
+
+
+def replanned(training: AnyTraining, layout: Layout, seed: int) -> AnyTraining:
+    """The same training with its steps in the order of another seed."""
+    if isinstance(training, PromptTraining):
+        return replace(training, plan=plan_iterations(training.recipe.settings, len(training.prompts), seed))
+    return replace(training, plan=plan_ballots(training.recipe, training.ballots, layout, seed))
 
 
 def describe_counts(counts: Mapping[str, int]) -> str:
