@@ -47,7 +47,7 @@ class Size:
 
 
 SIZES = {
-    "default": Size(512, 160, (0.1, 0.5), (0,), checkpoints=2, samples=2, tokens=12),
+    "default": Size(512, 160, (0.1, 0.5), (0, 1), checkpoints=1, samples=2, tokens=12),
     "full": Size(512, 256, (0.05, 0.1, 0.2, 0.5, 1.0), (0, 1, 2), checkpoints=6, samples=4, tokens=24),
 }
 LEARNING_RATE = 2e-5  # at more than twice this the policy learns its own votes by heart and nothing of held-out ones
