@@ -7,10 +7,14 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from bench.alarms import broken_cases, healthy_cases, measure
 from preftune.data.ballots import Ballot, Vote
-from preftune.evidence.alarms import held_out_alarms, last_quarter, loss_above_reference, run_alarms
+from preftune.evidence.agreement import VoteTable, accuracy, log_loss
+from preftune.evidence.alarms import gradient_grew, held_out_alarms, last_quarter, loss_above_reference, run_alarms
+from preftune.evidence.stats import Estimate
 from preftune.study.single import train
 from preftune.study.study import compare
 from preftune.training.records import Run
@@ -43,7 +47,9 @@ def test_a_run_that_diverges_says_so_where_it_ends_and_in_its_record(
     (alarm,) = run.record["alarms"]
     reference = {"dpo": "0.693", "ipo": "0.25"}[method]
     assert f"the reference's own is {reference} on the same votes" in alarm
-    assert f"worth a second look: {alarm}" in " ".join(capsys.readouterr().err.split())
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"worth a second look: {alarm}" in said
+    assert said.index("worth a second look at half time, of the steps so far: after") < said.index(alarm)
     assert json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["alarms"] == [alarm]
 
 
@@ -82,21 +88,28 @@ def steps(losses: Sequence[float], own: Sequence[float] | float = 0.25) -> list[
     return [{"step": i + 1, "loss": a, "reference_loss": b} for i, (a, b) in enumerate(zip(losses, owns, strict=True))]
 
 
-def test_what_counts_is_the_last_quarter_and_four_steps_at_least() -> None:
-    assert loss_above_reference(steps([0.2] * 12 + [0.4, 0.5, 0.4, 0.5])) == pytest.approx((0.45, 0.25))
-    assert loss_above_reference(steps([9.0] * 12 + [0.2] * 4)) is None
-    assert loss_above_reference(steps([0.2] * 4 + [0.4, 0.5, 0.4, 0.5])) is not None, "four of eight"
+def test_what_counts_is_all_after_the_first_quarter_and_four_steps_at_least() -> None:
+    assert loss_above_reference(steps([0.2] * 4 + [0.4, 0.5] * 6)) == pytest.approx((0.45, 0.25))
+    assert loss_above_reference(steps([9.0] * 4 + [0.2] * 12)) is None
+    assert loss_above_reference(steps([0.4] * 12 + [0.2] * 4)) is None, "it came down in the last quarter"
+    assert loss_above_reference(steps([0.2] + [0.4, 0.41] * 2)) is not None, "four of five"
     assert loss_above_reference(steps([9.0] * 3)) is None
     assert loss_above_reference([]) is None
 
 
-def test_a_loss_above_by_less_than_two_errors_is_chance() -> None:
-    # mean 0.1; standard deviation 0.2 over four steps, so an error of 0.1
-    above = [0.1 + 0.2 * side * math.sqrt(3 / 4) for side in (-1, 1, -1, 1)]
-    assert loss_above_reference(steps([0.25 + 1.9 * a for a in above])) is None
-    higher = [0.25 + a + 0.11 for a in above]
-    assert loss_above_reference(steps(higher)) == pytest.approx((0.46, 0.25))
-    assert loss_above_reference(steps([0.25 + a + 0.09 for a in above])) is None
+def test_a_loss_above_by_less_than_its_own_error_is_chance() -> None:
+    # twelve steps of standard deviation 0.2, so an error of 0.0577, of which Student's t with 11 degrees allows 3.50
+    above = [0.2 * side * math.sqrt(11 / 12) for side in (-1, 1) * 6]
+    assert loss_above_reference(steps([0.25] * 4 + [1 + a + 0.198 for a in above], 1.0)) is None
+    higher = [1 + a + 0.205 for a in above]
+    assert loss_above_reference(steps([0.25] * 4 + higher, 1.0)) == pytest.approx((1.205, 1.0))
+
+
+def test_a_loss_that_is_far_above_at_every_step_needs_no_error() -> None:
+    falling = [2.0**-i for i in range(12)]
+    assert loss_above_reference(steps([1.0] * 4 + [0.25 + 9 * a for a in falling])) is not None
+    assert loss_above_reference(steps([1.0] * 4 + [0.25 + 0.9 * a for a in falling])) is None, "not twice as high"
+    assert loss_above_reference(steps([1.0] * 4 + [0.25 + 9 * a for a in falling[:-4]] + [0.2, 0.4] * 2)) is None
 
 
 def test_the_two_losses_are_compared_step_by_step() -> None:
@@ -112,6 +125,63 @@ def test_rounding_and_what_is_not_known_raise_no_alarm() -> None:
     assert run_alarms([{"step": i, "loss": 9.0} for i in range(8)]) == [], "an older log, or sft"
 
 
+# --- the gradient, and agreement with the training votes --------------------------------------------------------------
+
+
+def norms(quarters: Sequence[float], length: int = 8, spread: float = 0.2) -> list[Mapping[str, float]]:
+    """Gradient norms by quarters, each up and down by `spread` on the log scale."""
+    return [{"grad_norm": norm * math.exp(spread * (-1) ** i)} for norm in quarters for i in range(length)]
+
+
+@pytest.mark.parametrize(
+    ("quarters", "grew"),
+    [
+        ((35, 35, 90, 180), True),
+        ((1, 4, 4, 4), False),  # a warm-up, or an adapter that leaves 0
+        ((4, 2, 2, 5), False),  # certain, but what an adapter does by itself
+        ((180, 90, 35, 35), False),
+    ],
+)
+def test_a_gradient_that_grows_after_the_warm_up_is_told(quarters: Sequence[float], grew: bool) -> None:
+    for length in (4, 8, 32):
+        assert [("gradient norm grew from 35 to 180" in line) for line in run_alarms(norms(quarters, length))] == [
+            True
+        ] * grew
+
+
+def test_a_gradient_is_said_to_grow_only_beyond_its_own_error() -> None:
+    assert gradient_grew(norms((1, 1, 4, 4), 4, spread=0.1)) == pytest.approx((1, 4))
+    assert gradient_grew(norms((1, 1, 4, 4), 4, spread=1.0)) is None
+    assert gradient_grew(norms((1, 1, 4, 4), 3, spread=0.1)) is None, "too few steps"
+    assert gradient_grew([{"grad_norm": 0.0}] * 32) is None
+    assert gradient_grew([row | {"k1": 0.1} for row in norms((1, 1, 4, 4))]) is None, "samples of a policy that moves"
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "told"),
+    [
+        ([0.5] * 4 + [0.25, 0.375] * 6, True),
+        ([0.25] * 4 + [0.5, 0.625] * 6, False),
+        ([0.5] * 4 + [0.25, 0.625] * 6, False),  # within its own error
+        ([0.5] * 4 + [0.2] * 8 + [0.5] * 4, False),  # it went up again
+        ([0.2] * 3, False),
+    ],
+)
+def test_a_policy_that_disagrees_with_its_own_votes_is_told(accuracies: Sequence[float], told: bool) -> None:
+    found = run_alarms([{"accuracy": value} for value in accuracies])
+    assert [("below 1/2: the policy does the opposite" in line) for line in found] == [True] * told
+
+
+def test_what_is_broken_in_training_is_told_and_a_healthy_twin_is_not(tmp_path: Path) -> None:
+    """A few of the runs that `bench.alarms` measures the rates on."""
+    kinds = {case.kind: case for case in broken_cases() if (case.method, case.beta) == ("ipo", 0.2)}
+    healthy = [case for case in healthy_cases() if (case.method, case.beta, case.epochs) == ("ipo", 0.2, 1)]
+    counts = measure([*kinds.values(), *healthy[::6]], tmp_path, models=1)
+    assert len(kinds) == 4 and len(counts) == 5
+    assert all(row["any"] == row["runs"] for name, row in counts.items() if name != "healthy")
+    assert counts["healthy"]["any"] == 0 and counts["healthy"]["runs"] == 3
+
+
 def test_the_last_quarter_leaves_out_what_is_not_a_number() -> None:
     rows = [{"x": float(i)} for i in range(15)] + [{"x": math.nan}]
     found = last_quarter(rows, "x")
@@ -123,13 +193,46 @@ def test_the_last_quarter_leaves_out_what_is_not_a_number() -> None:
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "se", "alarmed"),
-    [(0.5, 0.0, True), (0.5, 0.05, False), (0.6, 0.0, False), (0.5, None, False), (None, None, False)],
+    ("value", "se", "told"), [(0.5, 0.0, True), (0.5, 0.05, False), (0.6, 0.0, False), (0.5, None, False)]
 )
-def test_an_accuracy_of_one_half_without_variance_is_no_chance(
-    accuracy: float | None, se: float | None, alarmed: bool
+def test_an_accuracy_of_one_half_without_variance_is_no_chance(value: float, se: float | None, told: bool) -> None:
+    assert [("exactly 1/2" in line) for line in held_out_alarms(Estimate(value, se))] == [True] * told
+    assert held_out_alarms(None) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "se", "votes", "told"),
+    [
+        (0.4, 0.03, 300, True),
+        (0.43, 0.03, 300, False),
+        (0.4, 0.03, 100, False),  # so many coins vary more
+        (0.0, 0.0, 4, False),  # all of four votes missed
+        (0.0, 0.0, 100, True),
+        (0.6, 0.03, 300, False),
+        (0.4, None, 300, False),
+        (0.0, 0.0, 0, False),
+    ],
+)
+def test_held_out_accuracy_below_one_half_is_told_beyond_its_error(
+    value: float, se: float | None, votes: int, told: bool
 ) -> None:
-    assert [("exactly 1/2" in line) for line in held_out_alarms(accuracy, se)] == [True] * alarmed
+    found = held_out_alarms(Estimate(value, se), None, votes)
+    assert [("below 1/2: the policy prefers" in line) for line in found] == [True] * told
+
+
+@pytest.mark.parametrize(("value", "se", "told"), [(0.75, 0.015, True), (0.75, 0.03, False), (0.6931478, 2e-8, False)])
+def test_held_out_log_loss_above_that_of_no_margin_is_told(value: float, se: float, told: bool) -> None:
+    found = held_out_alarms(None, Estimate(value, se))
+    assert [("above ln 2 = 0.693" in line) for line in found] == [True] * told
+
+
+def test_a_margin_that_is_wrong_throughout_has_a_log_loss_of_ln_2_and_is_told_by_its_accuracy() -> None:
+    rng = np.random.default_rng(0)
+    margin = rng.normal(0, 2, 400)
+    votes = (rng.random(400) < 1 / (1 + np.exp(margin))).astype(float)
+    table = VoteTable(margin, votes, np.ones(400), tuple((i,) for i in range(400)))
+    (line,) = held_out_alarms(accuracy(table), log_loss(table), 400)
+    assert "held-out accuracy" in line
 
 
 def test_held_out_votes_that_are_all_ties_are_said_to_tell_nothing(model: str, tmp_path: Path) -> None:
@@ -139,6 +242,15 @@ def test_held_out_votes_that_are_all_ties_are_said_to_tell_nothing(model: str, t
     assert "all held-out votes are ties" in alarm
     told = trained("dpo", model, tmp_path / "told", 5e-3, eval_ballots=preferring_a(8))
     assert told.record["alarms"] == []
+
+
+def test_a_study_leaves_what_held_out_votes_say_in_the_record_of_a_run(model: str, tmp_path: Path) -> None:
+    ties = [Ballot(b.prompt, b.responses, (Vote(0, 1, 0.5),)) for b in preferring_a()]
+    shared = {"betas": [0.5], "samples": 0, "steps": 4, "batch_size": 8, "max_length": 16, "device": "cpu"}
+    compare(["dpo"], ties, model=model, out=tmp_path / "s", eval_fraction=0.3, **shared)
+    (path,) = (tmp_path / "s").glob("runs/*/run.json")
+    (alarm,) = json.loads(path.read_text(encoding="utf-8"))["alarms"]
+    assert "all held-out votes are ties" in alarm
 
 
 # --- samples of ppo and rloo ------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from preftune.evidence.conclusion import verdict
 from preftune.evidence.frontiers import PerPrompt, Point, fit_frontier
 from preftune.evidence.results import REFERENCE, Result, Sample, StudyRecord, read_results, read_samples, read_study
 from preftune.evidence.rows import write_json, write_records
-from preftune.evidence.study_alarms import alarms
+from preftune.evidence.study_alarms import alarmed_arms, alarms
 
 TRUTH = {"dpo": (0.5, 0.06), "ipo": (0.42, 0.05)}
 coefficients = st.floats(-2, 2)
@@ -348,12 +348,8 @@ def test_without_samples_the_rows_still_carry_a_wider_comparison(tmp_path: Path)
 
 
 def quiet(folder: Path) -> StudyRecord:
-    """A study in which the preferred responses became more likely: nothing is wrong with it."""
-    write_synthetic_study(folder, prompts=20)
-    for path in folder.glob("runs/*/metrics.jsonl"):
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        write_records(path, [row | {"log_ratio_preferred": 0.5} for row in rows])
-    return read_study(folder)
+    """A study with which nothing is wrong."""
+    return read_study(write_synthetic_study(folder, prompts=20))
 
 
 def with_metrics(study: StudyRecord, run: str, **columns: float) -> StudyRecord:
@@ -370,9 +366,18 @@ def test_nothing_wrong_raises_no_alarm(tmp_path: Path) -> None:
     assert alarms(quiet(tmp_path)) == ()
 
 
-FALLEN = {"log_ratio_preferred": -1.5, "log_ratio_other": -3.0}
+def growing_gradient(study: StudyRecord) -> StudyRecord:
+    steps = tuple(
+        {**row, "grad_norm": row["grad_norm"] * (1 + 5 * (row["step"] > 24))} for row in study.metrics["dpo-0.1-0"]
+    )
+    return replace(study, metrics={**study.metrics, "dpo-0.1-0": steps})
+
+
 TROUBLES: Mapping[str, Callable[[StudyRecord], StudyRecord]] = {
-    "both became less likely": lambda study: with_metrics(study, "dpo-0.1-0", **FALLEN),
+    "The gradient norm grew": growing_gradient,
+    "Accuracy on the training votes ended below 1/2": lambda study: with_metrics(study, "dpo-0.1-0", accuracy=0.4),
+    "Held-out accuracy is below 1/2": lambda study: with_last(study, "dpo-0.1-0", accuracy=0.4, accuracy_se=0.02),
+    "Held-out log-loss is above ln 2": lambda study: with_last(study, "dpo-0.1-0", log_loss=0.75, log_loss_se=0.01),
     "The loss is not a number": lambda study: with_metrics(study, "dpo-0.1-0", loss=math.nan),
     "The KL is not a number": lambda study: with_last(study, "dpo-0.1-0", kl=math.nan),
     "The KL is negative": lambda study: with_last(study, "dpo-0.1-0", kl=-0.5),
@@ -391,10 +396,25 @@ def test_each_trouble_raises_its_own_alarm_and_names_its_run(tmp_path: Path, wor
     assert words in alarm and "dpo β=0.1" in alarm and "ipo" not in alarm and "β=0.5" not in alarm
 
 
+def test_an_arm_with_alarms_is_named_with_what_is_wrong_in_a_few_words(tmp_path: Path) -> None:
+    study = quiet(tmp_path)
+    assert alarmed_arms(study) == {}
+    for run in ("dpo-0.1-0", "dpo-0.5-0"):
+        study = with_metrics(study, run, loss=1.25, reference_loss=0.69)
+    study = with_last(study, "dpo-0.1-0", accuracy=0.4, accuracy_se=0.02)
+    told = ("its loss ended above the reference's own", "it disagrees with held-out votes")
+    assert alarmed_arms(study) == {"dpo": told}
+    of_a_run_without_results = replace(study, metrics={"gone": study.metrics["dpo-0.1-0"]}, results=())
+    assert alarmed_arms(of_a_run_without_results) == {} and len(alarms(of_a_run_without_results)) == 1
+
+
 @pytest.mark.parametrize(
     "harmless",
     [
-        lambda study: with_metrics(study, "dpo-0.1-0", log_ratio_preferred=-1.5, log_ratio_other=1.0),
+        lambda study: with_metrics(study, "dpo-0.1-0", log_ratio_preferred=-1.5, log_ratio_other=-3.0),
+        lambda study: with_metrics(study, "dpo-0.1-0", accuracy=0.5),
+        lambda study: with_last(study, "dpo-0.1-0", accuracy=0.46, accuracy_se=0.02),
+        lambda study: with_last(study, "dpo-0.1-0", log_loss=0.70, log_loss_se=0.01),
         lambda study: with_metrics(study, "dpo-0.1-0", loss=0.68, reference_loss=0.69),
         lambda study: with_last(study, "dpo-0.1-0", accuracy=0.5),
         lambda study: with_last(study, "dpo-0.1-0", kl=-1e-6),

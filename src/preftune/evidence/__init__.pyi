@@ -5,6 +5,7 @@ from .agreement import log_loss as log_loss
 from .agreement import quality as quality
 from .agreement import reliability as reliability
 from .alarms import held_out_alarms as held_out_alarms
+from .alarms import loss_alarms as loss_alarms
 from .alarms import run_alarms as run_alarms
 from .alarms import say_alarms as say_alarms
 from .comparisons import Comparison as Comparison

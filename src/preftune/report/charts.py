@@ -188,8 +188,8 @@ def _curve_rows(fit: Frontier, base: float) -> Iterable[Row]:
 
 
 CURVES = {  # column of metrics.jsonl: title, note
-    "log_ratio_preferred": ("Log-ratio of preferred responses", "nats; 0 is the reference"),
-    "log_ratio_other": ("Log-ratio of the other responses", "nats; 0 is the reference"),
+    "log_ratio_preferred": ("Log-ratio of preferred responses", "nats; 0 is the reference; often falls too"),
+    "log_ratio_other": ("Log-ratio of the other responses", "nats; 0 is the reference; falls further"),
     "margin": ("Margin", "β × the difference of the two log-ratios"),
     "accuracy": ("Accuracy on training votes", "with a positive margin, ties half"),
     "score": ("Learned reward of the policy's own samples", "nats, mean of a batch"),

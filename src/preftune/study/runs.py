@@ -22,6 +22,7 @@ from ..evidence import (
     Sample,
     VoteTable,
     append_records,
+    held_out_alarms,
     read_metrics,
     read_results,
     read_samples,
@@ -182,7 +183,7 @@ class Runner:
             policy.save(folder)
         metrics = read_metrics(folder / "metrics.jsonl")
         spent = budget(training, metrics)
-        found = run_alarms(metrics)
+        found = run_alarms(metrics) + self._held_out_alarms(identity["run"])
         say_alarms(found)
         model, reference = self.bench.base, self.bench.reference
         record = identity | {
@@ -197,6 +198,18 @@ class Runner:
             record |= {"target": target} if target else {}
         record |= {"budget": spent, "alarms": found, "seconds": round(time.monotonic() - started, 1)}
         write_json(folder / "run.json", record)
+
+    def _held_out_alarms(self, run: str) -> list[str]:
+        path = self.folder / "results.jsonl"
+        rows = [row for row in read_results(path) if row.run == run] if path.exists() else []
+        if not rows:
+            return []
+        last = max(rows, key=lambda row: row.step)
+        accuracy, log_loss = (
+            None if value is None else Estimate(value, se)
+            for value, se in ((last.accuracy, last.accuracy_se), (last.log_loss, last.log_loss_se))
+        )
+        return held_out_alarms(accuracy, log_loss, sum(len(ballot.votes) for ballot in self.questions.ballots))
 
     def records(self) -> dict[str, dict[str, Any]]:
         """What each finished run says of itself, by run: what it cost, and what it was told by."""

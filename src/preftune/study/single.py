@@ -9,7 +9,7 @@ from typing import Any
 
 from ..console import say
 from ..data import Ballot, split_by_prompt, tokenize
-from ..evidence import held_out_alarms, read_metrics, run_alarms, say_alarms, write_json
+from ..evidence import Estimate, held_out_alarms, read_metrics, run_alarms, say_alarms, write_json
 from ..methods import REWARD
 from ..model import Reward, open_workbench, remove_state
 from ..preference import Fitting, fit_or_load, fit_reward, set_targets
@@ -141,8 +141,9 @@ class Job:
         )
         policy.save(folder)
         metrics = read_metrics(folder / "metrics.jsonl")
-        agreement = measured.get("accuracy", {})
-        alarms = run_alarms(metrics) + held_out_alarms(agreement.get("value"), agreement.get("se"))
+        votes = sum(len(ballot.votes) for ballot in self.fit.held_out)
+        accuracy, log_loss = (_estimate(measured.get(name)) for name in ("accuracy", "log_loss"))
+        alarms = run_alarms(metrics) + held_out_alarms(accuracy, log_loss, votes)
         say_alarms(alarms)
         record = {
             "method": recipe.method.name,
@@ -194,3 +195,7 @@ class Job:
             "settings": self.fit.recipe.record(),
             "data": describe_training_data(self.given, self.fit.tokens),
         }
+
+
+def _estimate(measured: Mapping[str, float | None] | None) -> Estimate | None:
+    return None if not measured or measured["value"] is None else Estimate(measured["value"], measured["se"])

@@ -15,6 +15,7 @@ from torch.optim import AdamW
 
 from ..console import bar
 from ..errors import Interrupted, UserError
+from ..evidence import loss_alarms, read_metrics, say_alarms
 from ..methods import Terms
 from ..model import load_state, save_state, state_record
 from ..stopping import StopRequests, stop_requests
@@ -100,6 +101,8 @@ def run_session(
             log.write(json.dumps({"step": step.number, **metrics}) + "\n")
             log.flush()
             progress.update(task, completed=step.number, description=f"{description}  loss {metrics['loss']:.4f}")
+            if step.number == total // 2:
+                say_alarms(loss_alarms(read_metrics(session.log)), " at half time, of the steps so far")
             if step.whole:
                 ongoing.evaluate(step.number)
                 ongoing.save_at_times(step.number)
