@@ -13,21 +13,20 @@ too high, so those runs are told apart by their loss over the second half: a ten
 
 import argparse
 import os
-import random
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import product
-from math import exp
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from bench.machine import describe_machine, show, write_results
+from bench.words import WordWorld, pretrained
 from preftune.console import console, track
-from preftune.data.ballots import Ballot, Vote
+from preftune.data.ballots import Ballot
 from preftune.evidence.alarms import (
     CERTAIN,
     above_chance,
@@ -39,13 +38,13 @@ from preftune.evidence.alarms import (
 )
 from preftune.evidence.stats import Estimate
 from preftune.study.single import train
-from tests.tiny import tiny_llama
 
 Counts = dict[str, dict[str, int]]  # by kind, by alarm
 
 TRAINED, HELD_OUT = 320, 200  # ballots
+FIRST_SEED = 50_000  # the thresholds were chosen with seeds below this one
+BROKEN_SEED = FIRST_SEED + 1000
 MODELS = 6
-WORDS = tuple("abcdefgh")
 WRONG_SIGN = "preftune.methods.pairwise.target_of"  # what a loss is told in the place of a vote
 # of each method and β; at the largest, the last quarter of one pass over clean votes is below the reference's loss
 RATES: dict[tuple[str, float | None], tuple[float, ...]] = {
@@ -86,7 +85,7 @@ def healthy_cases() -> list[Case]:
         for lr in rates:
             rate = lr * (LORA_TIMES if lora else 1)
             known = {"noise": noise, "epochs": epochs, "lora": lora, "options": OPTIONS.get(method, ())}
-            cases.append(Case("healthy", method, rate, beta, len(cases), **known))
+            cases.append(Case("healthy", method, rate, beta, FIRST_SEED + len(cases), **known))
     return cases
 
 
@@ -97,62 +96,21 @@ def broken_cases(each: int = 2) -> list[Case]:
     for warmup, times, (method, beta, rate) in product((0.1, 1.0), TIMES, pairwise):
         kind = "rate too high" if warmup < 1 else "rate rises to far too high"
         known = {"noise": 0.4, "warmup": warmup, "options": OPTIONS.get(method, ())}
-        cases += [Case(kind, method, rate * times, beta, 1000 + len(cases) + i, **known) for i in range(each)]
+        cases += [Case(kind, method, rate * times, beta, BROKEN_SEED + len(cases) + i, **known) for i in range(each)]
     for kind, (method, beta, rate), _ in product(("votes flipped", "wrong sign"), pairwise, range(each)):
-        cases.append(Case(kind, method, rate, beta, 1000 + len(cases), options=OPTIONS.get(method, ())))
+        cases.append(Case(kind, method, rate, beta, BROKEN_SEED + len(cases), options=OPTIONS.get(method, ())))
     return cases
 
 
-# --- the world ----------------------------------------------------------------------------------------------------
+# --- one run ----------------------------------------------------------------------------------------------------------
 
 
 def ballots_of(case: Case) -> tuple[list[Ballot], list[Ballot]]:
     """Training and held-out ballots, of the same noise; where training votes are flipped, held-out ones are not."""
-    rng = random.Random(case.seed)
-    values = {word: rng.gauss(0, 1.5) for word in WORDS}
     noise = 1.0 if case.kind == "votes flipped" else case.noise
-    prompts: dict[str, list[str]] = {}
-    while len(prompts) < TRAINED + HELD_OUT:
-        prompt = _sentence(rng, 5)
-        prompts[" ".join(prompt)] = prompt
-    ballots = [
-        _ballot(rng, prompt, values, noise if i < TRAINED else case.noise) for i, prompt in enumerate(prompts.values())
-    ]
+    world = WordWorld.of(case.seed, TRAINED + HELD_OUT)
+    ballots = world.ballots([noise] * TRAINED + [case.noise] * HELD_OUT)
     return ballots[:TRAINED], ballots[TRAINED:]
-
-
-def _ballot(rng: random.Random, prompt: list[str], values: dict[str, float], noise: float) -> Ballot:
-    first = second = _sentence(rng, rng.randint(2, 4), prompt[-1])
-    while first == second:
-        second = _sentence(rng, rng.randint(2, 4), prompt[-1])
-    better = 1 / (1 + exp(sum(values[w] for w in second) - sum(values[w] for w in first)))
-    says_first = (rng.random() < better) != (rng.random() < noise)
-    return Ballot(" ".join(prompt), (" ".join(first), " ".join(second)), (Vote(0, 1, float(says_first)),))
-
-
-def _sentence(rng: random.Random, length: int, last: str | None = None) -> list[str]:
-    """Words of which each is followed by the next one, the one after it, or (seldom) any."""
-    words: list[str] = []
-    at = WORDS.index(last) if last else rng.randrange(len(WORDS))
-    for _ in range(length):
-        at = (at + rng.choice((1, 1, 1, 2, 2, rng.randrange(len(WORDS))))) % len(WORDS)
-        words.append(WORDS[at])
-    return words
-
-
-def pretrained(folder: Path, seed: int) -> str:
-    """A tiny Llama that has learned how words follow each other."""
-    rng = random.Random(seed)
-    ballots = []
-    for _ in range(1600):
-        prompt = _sentence(rng, 1)
-        text = " ".join(_sentence(rng, 8, prompt[-1]))
-        ballots.append(Ballot(prompt[0], (text, ""), (Vote(0, 1, 1.0),)))
-    start = tiny_llama(folder / "start", WORDS, seed=seed, std=0.1)
-    settings = {"lr": 1e-2, "batch_size": 16, "max_length": 32, "device": "cpu"}
-    with patch.dict(os.environ, PREFTUNE_CACHE=str(folder / "store")):
-        run = train("sft", ballots, model=start, out=folder / "run", seed=seed, **settings)
-    return str(run.folder / "policy")
 
 
 def run_case(case: Case, model: str, folder: Path) -> dict[str, Any]:
@@ -209,7 +167,7 @@ def told_kind(case: Case, metrics: Sequence[Mapping[str, float]]) -> str:
 
 def measure(cases: Sequence[Case], work: Path, models: int = MODELS) -> Counts:
     """How many runs of each kind there are, and how many fire each alarm."""
-    starts = [pretrained(work / f"model{i}", i) for i in range(models)]
+    starts = [pretrained(work / f"model{i}", FIRST_SEED + i) for i in range(models)]
     counts: Counts = defaultdict(lambda: defaultdict(int))
     for i, case in enumerate(track(cases, "runs")):
         run = run_case(case, starts[case.seed % models], work / f"run{i}")

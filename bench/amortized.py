@@ -149,8 +149,8 @@ def describe(study: StudyRecord) -> dict[str, Any]:
     answer = verdict(study)
     pairs = [
         {
-            **{"a": pair.a, "b": pair.b, "kl": pair.kl, "p": pair.p_value, "seeds": pair.seeds},
-            **{"difference": pair.difference.value, "interval": pair.difference.interval()},
+            **{"a": pair.a, "b": pair.b, "kl": pair.kl, "p": pair.p_value, "scope": pair.scope},
+            **{"difference": pair.difference.value, "interval": pair.interval(), "level": pair.level},
         }
         for pair in answer.comparisons
         if pair.difference
@@ -159,7 +159,7 @@ def describe(study: StudyRecord) -> dict[str, Any]:
     return {
         "sentence": answer.sentence,
         "comparisons": pairs,
-        "not_compared": [{"a": p.a, "b": p.b, "why": p.why_not} for p in answer.comparisons if not p.difference],
+        "not_compared": [{"a": p.a, "b": p.b, "why": p.why} for p in answer.comparisons if not p.difference],
         "frontiers": [asdict(fit) for fit in answer.frontiers],
         "finals": rows,
         "preferences": study.info.get("preferences", {}),

@@ -55,7 +55,9 @@ def write_synthetic_study(
         path = folder / "runs" / name
         path.mkdir(parents=True)
         write_records(path / "metrics.jsonl", _metrics(max(steps), arm, beta or 0.3, rng))
-    write_json(folder / "study.json", _info(arms, betas, seeds, prompts, gold))
+    write_json(
+        folder / "study.json", _info(arms, betas, seeds, prompts, gold) | {"steps": dict.fromkeys(arms, max(steps))}
+    )
     write_records(folder / "results.jsonl", rows)
     write_records(folder / "samples.jsonl", texts)
     return folder
@@ -97,7 +99,7 @@ def _result(run, arm, method, beta, seed, step, drawn, reference, rng, gold):
         rewards, start = np.array([s.reward for s in drawn]), np.array([s.reward for s in reference])
         means["reward"] = clustered_mean(rewards, prompts)
         second = clustered_mean([s.extra["vader"] for s in drawn], prompts)
-        extra = {"vader": second.value, "vader_se": second.se}
+        extra = {"vader": second.value} | ({} if second.se is None else {"vader_se": second.se})
         if run != REFERENCE:
             means["gain"] = clustered_mean(rewards - start, prompts)
             means["win_rate"] = clustered_mean((rewards > start) + 0.5 * (rewards == start), prompts)
@@ -176,6 +178,7 @@ def _info(arms, betas, seeds, prompts, gold):
         "arms": list(arms),
         "betas": list(betas),
         "seeds": list(seeds),
+        "runs": "exchangeable",
         "gold": {"name": "predicted human rating", "description": "ridge on TF-IDF of human ratings"} if gold else None,
         "targets": {f"ipo @ beta={b:g}": f"½/β = {0.5 / b:g} nats per sequence" for b in betas if "ipo" in arms},
         "notes": [

@@ -19,7 +19,6 @@ from preftune.errors import UserError
 from preftune.evidence.conclusion import verdict
 from preftune.evidence.results import REFERENCE, read_results, read_study
 from preftune.evidence.rows import write_json, write_records
-from preftune.evidence.stats import holm
 from preftune.judges.judge import Judge
 from preftune.study import runs
 from preftune.study.naming import run_name
@@ -325,7 +324,10 @@ def test_arms_are_compared_within_a_noise_and_corrected_over_all_of_them(tmp_pat
     for pair, other in zip(answer.comparisons, alone, strict=True):
         assert pair.difference == other.comparisons[0].difference
     raw = [pair.difference.p_value for pair in answer.comparisons if pair.difference]
-    assert [pair.p_value for pair in answer.comparisons] == pytest.approx(holm(raw))
+    corrected = sorted(pair.p_value for pair in answer.comparisons)
+    assert corrected == pytest.approx([min(1.0, 2 * min(raw)), min(1.0, max(2 * min(raw), max(raw)))])
+    assert [p.shares for p in answer.points] == [bool(p.noise) for p in answer.points]  # flips are a seed's
+    assert [pair.scope for pair in answer.comparisons] == ["over prompts and 8 runs", "over prompts and 2 seeds"]
     assert answer.comparisons[1].difference.value > answer.comparisons[0].difference.value + 0.3
     assert len(answer.frontiers) == 4 and {best.noise for best in answer.best} == {0.0, 0.2}
     assert "With 0% of the training votes flipped: " in answer.sentence

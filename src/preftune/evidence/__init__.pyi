@@ -35,6 +35,6 @@ from .stats import Indices as Indices
 from .stats import clustered_mean as clustered_mean
 from .stats import number as number
 from .stats import over_seeds as over_seeds
+from .words import namer as namer
 from .words import noise_in_words as noise_in_words
 from .words import run_names as run_names
-from .words import told_name as told_name

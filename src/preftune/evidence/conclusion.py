@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from .comparisons import Best, Comparison, Verdict, best_run, compare, corrected
-from .frontiers import ACCURACY, PROXY, REWARD, Frontier, Point, fit_frontier, point_of, points_of
+from .frontiers import ACCURACY, PROXY, REWARD, Frontier, PerPrompt, Point, fit_frontier, placed, point_of, points_of
 from .results import StudyRecord
-from .study_alarms import alarms
+from .study_alarms import alarmed_arms, alarms
 from .words import axis_label, caveats_of, noise_in_words, sentence_of
 
 
 def verdict(study: StudyRecord) -> Verdict:
     """Everything that the study's numbers support, and no more.
 
-    Arms are compared within one rate of label noise, and corrected for all comparisons of the study.
+    Arms are compared within one rate of label noise, and corrected for all comparisons of the study. By held-out
+    accuracy nothing is fitted or compared: the sign of a margin ignores its size, and says nothing of a distance.
     """
     scored = not study.trained() or any(row.gain is not None for row in study.trained())
     axis = REWARD if scored else ACCURACY
-    found = [_evidence(study.at_noise(noise), axis) for noise in study.noises()]
-    pairs = corrected([pair for evidence in found for pair in evidence.comparisons])
+    noises = study.noises()
+    found = [_evidence(study.at_noise(noise), axis) for noise in noises]
     notes = dict.fromkeys(note for evidence in found for note in evidence.notes)
     paired = all(evidence.paired for evidence in found)
     answer = Verdict(
@@ -29,15 +32,17 @@ def verdict(study: StudyRecord) -> Verdict:
         axis_label=axis_label(study, axis),
         points=tuple(point for evidence in found for point in evidence.points),
         frontiers=tuple(fit for evidence in found for fit in evidence.frontiers),
-        comparisons=pairs,
+        comparisons=corrected([pair for evidence in found for pair in evidence.comparisons]),
         best=tuple(best for evidence in found for best in evidence.best),
         alarms=alarms(study),
-        caveats=(*study.notes, *notes, *caveats_of(study, axis, paired)),
+        caveats=(*study.notes, *notes, *caveats_of(study, axis, [p for one in found for p in one.points], paired)),
+        judge=str((study.info.get("gold") or {}).get("name", "")) if axis == REWARD else "",
+        alarmed={(arm, noise): why for noise in noises for arm, why in alarmed_arms(study.at_noise(noise)).items()},
     )
-    sentences = [sentence_of(study.at_noise(noise), answer.at_noise(noise)) for noise in study.noises()]
+    sentences = [sentence_of(study.at_noise(noise), answer.at_noise(noise)) for noise in noises]
     if len(sentences) == 1:
         return replace(answer, sentence=sentences[0])
-    told = zip(study.noises(), sentences, strict=True)
+    told = zip(noises, sentences, strict=True)
     return replace(answer, sentence=" ".join(f"{noise_in_words(noise)}: {sentence}" for noise, sentence in told))
 
 
@@ -54,26 +59,57 @@ class Evidence(NamedTuple):
 
 def _evidence(study: StudyRecord, axis: str) -> Evidence:
     points, table, notes = points_of(study, axis)
+    if axis == ACCURACY:
+        return Evidence(points, (), (), (), notes, True)
     noise = study.noises()[0]
-    reached = {point.arm for point in points}
-    arms = [arm for arm in dict.fromkeys([*study.info["arms"], *sorted(reached)]) if arm in reached]
-    fits = tuple(fit for arm in arms if (fit := fit_frontier([p for p in points if p.arm == arm])))
-    best = tuple(replace(best_run(arm, points, table), noise=noise) for arm in arms) if table else ()
-    pairs = tuple(replace(pair, noise=noise) for pair in compare(fits, points, table))
-    return Evidence(points, fits, pairs, best, notes, table is not None)
+    fits, pairs, best = conclusions(points, table, study.info["arms"])
+    return Evidence(
+        points,
+        fits,
+        tuple(replace(pair, noise=noise) for pair in pairs),
+        tuple(replace(one, noise=noise) for one in best),
+        notes,
+        table is not None or not any(point.end for point in points),
+    )
+
+
+def conclusions(
+    points: Sequence[Point], table: PerPrompt | None, arms: Sequence[str]
+) -> tuple[tuple[Frontier, ...], tuple[Comparison, ...], tuple[Best, ...]]:
+    """Frontiers, comparisons (not corrected) and best runs, from the ends of finished runs alone.
+
+    `table` has a row for every point. An arm that never ended away from the reference is compared with nothing, and
+    each of its comparisons says so.
+    """
+    rows = [i for i, point in enumerate(points) if point.end]
+    ends, table = [points[i] for i in rows], table.rows(rows) if table else None
+    reached = {point.arm for point in ends}
+    order = [arm for arm in dict.fromkeys([*arms, *sorted(reached)]) if arm in reached]
+    fits = tuple(fit for arm in order if (fit := fit_frontier([p for p in ends if p.arm == arm])))
+    best = tuple(best_run(arm, ends, table) for arm in order) if table else ()
+    made = {frozenset((pair.a, pair.b)): pair for pair in compare(fits, ends, table)}
+    names = list(dict.fromkeys([*arms, *order])) if points else []
+    pairs = itertools.combinations(names, 2)
+    return fits, tuple(made.get(frozenset((a, b))) or _without_end(a, b, ends) for a, b in pairs), best
+
+
+def _without_end(a: str, b: str, ends: Sequence[Point]) -> Comparison:
+    """The comparison of two arms of which one has no frontier."""
+    away = {point.arm for point in ends if point.kl > 0}
+    missing = [arm for arm in (a, b) if arm not in away]
+    why = f"{' and '.join(missing)} {'has' if len(missing) == 1 else 'have'} no finished run away from the reference"
+    return Comparison(a, b, why=why, next=f"finished runs of {' and '.join(missing)} would change that")
 
 
 def proxy_view(study: StudyRecord, answer: Verdict) -> Verdict | None:
     """The same runs by the learned reward instead of the gold one: points and frontiers. None if there is none."""
-    points = tuple(
-        replace(point, gain=row.extra[PROXY], gain_se=row.extra.get(f"{PROXY}_se"))
-        for row in study.trained()
-        if PROXY in row.extra and (point := point_of(row, answer.axis))
-    )
+    rows = [(row, point) for row in study.trained() if PROXY in row.extra and (point := point_of(row, answer.axis))]
+    by_proxy = [replace(p, gain=row.extra[PROXY], gain_se=row.extra.get(f"{PROXY}_se")) for row, p in rows]
+    points = tuple(placed(by_proxy, study))
     if not points:
         return None
     groups = dict.fromkeys((p.arm, p.noise) for p in points)
-    fits = (fit_frontier([p for p in points if (p.arm, p.noise) == group]) for group in groups)
+    fits = (fit_frontier([p for p in points if p.end and (p.arm, p.noise) == group]) for group in groups)
     label = "gain in the learned reward, nats"
     return replace(
         answer,

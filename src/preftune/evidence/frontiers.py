@@ -1,18 +1,20 @@
 """The points of a study and a frontier for every arm.
 
-d = √KL is the distance from the reference; a frontier is the fit gain = d(α − γ·d) over all points of an arm (Gao
-et al. 2022, arXiv 2210.10760), never the best of its points, which would reward having more of them.
+d = √KL is the distance from the reference; a frontier is the fit gain = d(α − γ·d) over the ends of an arm's finished
+runs (Gao et al. 2022, arXiv 2210.10760), never the best of them, which would reward having more. Checkpoints on the way
+are drawn and not fitted: they are no policies of a smaller KL that anybody would choose.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .regression import Fit, can_curve, gain_at
 from .results import REFERENCE, Result, StudyRecord
 from .stats import Floats, clustered_mean, number
 
@@ -25,7 +27,12 @@ CHANCE = 0.5  # held-out accuracy of the reference itself: every margin is 0, an
 
 @dataclass(frozen=True)
 class Point:
-    """A run at a checkpoint: KL in nats, and gain over the reference in the units of the vertical axis."""
+    """A run at a checkpoint: KL in nats, and gain over the reference in the units of the vertical axis.
+
+    `end`: the run is finished there (each n of best-of-n is an end). `unit` is what its random effect belongs to: the
+    run, or its arm and seed where the runs of a seed share what is random: a fitted model, or flipped votes. With one
+    seed that cannot be told apart from the arm, so that it is the run, and `shares` says so.
+    """
 
     run: str
     arm: str
@@ -37,13 +44,21 @@ class Point:
     gain: float
     gain_se: float | None
     noise: float = 0.0
+    end: bool = True
+    unit: str = ""
+    shares: bool = False
+
+    @property
+    def setting(self) -> tuple[float | None, int]:
+        """What was chosen and not found: β and the steps, or n of best-of-n."""
+        return self.beta, self.step
 
 
 @dataclass(frozen=True)
 class Frontier:
-    """gain = d(alpha − gamma·d) at d = √KL, fitted over `points` points whose KL lies in [low, high] nats.
+    """gain = d(alpha − gamma·d) at d = √KL, fitted to `points` run ends whose KL lies in [low, high] nats.
 
-    With fewer than three distinct d only the linear term is fitted: `curved` is False and gamma is 0.
+    Where all settings reach about the same distance only the linear term is fitted: `curved` is False and gamma is 0.
     """
 
     arm: str
@@ -57,22 +72,21 @@ class Frontier:
 
     def at(self, kl: float) -> float:
         """The fitted gain at a KL in nats."""
-        d = math.sqrt(kl)
-        return d * (self.alpha - self.gamma * d)
+        return gain_at(math.sqrt(kl), (self.alpha, self.gamma) if self.curved else (self.alpha,))
 
     @property
     def form(self) -> str:
         """The fit in words."""
         alpha, gamma = number(self.alpha, 0.01), number(self.gamma, 0.01)
-        over = f"by least squares over all {self.points} points"
+        over = "fitted to one run end" if self.points == 1 else f"fitted to {self.points} run ends"
         if not self.curved:
-            return f"{self.arm}: α·d, α = {alpha}, {over}; fewer than three distinct ones, so no term in d²"
+            return f"{self.arm}: α·d, α = {alpha}, {over}; all at about one distance, so no term in d²"
         return f"{self.arm}: d(α − γ·d), α = {alpha}, γ = {gamma}, {over}"
 
 
 @dataclass(frozen=True)
 class PerPrompt:
-    """Means of each prompt at each point: kl and gain [points, prompts]."""
+    """Means of each prompt at each point: kl and gain [points, prompts]; not a number at a checkpoint without them."""
 
     kl: Floats
     gain: Floats
@@ -84,14 +98,14 @@ class PerPrompt:
 
 def points_of(study: StudyRecord, axis: str) -> tuple[tuple[Point, ...], PerPrompt | None, list[str]]:
     """One point per run and checkpoint with a place on both axes; means per prompt where samples allow; notes."""
-    points = [point for row in study.trained() if (point := point_of(row, axis))]
+    points = placed([point for row in study.trained() if (point := point_of(row, axis))], study)
     missing = len(study.trained()) - len(points)
     notes = [f"{missing} checkpoints have no usable KL or no {axis} and are not drawn."] if missing else []
-    if axis == ACCURACY:
+    if axis == ACCURACY or not any(point.end for point in points):
         return tuple(points), None, notes
     table, left_out = _per_prompt(study, points)
     if left_out:
-        notes.append(f"{left_out} prompts lack a scored sample at some checkpoint and are left out.")
+        notes.append(f"{left_out} prompts lack a scored sample at the end of some run and are left out.")
     if table is None:
         return tuple(points), None, [*notes, "There are no samples of the same prompts everywhere to pair over."]
     return tuple(_measured(point, table, i) for i, point in enumerate(points)), table, notes
@@ -106,15 +120,48 @@ def point_of(row: Result, axis: str) -> Point | None:
     return Point(row.run, row.arm, row.beta, row.seed, row.step, max(row.kl, 0.0), row.kl_se, gain, gain_se, row.noise)
 
 
+SHARING = ("ppo", "rloo", "best-of-n", "amortized-ipo")  # the runs of a seed learn from one fitted model
+
+
+def placed(points: Sequence[Point], study: StudyRecord) -> list[Point]:
+    """The points with whether their runs end there, and the units of their random effects."""
+    ends = {(row.run, row.step) for row in study.ends()}
+    of_seed = study.info["runs"] != "exchangeable"
+    return with_units(
+        replace(
+            point,
+            end=(point.run, point.step) in ends,
+            shares=of_seed or point.noise > 0 or point.arm.split("[")[0] in SHARING,
+        )
+        for point in points
+    )
+
+
+def with_units(points: Iterable[Point]) -> list[Point]:
+    """The points with the unit that each one's random effect belongs to."""
+    points = list(points)
+    seeds: dict[str, set[int]] = defaultdict(set)
+    for point in points:
+        if point.end:
+            seeds[point.arm].add(point.seed)
+
+    def unit(point: Point) -> str:
+        return f"{point.arm}, seed {point.seed}" if point.shares and len(seeds[point.arm]) > 1 else point.run
+
+    return [replace(point, unit=unit(point)) for point in points]
+
+
 def _measured(point: Point, table: PerPrompt, index: int) -> Point:
-    """The point with its means and errors from the samples."""
+    """The point with its means and errors from the samples, where it has them."""
     prompts = range(table.kl.shape[1])
+    if np.isnan(table.gain[index]).any():
+        return point
     kl, gain = clustered_mean(table.kl[index], prompts), clustered_mean(table.gain[index], prompts)
     return replace(point, kl=max(kl.value, 0.0), kl_se=kl.se, gain=gain.value, gain_se=gain.se)
 
 
 def _per_prompt(study: StudyRecord, points: Sequence[Point]) -> tuple[PerPrompt | None, int]:
-    """Means over the samples of each prompt that all points and the reference have, and how many prompts they lack."""
+    """Means over the samples of each prompt that all ends and the reference have, and how many prompts they lack."""
     kls: dict[tuple[str, int], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     rewards: dict[tuple[str, int], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for sample in study.samples:
@@ -122,13 +169,14 @@ def _per_prompt(study: StudyRecord, points: Sequence[Point]) -> tuple[PerPrompt 
             kls[sample.run, sample.step][sample.prompt_id].append(sample.kl)
             rewards[sample.run, sample.step][sample.prompt_id].append(sample.reward)
     keys = [(point.run, point.step) for point in points]
-    shared = set.intersection(*(set(rewards[key]) for key in [(REFERENCE, 0), *keys]))
+    ends = [(point.run, point.step) for point in points if point.end]
+    shared = set.intersection(*(set(rewards[key]) for key in [(REFERENCE, 0), *ends]))
     left_out = len({sample.prompt_id for sample in study.samples}) - len(shared)
-    if not points or len(shared) < 2:
+    if len(shared) < 2:
         return None, left_out
 
     def means(of: Mapping[tuple[str, int], Mapping[int, Sequence[float]]], key: tuple[str, int]) -> Floats:
-        return np.array([np.mean(of[key][prompt]) for prompt in sorted(shared)])
+        return np.array([np.mean(of[key].get(prompt, [math.nan])) for prompt in sorted(shared)])
 
     start = means(rewards, (REFERENCE, 0))
     kl = np.stack([means(kls, key) for key in keys])
@@ -136,33 +184,18 @@ def _per_prompt(study: StudyRecord, points: Sequence[Point]) -> tuple[PerPrompt 
 
 
 def fit_frontier(points: Sequence[Point]) -> Frontier | None:
-    """The frontier of one arm's points: least squares through the origin on d and d². None if none left the origin."""
+    """The frontier of one arm's run ends (`regression`). None if all are at the origin."""
     away = [point for point in points if point.kl > 0]
     if not away:
         return None
-    d = np.sqrt([point.kl for point in away])
-    curved = len(np.unique(d.round(6))) >= 3
-    alpha, gamma = coefficients(d, np.array([point.gain for point in away]), curved)
+    d, settings = distances(away), [point.setting for point in away]
+    fit = Fit(d, settings, can_curve(d, settings))
+    coefficients = fit.solution() @ np.array([point.gain for point in away])
+    gamma = float(coefficients[1]) if fit.curved else 0.0
     low, high = float(d.min()) ** 2, float(d.max()) ** 2
-    return Frontier(away[0].arm, float(alpha), float(gamma), curved, len(away), low, high, away[0].noise)
+    return Frontier(away[0].arm, float(coefficients[0]), gamma, fit.curved, len(away), low, high, away[0].noise)
 
 
-def coefficients(d: Floats, gain: Floats, curved: bool) -> tuple[Floats, Floats]:
-    """(α, γ), each [...], of the least-squares fit to d and gain [..., points]; γ = 0 if not curved.
-
-    In two steps, for the sake of accuracy: on d, then on the part of d² that d does not explain.
-    """
-    square = (d * d).sum(-1)
-    alpha = _ratio((d * gain).sum(-1), square)
-    if not curved:
-        return alpha, np.zeros_like(alpha)
-    lean = _ratio((d**3).sum(-1), square)
-    rest = d * d - lean[..., None] * d
-    gamma = -_ratio((rest * gain).sum(-1), (rest * rest).sum(-1))
-    return alpha + gamma * lean, gamma
-
-
-def _ratio(top: Floats, bottom: Floats) -> Floats:
-    """top / bottom [...], 0 where bottom is."""
-    top, bottom = np.broadcast_arrays(top, bottom)
-    return np.divide(top, bottom, out=np.zeros(top.shape), where=bottom > 0)
+def distances(points: Sequence[Point]) -> Floats:
+    """d = √KL of each."""
+    return np.sqrt([point.kl for point in points])

@@ -44,11 +44,13 @@ _EMPTY_INFO: dict[str, Any] = {
     "notes": [],
     "seconds": {},
     "failed": {},  # why, by run
-    "runs": "",  # "exchangeable": no two share the order of their data; those of one seed did before 0.3
+    "gold": None,
+    "runs": "",  # "exchangeable" where what is random in a run is its own; before 0.3 the runs of a seed shared it
     "arithmetic": 0,  # how reference log-probs were computed and stored; studies of before 0.2 do not tell
 }
 _KINDS: dict[type, str] = {str: "text", list: "list", dict: "object", int: "whole number"}
-WITHOUT_BETA = ("sft", "best-of-n")
+SELECTION = "best-of-n"
+WITHOUT_BETA = ("sft", SELECTION)
 TRUSTED_ARITHMETIC = 3
 HELD_OUT = ("accuracy", "accuracy_se", "log_loss", "log_loss_se", "validation", "validation_se")
 AGAINST_A_POLICY = (
@@ -168,11 +170,20 @@ class StudyRecord:
                 last[row.run] = row
         return tuple(last.values())
 
+    def ends(self) -> tuple[Result, ...]:
+        """The rows of finished runs at their end, and every row of a selection (best-of-n)."""
+        chosen = tuple(row for row in self.trained() if row.method == SELECTION)
+        finished = (row for row in self.finals() if row.step >= self.last_step(row.arm) and row.method != SELECTION)
+        return (*finished, *chosen)
+
+    def last_step(self, arm: str) -> int:
+        """The step at which the arm's runs end; by default, that of the longest run."""
+        longest = max((row.step for row in self.trained() if row.method != SELECTION), default=0)
+        return int(self.info["steps"].get(arm, longest))
+
     def unfinished(self) -> tuple[tuple[str, float | None, int, float], ...]:
         """The expected runs that have not reached their arm's last step (by default, that of the longest run)."""
-        longest = max((row.step for row in self.trained()), default=0)
-        last = self.info["steps"]
-        finals = [row for row in self.finals() if row.step >= last.get(row.arm, longest)]
+        finals = [row for row in self.finals() if row.step >= self.last_step(row.arm)]
         done = {(row.arm, row.beta, row.seed, row.noise) for row in finals}
         return tuple(key for key in self.expected() if key not in done)
 
@@ -247,8 +258,10 @@ def _read_info(path: Path) -> Mapping[str, Any]:
         raise UserError(f"{path} is not JSON ({error}); run the study again to write it anew") from None
     if not isinstance(info, dict):
         raise UserError(f"{path} should hold one JSON object")
+    if not isinstance(info.get("gold", None) or {}, dict):
+        raise UserError(f"{path}: `gold` should be null or an object with a name, got {info['gold']!r:.60}")
     for name, empty in _EMPTY_INFO.items():
-        if not isinstance(info.get(name, empty), type(empty)):
+        if name != "gold" and not isinstance(info.get(name, empty), type(empty)):
             raise UserError(f"{path}: `{name}` should be of the kind {_KINDS[type(empty)]}, got {info[name]!r:.60}")
     for name, kinds in (("arms", (str,)), ("betas", (int, float)), ("seeds", (int,)), ("noises", (int, float))):
         if name not in info and name != "noises":  # which a study without label noise need not tell

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from .comparisons import LEVEL, Best, Comparison, Verdict
-from .frontiers import ACCURACY, REWARD
-from .results import REFERENCE, StudyRecord
+from .frontiers import ACCURACY, Point
+from .results import REFERENCE, SELECTION, StudyRecord
 from .stats import Estimate, number
 
 
@@ -24,14 +24,18 @@ def run_name(arm: str, beta: float | None, seed: int | None = None, noise: float
 
 def run_names(study: StudyRecord) -> dict[str, str]:
     """The name of every run by its id; seed and noise are told where the study has several."""
-    names = {row.run: told_name(study, row.arm, row.beta, row.seed, row.noise) for row in study.trained()}
-    return {REFERENCE: REFERENCE} | names
+    name = namer(study)
+    return {REFERENCE: REFERENCE} | {row.run: name(row.arm, row.beta, row.seed, row.noise) for row in study.trained()}
 
 
-def told_name(study: StudyRecord, arm: str, beta: float | None, seed: int | None, noise: float) -> str:
+def namer(study: StudyRecord) -> Callable[[str, float | None, int | None, float], str]:
     """`run_name` with the seed and the noise only where the study has several."""
     several_seeds, several_noises = len(study.info["seeds"]) > 1, len(study.noises()) > 1
-    return run_name(arm, beta, seed if several_seeds else None, noise if several_noises else None)
+
+    def name(arm: str, beta: float | None, seed: int | None, noise: float) -> str:
+        return run_name(arm, beta, seed if several_seeds else None, noise if several_noises else None)
+
+    return name
 
 
 def axis_label(study: StudyRecord, axis: str) -> str:
@@ -43,52 +47,62 @@ def axis_label(study: StudyRecord, axis: str) -> str:
 
 
 def sentence_of(study: StudyRecord, answer: Verdict) -> str:
-    """The verdict in a sentence or two."""
+    """The verdict in a few sentences; what went wrong in training comes before any claim."""
     expected, unfinished = len(study.expected()), len(study.unfinished())
     if not study.trained():
         return f"Nothing has been evaluated yet: none of the {expected} runs has reached a checkpoint."
     parts = [
         f"So far {expected - unfinished} of {expected} runs have finished." if unfinished else "",
-        "Nothing scored the samples, so no quality is claimed, only agreement with held-out votes."
+        _went_wrong(answer),
+        "Nothing scored the samples, so no quality is claimed and no arm compared; how often margins agree with "
+        "held-out votes is in the table."
         if answer.axis == ACCURACY
         else "",
-        "" if answer.points else "Nothing has both a KL and a place on the vertical axis, so there is no frontier.",
-        _told_apart(answer.comparisons, answer.axis),
+        ""
+        if answer.points or answer.axis == ACCURACY
+        else "Nothing has both a KL and a reward, so there is no frontier.",
+        _compared(answer.comparisons),
+        _ranking(answer),
         _above_reference(answer.best, run_names(study)),
     ]
     return " ".join(part for part in parts if part)
 
 
-def _told_apart(comparisons: Sequence[Comparison], axis: str) -> str:
-    made = [pair for pair in comparisons if pair.difference]
+def _went_wrong(answer: Verdict) -> str:
+    """The arms that have reason for an alarm: what is said of them below may be of training that went wrong."""
+    cases = [f"{arm} ({', '.join(reasons)})" for (arm, _), reasons in answer.alarmed.items()]
+    return f"Read what follows with alarms in mind: {listed(cases)}." if cases else ""
+
+
+def _compared(comparisons: Sequence[Comparison]) -> str:
     if len(comparisons) == 1:
-        return _pair_in_words(comparisons[0], axis) + "."
+        return _pair_in_words(comparisons[0]) + "."
+    made = [pair for pair in comparisons if pair.difference]
     if not made:
-        return "No two arms have reached the same KL, so none can be compared." if comparisons else ""
+        return "No two arms can be compared at the same KL." if comparisons else ""
+    counts = f"Of {len(comparisons)} pairs of arms, {len(made)} can be compared at the same KL"
     found = [pair for pair in made if pair.distinct]
     if not found:
-        return f"None of the {len(made)} pairs of arms compared at the same KL can be told apart (Holm-corrected)."
-    clear = "; ".join(_pair_in_brief(pair) for pair in found)
-    counts = f"Of {len(made)} pairs of arms compared at the same KL, {len(found)} can be told apart (Holm-corrected)"
-    scope = _scope(min(pair.seeds for pair in found))
-    more = "reward" if axis == REWARD else "held-out accuracy"
-    return f"{counts}: {clear} in {more} (95% intervals {scope})."
+        return f"{counts}; no difference was found{_seen(max(pair.detectable or math.inf for pair in made))}."
+    differ = f"{counts}, {len(found)} {'differs' if len(found) == 1 else 'differ'}"
+    brief = "; ".join(map(_pair_in_brief, found))
+    return f"{differ}: {brief} (each interval at the level at which its pair was judged)."
 
 
-def _pair_in_words(pair: Comparison, axis: str) -> str:
+def _pair_in_words(pair: Comparison) -> str:
     if pair.difference is None or pair.kl is None:
-        return f"{pair.a} and {pair.b} cannot be compared at the same KL: {pair.why_not}"
-    value, se = pair.difference.value, pair.difference.se
-    if se is None:
-        return f"{pair.a} and {pair.b} cannot be told apart: the error of their difference is unknown"
+        change = f"; {pair.next}" if pair.next else ""
+        return f"{pair.a} and {pair.b} cannot be compared at the same KL: {pair.why}{change}"
+    value, se = pair.difference.value, pair.difference.se or 0.0
     ahead, behind = (pair.a, pair.b) if value >= 0 else (pair.b, pair.a)
-    low, high = sorted(math.copysign(1, value) * end for end in pair.difference.interval())
-    more = "gains more reward than" if axis == REWARD else "agrees with more held-out votes than"
-    lead = f"{ahead} {more} {behind}" if pair.distinct else f"{pair.a} and {pair.b} cannot be told apart"
+    low, high = sorted(math.copysign(1, value) * end for end in pair.interval())
     size = f"{ahead}'s frontier lies {number(abs(value), se)} above {behind}'s"
+    interval = f"{100 * pair.level:.3g}% interval {number(low, se)} to {number(high, se)}, {pair.scope}"
+    if pair.distinct:
+        return f"{ahead} gains more reward than {behind}: at the same KL of {pair.kl:.2g} nats {size} ({interval})"
     return (
-        f"{lead}: at the same KL of {pair.kl:.2g} nats {size} (95% interval {number(low, se)} to {number(high, se)}, "
-        f"{_scope(pair.seeds)})"
+        f"No difference was found between {pair.a} and {pair.b}{_seen(pair.detectable or math.inf)}: at the same KL of "
+        f"{pair.kl:.2g} nats {size} ({interval})"
     )
 
 
@@ -96,21 +110,41 @@ def _pair_in_brief(pair: Comparison) -> str:
     assert pair.difference is not None and pair.difference.se is not None
     value, se = pair.difference.value, pair.difference.se
     ahead, behind = (pair.a, pair.b) if value >= 0 else (pair.b, pair.a)
-    low, high = sorted(math.copysign(1, value) * end for end in pair.difference.interval())
-    return f"{ahead} leads {behind} by {number(abs(value), se)} ({number(low, se)} to {number(high, se)})"
+    low, high = sorted(math.copysign(1, value) * end for end in pair.interval())
+    interval = f"{100 * pair.level:.3g}%: {number(low, se)} to {number(high, se)}"
+    return f"{ahead} leads {behind} by {number(abs(value), se)} ({interval})"
 
 
-def _scope(seeds: int) -> str:
-    return f"over prompts and {seeds} seeds" if seeds >= 2 else "over prompts, conditional on these runs"
+def _seen(detectable: float) -> str:
+    if not math.isfinite(detectable):
+        return ""
+    return f" (one of {detectable:.2g} would have been found in four of five such studies)"
+
+
+def _ranking(answer: Verdict) -> str:
+    """A ranking of three arms or more, only where every pair was told apart and no three go round in a circle."""
+    pairs = answer.comparisons
+    wins = dict.fromkeys([arm for pair in pairs for arm in (pair.a, pair.b)], 0)
+    if len(wins) < 3 or not all(pair.distinct for pair in pairs):
+        return ""
+    for pair in pairs:
+        wins[pair.a if pair.verdict == "better" else pair.b] += 1
+    if len(set(wins.values())) < len(wins):
+        return ""
+    return f"From best to worst: {', '.join(sorted(wins, key=lambda arm: -wins[arm]))} (each pair at its own KL)."
 
 
 def _above_reference(best: Sequence[Best], names: Mapping[str, str]) -> str:
     if not best:
         return ""
-    runs = [f"{names[b.run]} gains {b.gain}{_strength(b.gain)}" for b in best]
+    runs = [f"{names[b.run]}{_chosen_n(b)} gains {b.gain}{_strength(b.gain)}" for b in best]
     chosen = any(b.among > 1 for b in best)
     halves = " (chosen on half of the prompts, reported on the other half)" if chosen else ""
     return f"Best run of each arm against the reference{halves}: {'; '.join(runs)}."
+
+
+def _chosen_n(best: Best) -> str:
+    return f" n={best.step}" if best.arm.split("[")[0] == SELECTION else ""
 
 
 def _strength(gain: Estimate) -> str:
@@ -120,7 +154,7 @@ def _strength(gain: Estimate) -> str:
     return f" (z = {gain.z:.1f}{told})".replace("-", "−")
 
 
-def caveats_of(study: StudyRecord, axis: str, paired: bool) -> Iterable[str]:
+def caveats_of(study: StudyRecord, axis: str, points: Sequence[Point], paired: bool) -> Iterable[str]:
     """What limits the sentence."""
     if study.unfinished():
         several = len(study.noises()) > 1
@@ -128,8 +162,12 @@ def caveats_of(study: StudyRecord, axis: str, paired: bool) -> Iterable[str]:
         yield f"The study is partial. Not finished: {listed(names)}."
     if failed := [f"{run} ({reason})" for run, reason in study.info["failed"].items()]:
         yield f"Runs failed; what they had reached before is drawn: {listed(failed)}."
-    if len(study.info["seeds"]) < 2:
-        yield "One seed: intervals are over prompts only, conditional on these runs; another seed may answer otherwise."
+    if len(study.info["seeds"]) < 2 and study.info["runs"] != "exchangeable" and study.trained():
+        yield "One seed, whose runs share the order of their data: another seed may answer otherwise."
+    elif len(study.info["seeds"]) < 2 and (sharing := dict.fromkeys(point.arm for point in points if point.shares)):
+        yield f"One seed: what {', '.join(sharing)} learned from was fitted, or flipped, once, and might be another."
+    if study.trained() and not study.info["steps"]:
+        yield "How many steps a run has is not told; runs as long as the longest are taken to be finished."
     if axis == ACCURACY:
         yield "Held-out accuracy says how often the margins agree with held-out votes, not whether samples are better."
     if not paired and study.trained():

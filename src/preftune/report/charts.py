@@ -256,7 +256,8 @@ def _curve_of(study: StudyRecord, run: str, steps: Sequence[Mapping[str, float]]
 
 def length_panel(study: StudyRecord) -> Panel | None:
     """Length of the samples against the training step, beside the reference's."""
-    rows = [_length_row(row, run_names(study)) for row in study.trained() if row.length is not None]
+    names = run_names(study)
+    rows = [_length_row(row, names) for row in study.trained() if row.length is not None]
     if not rows:
         return None
     reference = study.reference()

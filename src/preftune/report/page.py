@@ -13,7 +13,7 @@ import jinja2
 import vl_convert
 from jinja2.utils import htmlsafe_json_dumps
 
-from ..evidence import REFERENCE, Result, Sample, StudyRecord, Verdict, read_study, run_names, verdict
+from ..evidence import REFERENCE, Result, Sample, StudyRecord, Verdict, read_study, run_names, verdict, write_json
 from ..page import inline, script_policy
 from ..text import harmless
 from .charts import VEGA_LITE, dashes, frontier_panels, length_panel, looks, proxy_panels, training_panels
@@ -21,6 +21,7 @@ from .folding import Folded, fold
 from .tables import budget_rows, cells_of, columns_of, comparison_row, lines_of, preference_rows, reward_rows
 
 REPORT_FILE = "report.html"
+VERDICT_FILE = "verdict.json"
 PROMPTS_SHOWN = 5
 RUNS_SHOWN = 9
 
@@ -44,14 +45,17 @@ class Exchange:
 
 
 def write_report(folder: Path) -> Path:
-    """Draw the report of a study folder, interrupted or not, to `report.html` in it; returns that path.
+    """Draw the report of a study folder, interrupted or not, to `report.html` in it, and write what it says as numbers
+    to `verdict.json`; returns the path of the page.
 
     The page is one file that fetches nothing. Raises UserError if the folder is no study or a line of it is broken.
     """
     study = read_study(folder)
+    answer = verdict(study)
     path = folder / REPORT_FILE
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(_page(study, verdict(study)), encoding="utf-8")
+    partial.write_text(_page(study, answer), encoding="utf-8")
+    write_json(folder / VERDICT_FILE, answer.record())
     partial.replace(path)
     return path
 

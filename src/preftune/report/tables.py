@@ -16,10 +16,10 @@ from ..evidence import (
     Sample,
     StudyRecord,
     clustered_mean,
+    namer,
     number,
     over_seeds,
     run_names,
-    told_name,
 )
 
 BASELINES = {"tfidf": "TF-IDF, logistic", "length": "length alone"}
@@ -46,18 +46,18 @@ class Line(NamedTuple):
 def comparison_row(pair: Comparison, several_noises: bool) -> Mapping[str, str]:
     """A comparison as a row of its table."""
     arms = f"{pair.a} − {pair.b}" + (f", noise {pair.noise:g}" if several_noises else "")
-    row = {"pair": arms, "kl": "", "difference": "", "interval": "", "p": "", "answer": pair.why_not}
+    why = f"not comparable: {pair.why}" + (f"; {pair.next}" if pair.next else "")
+    row = {"pair": arms, "kl": "", "difference": "", "interval": "", "p": "", "answer": why}
     if pair.difference is None or pair.kl is None:
         return row
     se = pair.difference.se or math.nan
-    low, high = (number(end, se) for end in pair.difference.interval())
-    told = "told apart" if pair.distinct else "not told apart"
+    low, high = (number(end, se) for end in pair.interval())
     return row | {
         "kl": f"{pair.kl:.2g}",
         "difference": str(pair.difference),
-        "interval": f"{low} to {high}",
+        "interval": f"{low} to {high} ({100 * pair.level:.3g}%)",
         "p": "< 0.001" if pair.p_value < 0.001 else f"{pair.p_value:.3f}",
-        "answer": told,
+        "answer": pair.verdict if pair.distinct else f"no difference found; {pair.detectable:.2g} could have been seen",
     }
 
 
@@ -74,10 +74,11 @@ def reward_rows(reward: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 def preference_rows(study: StudyRecord) -> list[tuple[str, str, str, str]]:
     """(arm, whose preference, accuracy, log-loss) on held-out votes of what amortized-ipo was told by, told once."""
     found: dict[tuple[str, str], tuple[str, str]] = {}
+    name_of = namer(study)
     for row in study.finals():
         held = study.info.get("preferences", {}).get(row.run, {}).get("held_out")
         if held:
-            name = told_name(study, row.arm, None, row.seed, row.noise)
+            name = name_of(row.arm, None, row.seed, row.noise)
             found[row.arm, name] = (_told(held["accuracy"], 100), _told(held["log_loss"], 1))
     return [(*who, *values) for who, values in found.items()]
 
@@ -150,7 +151,7 @@ def lines_of(study: StudyRecord, columns: Sequence[Column]) -> list[Line]:
         ]
         if minor:
             means = tuple(_over_seeds(values) for values in zip(*(line.values for line in each), strict=True))
-            lines.append(Line(arm, told_name(study, arm, beta, None, noise), f"{len(rows)} seeds", means))
+            lines.append(Line(arm, namer(study)(arm, beta, None, noise), f"{len(rows)} seeds", means))
         lines += each
     return lines
 
