@@ -38,6 +38,7 @@ from preftune.evidence import conclusion, frontiers, regression
 from preftune.evidence.comparisons import Comparison, corrected
 from preftune.evidence.frontiers import PerPrompt, Point
 from preftune.evidence.stats import Floats
+from preftune.study.beta_search import START, search_betas
 
 HEAD = ["", "speaks", "coverage", "(99%)", "false", "power", "half / sd", "bias"]
 FARTHEST = 2.2  # d of the smallest β: there a run's slope has its standard deviation
@@ -54,7 +55,7 @@ class Design:
     """A kind of study. `run_sd`: of a run's gain at the far end, arm by arm; `shared`: the share of its variance that
     the runs of a seed have in common (as where they learn from one fitted reward model); `prompt_sd`: of the effect of
     an arm on a prompt; `reach`: how far the arms go, of d from `nearest` to the far end; `luck`: of log d; `lead`: by
-    how much the first arm is better at the far end."""
+    how much the first arm is better at the far end; `search`: β is found by KL."""
 
     name: str
     seeds: int = 3
@@ -67,6 +68,7 @@ class Design:
     curve: str = "fitted"
     luck: float = 0.1
     nearest: float = 0.55
+    search: bool = False
     arms: int = 2
     lead: float = 0.0
 
@@ -105,6 +107,10 @@ DESIGNS = [
     replace(PLAIN, name="saturating, different KL", curve="saturating", reach=(1.0, 0.8)),
     replace(PLAIN, name="logarithmic curves, 1 x 5", curve="logarithmic", seeds=1, betas=5),
     replace(PLAIN, name="much luck in KL", luck=0.25),
+    replace(PLAIN, name="beta found by KL, one arm as far at a fifth", reach=(1.0, 0.5), search=True, seeds=2),
+    replace(PLAIN, name="beta found by KL, much luck", reach=(1.0, 0.5), search=True, seeds=2, luck=0.2),
+    replace(PLAIN, name="beta found by KL, one seed", reach=(1.0, 0.5), search=True, seeds=1),
+    replace(PLAIN, name="beta found by KL, run sd .15", reach=(1.0, 0.5), search=True, seeds=3, run_sd=(0.15,)),
     replace(PLAIN, name="ends at d 1.4 and 2.2", nearest=1.4),
     replace(PLAIN, name="ends at d 1.8 and 2.2", nearest=1.8),
     replace(PLAIN, name="ends at d 2.1 and 2.2", nearest=2.1),
@@ -147,31 +153,70 @@ OTHER_CURVES = [
 ]
 
 
-def draw(design: Design, rng: np.random.Generator) -> Simulated:
-    """A study of this design."""
-    points, kls, gains = [], [], []
-    common: dict[str, float] = {}
-    for arm in range(design.arms):
-        taste = rng.normal(0, design.prompt_sd, design.prompts)
+class World:
+    """Draws runs one by one: the points of each, their means per prompt, and what the runs of an only seed share."""
+
+    def __init__(self, design: Design, rng: np.random.Generator) -> None:
+        self.design, self.rng = design, rng
+        self.points: list[Point] = []
+        self.kls: list[Floats] = []
+        self.gains: list[Floats] = []
+        self.tastes: dict[int, Floats] = {}
+        self.of_seed: dict[tuple[int, int], float] = {}
+
+    def run(self, arm: int, seed: int, beta: float, start: float) -> float:
+        """A run that ends near d = `start`; its KL."""
+        design, rng = self.design, self.rng
+        if arm not in self.tastes:
+            self.tastes[arm] = rng.normal(0, design.prompt_sd, design.prompts)
+        if (arm, seed) not in self.of_seed:
+            self.of_seed[arm, seed] = float(rng.normal())
         slope_sd = design.run_sd[arm % len(design.run_sd)] / FARTHEST
         reach, lead = design.reach[arm % len(design.reach)], design.lead * (arm == 0) / FARTHEST
-        for seed in range(design.seeds):
-            of_seed = rng.normal()
-            if design.seeds == 1:
-                common[str(arm)] = slope_sd * math.sqrt(design.shared) * of_seed
-            for beta in np.geomspace(design.nearest, FARTHEST, design.betas).tolist():
-                own = math.sqrt(design.shared) * of_seed + math.sqrt(1 - design.shared) * rng.normal()
-                end = beta * reach * math.exp(design.luck * (0.9 * own + math.sqrt(0.19) * rng.normal()))
-                for step, d in ((1, end / 2), (2, end)):
-                    gain = float(CURVES[design.curve](np.array(d))) + (lead + slope_sd * own) * d
-                    gain *= 0.6 if step == 1 and arm == 0 else 1.0
-                    kls.append(d**2 * rng.gamma(4, 0.25, design.prompts))
-                    noise = rng.normal(0, SAMPLE_NOISE / math.sqrt(SAMPLES), design.prompts)
-                    gains.append(gain + taste * (d / FARTHEST) + noise)
-                    where = Point(f"{arm}-{seed}-{beta:.2f}", str(arm), beta, seed, step, 0.0, None, 0.0, None)
-                    mean = replace(where, kl=float(kls[-1].mean()), gain=float(gains[-1].mean()))
-                    points.append(replace(mean, end=step == 2, shares=design.shared > 0))
-    return Simulated(design, frontiers.with_units(points), PerPrompt(np.array(kls), np.array(gains)), common)
+        own = math.sqrt(design.shared) * self.of_seed[arm, seed] + math.sqrt(1 - design.shared) * rng.normal()
+        end = start * reach * math.exp(design.luck * (0.9 * own + math.sqrt(0.19) * rng.normal()))
+        for step, d in ((1, end / 2), (2, end)):
+            gain = float(CURVES[design.curve](np.array(d))) + (lead + slope_sd * own) * d
+            gain *= 0.6 if step == 1 and arm == 0 else 1.0
+            self.kls.append(d**2 * rng.gamma(4, 0.25, design.prompts))
+            noise = rng.normal(0, SAMPLE_NOISE / math.sqrt(SAMPLES), design.prompts)
+            self.gains.append(gain + self.tastes[arm] * (d / FARTHEST) + noise)
+            where = Point(f"{arm}-{seed}-{beta:.4g}", str(arm), beta, seed, step, 0.0, None, 0.0, None)
+            mean = replace(where, kl=float(self.kls[-1].mean()), gain=float(self.gains[-1].mean()))
+            self.points.append(replace(mean, end=step == 2, shares=design.shared > 0))
+        return float(self.kls[-1].mean())
+
+    def search(self) -> None:
+        """β found by KL at the first seed (`beta_search`), then every other seed at what was found."""
+        found = search_betas(
+            [str(arm) for arm in range(self.design.arms)],
+            lambda arm, beta: self.run(int(arm), 0, beta, (beta / START) ** -0.4),
+            alone=self.design.seeds == 1,
+        )
+        for arm, betas in found.chosen.items():
+            for seed, beta in itertools.product(range(1, self.design.seeds), betas):
+                self.run(int(arm), seed, beta, (beta / START) ** -0.4)
+
+    def study(self) -> Simulated:
+        """What was drawn."""
+        sd = [self.design.run_sd[arm % len(self.design.run_sd)] / FARTHEST for arm in range(self.design.arms)]
+        common = {str(arm): sd[arm] * math.sqrt(self.design.shared) * of for (arm, _), of in self.of_seed.items()}
+        table = PerPrompt(np.array(self.kls), np.array(self.gains))
+        return Simulated(
+            self.design, frontiers.with_units(self.points), table, common if self.design.seeds == 1 else {}
+        )
+
+
+def draw(design: Design, rng: np.random.Generator) -> Simulated:
+    """A study of this design."""
+    world = World(design, rng)
+    if design.search:
+        world.search()
+        return world.study()
+    for arm, seed in itertools.product(range(design.arms), range(design.seeds)):
+        for start in np.geomspace(design.nearest, FARTHEST, design.betas).tolist():
+            world.run(arm, seed, start, start)
+    return world.study()
 
 
 def judge(design: Design, seed: int) -> list[list[float]]:

@@ -323,6 +323,20 @@ def test_samples_stand_side_by_side_for_prompts_that_nobody_chose(plain: Path, p
                 assert row.response.strip() in page.text and row.prompt in page.text
 
 
+def test_the_search_for_beta_is_told_run_by_run_and_nothing_of_it_is_trusted(tmp_path: Path) -> None:
+    folder = write_synthetic_study(tmp_path, prompts=4)
+    info = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    tried = [{"arm": "dpo", "beta": 0.1, "kl": 0.75, "why": "where every arm starts"}]
+    write_json(folder / "study.json", info | {"search": {"ended": True, "tried": tried}})
+    page = page_of(folder)
+    assert "How β was found" in page.words and "dpo 0.1 0.75 where every arm starts" in page.words
+    strange = [{"arm": "<b>x</b>", "beta": "y", "kl": None, "why": "<script>z</script>"}, 7]
+    write_json(folder / "study.json", info | {"search": {"tried": strange}})
+    assert "<script>z" not in (write_report(folder)).read_text(encoding="utf-8")
+    write_json(folder / "study.json", info | {"search": {"tried": "all"}})
+    assert "How β was found" not in page_of(folder).words
+
+
 def test_second_opinions_have_a_column(page: Page) -> None:
     assert "vader second opinion" in page.words
 

@@ -10,7 +10,7 @@ from .command import Command, exit_if_failed
 from .flags import Parsed, option_flags, settings_flags
 
 LATER = (  # what is looked at when the data and the model are there
-    *("model", "reference", "data", "eval_data", "eval_fraction", "prompts", "eval_prompts", "samples", "out"),
+    *("model", "reference", "data", "eval_data", "eval_fraction", "prompts", "eval_prompts", "out"),
 )
 
 
@@ -35,7 +35,7 @@ def run(given: Parsed) -> None:
 COMMAND = Command(
     run,
     "train every arm at every beta and seed on the same votes, evaluate them alike, draw the report",
-    "preftune compare --model MODEL --data FILE --methods dpo,ipo --betas 0.05,0.1 --seeds 0,1,2 --out DIR",
+    "preftune compare --model MODEL --data FILE --methods dpo,ipo --seeds 0,1 --out DIR",
     ["model", "data", "methods", "out"],
     [
         "betas",

@@ -36,6 +36,14 @@ def numbers(kind: type) -> Callable[[Any], list[Any]]:
     return parse
 
 
+def betas(value: Any) -> Any:
+    """Strengths of the KL term, or `auto`."""
+    return value if value == "auto" else numbers(float)(value)
+
+
+betas.__name__ = "float,...|auto"
+
+
 def arms(value: Any) -> str:
     """Arms as one text, from `dpo,ipo` or a YAML list."""
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -53,7 +61,7 @@ OWN: dict[str, Flag] = {
     "out": Flag(str, "folder to write (lab: file)"),
     "methods": Flag(arms, "arms to compare, such as dpo,ipo,ipo[reduction=mean]"),
     "beta": Flag(float, "strength of the KL term"),
-    "betas": Flag(numbers(float), "strengths of the KL term, such as 0.05,0.1"),
+    "betas": Flag(betas, "strengths of the KL term, such as 0.05,0.1 (default: auto, found for each arm by KL)"),
     "seeds": Flag(numbers(int), "seeds, such as 0,1,2: one run of every arm and beta each (default: 0)"),
     "label-noise": Flag(numbers(float), "rates at which training votes are flipped, such as 0,0.2 (default: 0)"),
     "votes-per-prompt": Flag(int, "train on at most so many votes of each prompt (default: all)"),

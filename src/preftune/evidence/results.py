@@ -39,6 +39,7 @@ _EMPTY_INFO: dict[str, Any] = {
     "seeds": [],
     "noises": [0.0],
     "steps": {},
+    "search": {},  # for the β of arms that were given none: what was tried, and why
     "opinions": {},
     "targets": {},
     "notes": [],

@@ -160,6 +160,8 @@ def caveats_of(study: StudyRecord, axis: str, points: Sequence[Point], paired: b
         several = len(study.noises()) > 1
         names = [run_name(arm, beta, seed, noise if several else None) for arm, beta, seed, noise in study.unfinished()]
         yield f"The study is partial. Not finished: {listed(names)}."
+    if study.info["search"].get("ended") is False:
+        yield "The search for the β of each arm has not ended; what it has run is shown."
     if failed := [f"{run} ({reason})" for run, reason in study.info["failed"].items()]:
         yield f"Runs failed; what they had reached before is drawn: {listed(failed)}."
     if len(study.info["seeds"]) < 2 and study.info["runs"] != "exchangeable" and study.trained():

@@ -18,7 +18,16 @@ from ..page import inline, script_policy
 from ..text import harmless
 from .charts import VEGA_LITE, dashes, frontier_panels, length_panel, looks, proxy_panels, training_panels
 from .folding import Folded, fold
-from .tables import budget_rows, cells_of, columns_of, comparison_row, lines_of, preference_rows, reward_rows
+from .tables import (
+    budget_rows,
+    cells_of,
+    columns_of,
+    comparison_row,
+    lines_of,
+    preference_rows,
+    reward_rows,
+    search_rows,
+)
 
 REPORT_FILE = "report.html"
 VERDICT_FILE = "verdict.json"
@@ -91,6 +100,7 @@ def _page(study: StudyRecord, answer: Verdict) -> str:
         reward_kind=study.info.get("reward", {}).get("kind", ""),
         preferences=preference_rows(study),
         budgets=budget_rows(study),
+        searched=search_rows(study),
         columns=columns,
         lines=list(zip(lines, cells_of(lines), strict=True)),
         several_seeds=len(study.info["seeds"]) > 1,

@@ -88,6 +88,20 @@ def _told(estimate: Mapping[str, float | None], times: float) -> str:
     return str(Estimate(times * (value or 0.0), None if se is None else times * se))
 
 
+def search_rows(study: StudyRecord) -> list[tuple[str, str, str, str]]:
+    """(arm, β, KL at its end, why this β) of every run of the search for β, where the study has made one."""
+    tried = study.info["search"].get("tried", [])
+    return [
+        (str(one.get("arm")), f"{_real(one.get('beta')):g}", f"{_real(one.get('kl')):.2g}", str(one.get("why")))
+        for one in (tried if isinstance(tried, list) else [])
+        if isinstance(one, Mapping)
+    ]
+
+
+def _real(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
 def budget_rows(study: StudyRecord) -> list[tuple[str, str, Mapping[str, float]]]:
     """(arm, run, what it cost in three currencies) of every run that says so."""
     names, budgets = run_names(study), study.info.get("budgets", {})

@@ -13,13 +13,14 @@ from ..methods import REWARD, all_options, check_known, names_of
 from ..preference import check_fit, default_kind, likelihood_of
 from ..training import Arm, Recipe, Settings, check_given, make_settings, parse_arm, split_arms
 
-Betas = Sequence[float] | Mapping[str, Sequence[float]]  # of every arm, or of each by its name
+AUTO = "auto"
+Betas = Sequence[float] | Mapping[str, Sequence[float]] | str | None  # of every arm, of each by its name, or AUTO
 TrainingKey = tuple[str, int, float]  # (arm, seed, noise)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study compares, settled before anything is trained."""
+    """What a study compares, settled before anything is trained, but for the β of the arms in `searching`."""
 
     arms: tuple[Arm, ...]
     arm_betas: Mapping[str, tuple[float, ...]]  # of every arm whose method has a β, by its name
@@ -29,6 +30,7 @@ class Plan:
     given: Mapping[str, Any]  # options of methods, for every arm whose method has them
     checkpoints: int
     kind: str
+    searching: tuple[str, ...] = ()  # the arms whose β is to be found (`beta_search`)
 
     @property
     def betas(self) -> tuple[float, ...]:
@@ -94,18 +96,20 @@ class StudyData:
 def settle_study(
     methods: Sequence[str] | str,
     *,
-    betas: Betas = (0.1,),
+    betas: Betas = None,
     seeds: Sequence[int] = (0,),
     label_noise: Sequence[float] = (0.0,),
     checkpoints: int = 3,
     kind: str | None = None,
     votes_per_prompt: int | None = None,
     validation_fraction: float = 0.0,
+    samples: int = 1,
     **options: Any,
 ) -> Plan:
     """Check and settle what is compared, before anything is loaded. Raises UserError for what the user can mend."""
     plan = make_plan(methods, betas, seeds, label_noise, options, checkpoints, kind)
     check_shares(votes_per_prompt, validation_fraction)
+    check_searchable(plan, samples)
     return plan
 
 
@@ -123,7 +127,8 @@ def make_plan(
     parsed = tuple(parse_arm(name) for name in names)
     for label, values in (("methods", [arm.name for arm in parsed]), ("seeds", seeds), ("label-noise", noises)):
         check_list(label, values)
-    arm_betas = settle_betas(parsed, betas)
+    arm_betas = {} if betas is None or isinstance(betas, str) else settle_betas(parsed, betas)
+    searching = () if arm_betas else arms_to_search(parsed, betas, noises)
     for noise in noises:
         if not 0 <= noise < 0.5:
             raise UserError(f"--label-noise {noise}: must be at least 0 and below 0.5")
@@ -131,7 +136,8 @@ def make_plan(
         raise UserError(f"--checkpoints {checkpoints}: must be at least 1")
     settings, given = split_options(options, [arm.method.name for arm in parsed])
     kind = kind or default_kind([arm.method for arm in parsed], settings)
-    plan = Plan(parsed, arm_betas, tuple(seeds), tuple(map(float, noises)), settings, given, checkpoints, kind)
+    rates = tuple(map(float, noises))
+    plan = Plan(parsed, arm_betas, tuple(seeds), rates, settings, given, checkpoints, kind, searching)
     if plan.needs_reward:
         check_fit(kind, plan.reward_recipe)
     for arm in parsed:
@@ -163,7 +169,21 @@ def check_list(label: str, values: Sequence[Any]) -> None:
         raise UserError(f"--{label}: one of them is given twice ({', '.join(map(str, values))})")
 
 
-def settle_betas(arms: Sequence[Arm], betas: Betas) -> dict[str, tuple[float, ...]]:
+def arms_to_search(arms: Sequence[Arm], betas: Betas, noises: Sequence[float]) -> tuple[str, ...]:
+    """The arms whose β is to be found: all that have one. Raises UserError where there is no way to."""
+    having = tuple(arm.name for arm in arms if arm.method.uses_reference)
+    if isinstance(betas, str) and betas != AUTO:
+        raise UserError(f"--betas {betas}: give numbers, or {AUTO}")
+    if isinstance(betas, str) and not having:
+        raise UserError(f"--betas {AUTO}: no arm has a β; leave it out")
+    if having and 0 not in noises:
+        raise UserError(f"--betas {AUTO}: β is found without label noise; add 0 to --label-noise, or give --betas")
+    return having
+
+
+def settle_betas(
+    arms: Sequence[Arm], betas: Sequence[float] | Mapping[str, Sequence[float]]
+) -> dict[str, tuple[float, ...]]:
     """The β of every arm whose method has one: the same for all, or each arm's own, by its name.
 
     Raises UserError for an arm that has none or is not compared, and for a doubtful list.
@@ -188,6 +208,12 @@ def check_betas(betas: Sequence[float]) -> tuple[float, ...]:
         if not 0 < beta < math.inf:
             raise UserError(f"--betas {beta}: must be greater than 0")
     return tuple(betas)
+
+
+def check_searchable(plan: Plan, samples: int) -> None:
+    """Raises UserError where β is to be found and nothing is sampled."""
+    if plan.searching and samples < 1:
+        raise UserError(f"--betas {AUTO}: β is found by KL, which needs samples; give --samples 1 or more, or --betas")
 
 
 def check_shares(votes_per_prompt: int | None, validation_fraction: float) -> None:

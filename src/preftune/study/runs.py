@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import textwrap
 import time
 import traceback
@@ -115,22 +116,36 @@ class Runner:
 
         One that fails is marked with its reason, and tried again when the study goes on; the others are done.
         """
-        failed = {}
-        for arm, beta, seed, noise in self.plan.runs():
-            name = run_name(arm, beta, seed, noise)
-            mark = self.folder / "runs" / name / FAILED
-            try:
-                mark.unlink(missing_ok=True)
-                self.run(arm, beta, seed, noise)
-            except Interrupted:
-                raise
-            except Exception as error:
-                failed[name] = reason_of(error)
-                mark.parent.mkdir(parents=True, exist_ok=True)
-                write_json(mark, {"reason": failed[name], "traceback": traceback.format_exc()})
-                say(f"{name}: failed ({failed[name]}); the study goes on")
-            return_freed_memory()
-        return failed
+        reasons = {run_name(*identity): self.attempt(*identity) for identity in self.plan.runs()}
+        return {name: reason for name, reason in reasons.items() if reason}
+
+    def attempt(self, arm: Arm, beta: float | None, seed: int, noise: float) -> str:
+        """Do one run; why it failed, if it did: then that is marked in its folder."""
+        name, reason = run_name(arm, beta, seed, noise), ""
+        mark = self.folder / "runs" / name / FAILED
+        try:
+            mark.unlink(missing_ok=True)
+            self.run(arm, beta, seed, noise)
+        except Interrupted:
+            raise
+        except Exception as error:
+            reason = reason_of(error)
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            write_json(mark, {"reason": reason, "traceback": traceback.format_exc()})
+            say(f"{name}: failed ({reason}); the study goes on")
+        return_freed_memory()
+        return reason
+
+    def kl_of_run(self, arm_name: str, beta: float) -> float | None:
+        """Do the run of an arm at the first seed, without label noise: KL at its end in nats, None if it failed."""
+        arm = next(arm for arm in self.plan.arms if arm.name == arm_name)
+        seed = self.plan.seeds[0]
+        if self.attempt(arm, beta, seed, 0.0):
+            return None
+        name = run_name(arm, beta, seed, 0.0)
+        rows = [row for row in read_results(self.folder / "results.jsonl") if row.run == name]
+        kl = max(rows, key=lambda row: row.step).kl
+        return kl if kl is not None and math.isfinite(kl) else None
 
     def run(self, arm: Arm, beta: float | None, seed: int, noise: float) -> None:
         """Train one run, evaluating it at its checkpoints; leave `runs/<id>/policy`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from ..preference import check_extra_responses, check_fitted
 from ..report import write_report
 from ..stopping import only_writer
 from ..training import AnyTraining, PromptTraining, check_context, describe_counts, prepare
-from .describing import describe_study, open_study
+from .beta_search import MOST, search_betas
+from .describing import describe_study, describe_targets, open_study
 from .naming import condition_name
-from .plan import Betas, Plan, StudyData, TrainingKey, check_shares, make_data, make_plan
+from .plan import Betas, Plan, StudyData, TrainingKey, check_searchable, check_shares, make_data, make_plan
 from .questions import held_out_prompts, make_questions
 from .rewards import fit_rewards
 from .runs import Runner
@@ -66,7 +67,7 @@ def compare(
     ballots: Sequence[Ballot],
     *,
     model: str,
-    betas: Betas = (0.1,),
+    betas: Betas = None,
     seeds: Sequence[int] = (0,),
     label_noise: Sequence[float] = (0.0,),
     out: str | Path,
@@ -97,7 +98,9 @@ def compare(
         arms: such as `["dpo", "ipo", "ipo[reduction=mean]"]`, or one text with commas.
         ballots: preference data, from `read_ballots` or made by hand.
         model: a local folder, a GGUF file or a hub name.
-        betas: strengths of the KL term: the same for every arm, or a mapping from an arm's name to its own.
+        betas: strengths of the KL term: the same for every arm, or a mapping from an arm's name to its own. "auto", the
+            default: found for each arm at the first seed, without label noise, by KL alone, so that the arms end at the
+            same distances from the reference (`beta_search`).
         seeds: one run of every arm and β for each. What is random in a run's training follows from its seed, arm and β,
             so that runs are exchangeable; noise, fitted rewards and preferences follow from the seed alone.
         label_noise: rates at which single training and validation votes are flipped, each on its own and by seed; one
@@ -125,6 +128,7 @@ def compare(
     started = time.monotonic()
     plan = make_plan(arms, betas, seeds, label_noise, {**options, "max_new_tokens": max_new_tokens}, checkpoints, kind)
     check_shares(votes_per_prompt, validation_fraction)
+    check_searchable(plan, samples)
     folder = Path(out)
     with only_writer(folder):
         bench = open_workbench(
@@ -164,6 +168,8 @@ def compare(
             info["reward"] = {"kind": plan.kind, **models}
             write_json(folder / "study.json", info)
         runner.evaluate_reference()
+        if plan.searching:
+            runner, info = find_betas(runner, info)
         info["failed"] = runner.run_all()
         records = runner.records()
         info["budgets"] = {name: record["budget"] for name, record in records.items() if "budget" in record}
@@ -175,6 +181,32 @@ def compare(
         say(comparison.verdict.sentence)
         say(f"report: {comparison.report()}")
     return comparison
+
+
+def find_betas(runner: Runner, info: dict[str, Any]) -> tuple[Runner, dict[str, Any]]:
+    """Run the search for the β of the arms that have none yet; the runner and `study.json` with what was found.
+
+    It follows from the KL of its runs alone, and finished runs are not done again: a study that was interrupted comes
+    to the same β.
+    """
+    plan = runner.plan
+    say(f"β is found by KL, at seed {plan.seeds[0]}, in at most {MOST} runs of each arm ({', '.join(plan.searching)})")
+    path = runner.folder / "study.json"
+    write_json(path, info | {"search": {"ended": False}})
+    search = search_betas(plan.searching, runner.kl_of_run, say, alone=len(plan.seeds) == 1)
+    for arm in plan.searching:
+        missed = ", ".join(f"{target**2:.2g}" for target in search.missed(arm))
+        say(f"{arm}: β {', '.join(f'{beta:g}' for beta in search.chosen[arm])}")
+        if missed:
+            say(f"{arm}: no run ended near {missed} nats")
+    plan = replace(plan, arm_betas=search.chosen, searching=())
+    betas = {arm: sorted({*info["arm_betas"].get(arm, ()), *own}) for arm, own in search.chosen.items()}
+    found = {"arm_betas": info["arm_betas"] | betas, "betas": sorted({*info["betas"], *plan.betas})}
+    found |= {"search": {"ended": True, "seed": plan.seeds[0], **search.record()}}
+    found |= {"targets": info["targets"] | describe_targets(plan, runner.trainings)}
+    info = info | found
+    write_json(path, info)
+    return replace(runner, plan=plan), info
 
 
 def prepare_trainings(bench: Workbench, plan: Plan, data: StudyData) -> dict[TrainingKey, AnyTraining]:
