@@ -213,6 +213,15 @@ def test_two_runs_an_arm_tell_nothing_of_a_method(tmp_path: Path) -> None:
     assert "too few finished runs to tell a method from a run; more seeds of each arm" in answer.sentence
 
 
+def test_a_reason_that_all_pairs_share_is_told_once(tmp_path: Path) -> None:
+    curves = dict.fromkeys(("dpo", "ipo", "gpo"), (0.4, 0.05))
+    answer = verdict(read_study(write_synthetic_study(tmp_path, arms=list(curves), curves=curves, betas=(0.1,))))
+    assert answer.sentence.startswith(
+        "No two arms can be compared at the same KL: too few finished runs to tell a method from a run; more seeds of "
+        "each arm would change that."
+    )
+
+
 def test_many_arms_are_corrected_for_their_comparisons(tmp_path: Path) -> None:
     answer = verdict(read_study(write_synthetic_study(tmp_path, arms=("dpo", "ipo", "sft"), seeds=(0, 1, 2))))
     assert len(answer.comparisons) == 3

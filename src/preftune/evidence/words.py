@@ -79,7 +79,9 @@ def _compared(comparisons: Sequence[Comparison]) -> str:
         return _pair_in_words(comparisons[0]) + "."
     made = [pair for pair in comparisons if pair.difference]
     if not made:
-        return "No two arms can be compared at the same KL." if comparisons else ""
+        reasons = dict.fromkeys(f"{pair.why}; {pair.next}" for pair in comparisons)
+        why = f": {next(iter(reasons))}" if len(reasons) == 1 else ""
+        return f"No two arms can be compared at the same KL{why}." if comparisons else ""
     counts = f"Of {len(comparisons)} pairs of arms, {len(made)} can be compared at the same KL"
     found = [pair for pair in made if pair.distinct]
     if not found:
