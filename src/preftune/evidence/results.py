@@ -41,6 +41,7 @@ _EMPTY_INFO: dict[str, Any] = {
     "steps": {},
     "opinions": {},
     "targets": {},
+    "pilots": {},  # what chose the learning rate of an arm, by arm
     "notes": [],
     "seconds": {},
     "failed": {},  # why, by run
