@@ -42,7 +42,7 @@ from ..training import (
 from .naming import run_seed, slug
 from .plan import Plan, StudyData
 from .questions import held_out_prompts
-from .rates import Tried, choose_rate, rates_to_try
+from .rates import Tried, choose_rate, lowest, rates_to_try
 from .rewards import score_rollouts
 from .runs import Runner, reason_of
 
@@ -215,18 +215,19 @@ def cost_of_samples(job: Job, policy: Policy) -> Costs:
 
 
 class Criterion(NamedTuple):
-    """What a pilot is judged by: in words, the sign that makes it a cost, and how it is measured."""
+    """What a pilot is judged by: in words, the sign that makes it a cost, the reference's own, how it is measured."""
 
     words: str
     sign: int
+    start: float | None  # None: it is not known
     measure: Callable[[Job, Policy], Costs]
 
 
-VOTES = Criterion("log-loss of validation votes, nats", 1, cost_of_votes)
+VOTES = Criterion("log-loss of validation votes, nats", 1, math.log(2), cost_of_votes)
 RESPONSES = Criterion(
-    "log-likelihood of preferred validation responses over the reference's, nats per token", -1, cost_of_responses
+    "log-likelihood of preferred validation responses over the reference's, nats per token", -1, 0.0, cost_of_responses
 )
-SAMPLED = Criterion("learned reward − β·KL of samples to validation prompts, nats", -1, cost_of_samples)
+SAMPLED = Criterion("learned reward − β·KL of samples to validation prompts, nats", -1, None, cost_of_samples)
 
 
 def criterion_of(arm: Arm) -> Criterion:
@@ -275,14 +276,23 @@ def pilot_arm(runner: Runner, arm: Arm, fresh: Fresh) -> dict[str, Any]:
             shutil.rmtree(folder_of(job, lr))
         told = "; ".join(f"{lr:g}: {record['out']}" for lr, record in sorted(records.items()))
         raise UserError(f"--lr auto: no pilot of {arm.name} came to anything ({told}); give the arm its own lr")
-    say(f"{arm.name}: learning rate {choice[0]:g}, {choice[1]}")
+    reason = choice[1] + caveat(criterion_of(arm), tried)
+    say(f"{arm.name}: learning rate {choice[0]:g}, {reason}")
     shown = ("lr", "value", "se", "out", "steps")
     rows = [
         {name: record[name] for name in shown if name in record} | {"chosen": lr == choice[0]}
         for lr, record in sorted(records.items())
     ]
     shared = {"criterion": criterion_of(arm).words, "beta": beta, "seed": job.seed, "noise": noise}
-    return {"lr": choice[0], "reason": choice[1], **shared, "tried": rows}
+    return {"lr": choice[0], "reason": reason, **shared, "tried": rows}
+
+
+def caveat(criterion: Criterion, tried: Sequence[Tried]) -> str:
+    """A clause where the best pilot is not better than the reference by a standard error: then the choice is luck."""
+    best = lowest(tried)
+    if best is None or criterion.start is None or best.mean.value + (best.mean.se or 0.0) < criterion.start:
+        return ""
+    return "; no pilot is better than the reference by a standard error, more validation prompts would tell"
 
 
 def folder_of(job: Job, lr: float) -> Path:
