@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +30,7 @@ from preftune.model.sampling import Rollout
 from preftune.study import pilots, runs, study
 from preftune.study.naming import run_seed
 from preftune.study.plan import make_plan
-from preftune.study.rates import Tried, choose_rate, difference, lowest, rate_beyond, rates_to_try
+from preftune.study.rates import Tried, best_of, choose_rate, rate_beyond, rates_to_try
 from preftune.study.single import train
 from preftune.study.study import Study, compare
 
@@ -63,9 +64,17 @@ def some_pilots(draw: st.DrawFn) -> list[Tried]:
     """Pilots at the first rates of the ladder on the same prompts, some of them out."""
     prompts = draw(st.integers(2, 6))
     weights = tuple(draw(st.lists(st.floats(0.1, 5), min_size=prompts, max_size=prompts)))
-    cost = st.lists(st.floats(-3, 3), min_size=prompts, max_size=prompts)
-    drawn = draw(st.lists(st.none() | cost, min_size=1, max_size=6))
-    return [Tried(rate_beyond(1e-5, i), tuple(own or ()), weights if own else ()) for i, own in enumerate(drawn)]
+    cost = st.lists(st.floats(-3, 3), min_size=prompts, max_size=prompts).map(tuple)
+    own = cost if draw(st.booleans()) else st.just(())
+    drawn = draw(st.lists(st.none() | st.tuples(cost, st.just(weights), own), min_size=1, max_size=6))
+    return [Tried(rate_beyond(1e-5, i), *(one or ())) for i, one in enumerate(drawn)]
+
+
+def told_apart(one: tuple[float, ...], other: tuple[float, ...], weights: tuple[float, ...]) -> float:
+    """How far the mean difference is above one standard error of it."""
+    weight, gaps = np.array(weights), np.subtract(one, other)
+    gap, count = float(weight @ gaps / weight.sum()), len(gaps)
+    return float(gap - np.sqrt(count / (count - 1) * np.sum((weight * (gaps - gap)) ** 2)) / weight.sum())
 
 
 @given(some_pilots())
@@ -76,33 +85,28 @@ def test_the_smallest_rate_that_one_standard_error_does_not_tell_from_the_best_i
     if not inside:
         assert choice is None
         return
-    means = {one.lr: np.average(one.costs, weights=one.weights) for one in inside}
-    best = min(inside, key=lambda one: means[one.lr])
-    for one in inside:
-        weights, gaps = np.array(one.weights), np.subtract(one.costs, best.costs)
-        gap = float(weights @ gaps / weights.sum())
-        count = len(gaps)
-        error = np.sqrt(count / (count - 1) * np.sum((weights * (gaps - gap)) ** 2)) / weights.sum()
-        if one.lr == choice[0]:
-            assert gap <= error + 1e-9
-        elif one.lr < choice[0]:
-            assert gap > error - 1e-9
+    low = min(inside, key=lambda one: float(np.average(one.costs, weights=one.weights)))
+    tied = [one for one in inside if told_apart(one.costs, low.costs, one.weights) <= 0]
+    own = {one.lr: one.losses or one.costs for one in tied}
+    best = min(tied, key=lambda one: float(np.average(own[one.lr], weights=one.weights)))
+    assert choice is not None and choice[0] in own, "nothing with a cost that is told from the lowest"
+    for one in tied:
+        beyond = told_apart(own[one.lr], own[best.lr], one.weights)
+        assert beyond <= 1e-9 if one.lr == choice[0] else one.lr > choice[0] or beyond > -1e-9
 
 
-@given(some_pilots(), st.randoms(use_true_random=False), st.floats(-2, 2))
+@given(some_pilots(), st.randoms(use_true_random=False), st.integers(-2, 2))
 @tried(100)
 def test_order_a_shift_of_all_costs_and_a_pilot_that_is_out_change_no_choice(
-    found: list[Tried], rng: Any, shift: float
+    found: list[Tried], rng: Any, shift: int
 ) -> None:
     choice = choose_rate(found)
     again = [*found, Tried(1.0)]
     rng.shuffle(again)
     assert (choose_rate(again) or (None,))[0] == (choice or (None,))[0]
-    whole = [Tried(one.lr, tuple(round(64 * cost) / 64 for cost in one.costs), one.weights) for one in found]
-    moved = [Tried(one.lr, tuple(cost + round(shift) for cost in one.costs), one.weights) for one in whole]
-    assert [difference(one, moved[0]) for one in moved if one.costs and moved[0].costs] == [
-        difference(one, whole[0]) for one in whole if one.costs and whole[0].costs
-    ]
+    whole = [replace(one, costs=tuple(round(64 * cost) / 64 for cost in one.costs)) for one in found]
+    moved = [replace(one, costs=tuple(cost + shift for cost in one.costs)) for one in whole]
+    assert (choose_rate(whole) or (None,))[0] == (choose_rate(moved) or (None,))[0]
 
 
 def test_a_tie_goes_to_the_smaller_rate_and_a_clear_lead_to_the_larger() -> None:
@@ -111,7 +115,21 @@ def test_a_tie_goes_to_the_smaller_rate_and_a_clear_lead_to_the_larger() -> None
     lr, reason = choose_rate(pilots_of([noisy, clear, [9.0] * 4])) or (0.0, "")
     assert (lr, reason) == (3e-5, "the lowest cost"), "prompts differ more than rates: they are paired"
     lr, reason = choose_rate(pilots_of([None, [1.0, 2.0], [2.0, 0.9]])) or (0.0, "")
-    assert lr == 3e-5 and reason.startswith("the smallest rate within one standard error of the lowest cost, 0.0001's")
+    assert lr == 3e-5 and reason.startswith("within one standard error of the lowest cost, 0.0001's (0.1 ± 1.1 above)")
+
+
+def test_of_rates_that_log_loss_does_not_tell_apart_the_own_loss_decides() -> None:
+    """A policy that has hardly moved ranks as one that has: it must not be taken for being the smaller rate."""
+    costs, weights = (0.6, 0.7), (1.0, 1.0)
+    still = Tried(1e-5, costs, weights, (0.6931, 0.6931))
+    moved, far = Tried(3e-5, (0.61, 0.7), weights, (0.60, 0.65)), Tried(1e-4, costs, weights, (0.9, 1.4))
+    worse = Tried(3e-4, (0.8, 0.9), weights, (0.1, 0.1))
+    lr, reason = choose_rate([still, moved, far, worse]) or (0.0, "")
+    assert lr == 3e-5 and reason.endswith("and of such with the lowest loss of its own")
+    assert rates_to_try([still, moved, far, worse], lora=False) == ()
+    assert rates_to_try(
+        [still, *(replace(moved, lr=lr) for lr in (3e-5, 1e-4)), replace(moved, lr=3e-4, losses=(0.5, 0.5))], False
+    ) == (1e-3,)
 
 
 def test_the_ladder_and_the_grid() -> None:
@@ -130,7 +148,7 @@ def test_the_grid_grows_at_the_end_where_the_best_is_and_twice_at_most(best: int
     known = sorted(one.lr for one in found)
     start, end = ladder.index(known[0]), ladder.index(known[-1])
     assert known == ladder[start : end + 1] and 4 <= len(known) <= 6 and (start >= 0 and end <= 7)
-    assert (lowest(found) or found[0]).lr == wanted
+    assert (best_of(found) or found[0]).lr == wanted
     assert ladder.index(wanted) in range(start, end + 1)
 
 
@@ -146,7 +164,7 @@ def test_where_all_are_out_smaller_rates_are_tried_and_then_nothing_is_chosen() 
 def test_means_by_prompt_have_the_mean_and_the_error_of_what_they_are_of() -> None:
     values, weights = np.array([1.0, 2.0, 4.0, 0.0]), np.array([1.0, 3.0, 2.0, 2.0])
     costs = pilots.by_prompt(values, weights, ["x", "y", "x", "z"])
-    assert costs == ((9 / 3, 2.0, 0.0), (3.0, 3.0, 2.0))
+    assert costs == ((9 / 3, 2.0, 0.0), (3.0, 3.0, 2.0), ())
     assert Tried(0.1, *costs).mean == pilots.Estimate(
         15 / 8, pytest.approx((1.5 * (3.375**2 + 0.375**2 + 3.75**2)) ** 0.5 / 8), 2
     )
@@ -197,7 +215,9 @@ def test_every_pilot_is_told_with_its_criterion_value_error_steps_and_the_choice
 def test_the_choice_of_the_study_is_that_of_the_function(whole: Study) -> None:
     for arm, chosen in info_of(whole.folder)["pilots"].items():
         records = [record for record in pilots_in(whole.folder).values() if record["arm"] == arm]
-        found = [Tried(one["lr"], tuple(one["costs"]), tuple(one["weights"])) for one in records]
+        found = [
+            Tried(one["lr"], *(tuple(one.get(name, ())) for name in ("costs", "weights", "losses"))) for one in records
+        ]
         lr, reason = choose_rate(found) or (0.0, "")
         assert lr == chosen["lr"] and chosen["reason"].startswith(reason) and rates_to_try(found, lora=False) == ()
 
@@ -400,6 +420,7 @@ def test_a_pilot_is_judged_by_the_validation_log_loss_of_the_results(
     assert found["dpo-lr0.0001"]["noise"] == 0.2 and found["dpo-lr0.0001"]["steps"] == 8
     told = (found["dpo-lr0.0001"]["value"], found["dpo-lr0.0001"]["se"])
     assert told == (pytest.approx(row.validation, rel=1e-6), pytest.approx(row.validation_se, rel=1e-6))
+    policy = AutoModelForCausalLM.from_pretrained(other.folder / "runs" / "dpo-beta0.1-noise0.2-seed0" / "policy")
     trained, start = (
         AutoModelForCausalLM.from_pretrained(path)
         for path in (other.folder / "runs" / "sft-noise0.2-seed0" / "policy", model)
@@ -411,9 +432,15 @@ def test_a_pilot_is_judged_by_the_validation_log_loss_of_the_results(
         patch.setattr(study.Runner, "run_all", lambda self: {})
         compare("sft", make_ballots(60), out=tmp_path / "look", **small)
     runner, fresh = jobs[0]
-    total = tokens = 0.0
+    total = tokens = loss = weight = 0.0
     for ballot in fresh.of(runner.data.votes[0, 0.2].validation):
+        ratios = [
+            log_likelihood(policy, ballot.prompt, y) - log_likelihood(start, ballot.prompt, y) for y in ballot.responses
+        ]
         for vote in ballot.votes:
+            margin = 0.1 * (ratios[vote.a] - ratios[vote.b])
+            loss += vote.weight * float(vote.p * np.log1p(np.exp(-margin)) + (1 - vote.p) * np.log1p(np.exp(margin)))
+            weight += vote.weight
             if vote.p != 0.5:
                 ids = ballot.responses[vote.a if vote.p > 0.5 else vote.b]
                 share = vote.weight * max(vote.p, 1 - vote.p)
@@ -422,6 +449,7 @@ def test_a_pilot_is_judged_by_the_validation_log_loss_of_the_results(
                 )
                 tokens += share * len(ids)
     assert found["sft-lr0.0001"]["value"] == pytest.approx(total / tokens, rel=1e-3) and total > 0
+    assert found["dpo-lr0.0001"]["loss"] == pytest.approx(loss / weight, rel=1e-5)
 
 
 @torch.no_grad()
@@ -447,7 +475,7 @@ def test_samples_are_judged_by_learned_reward_less_beta_kl_and_what_not_ending_c
     arm = SimpleNamespace(name="ppo")
     job = pilots.Job(runner, arm, SimpleNamespace(recipe=recipe), 0.5, 0, 0.0, None)
     costs = pilots.cost_of_samples(job, SimpleNamespace(merged=nullcontext, model=None))
-    assert costs == ((-((3 - 0.5) + (5 - 1 - 0.5)) / 2, -(1 + (2 - 2)) / 2), (1.0, 1.0))
+    assert costs == ((-((3 - 0.5) + (5 - 1 - 0.5)) / 2, -(1 + (2 - 2)) / 2), (1.0, 1.0), ())
 
 
 def test_pilots_that_are_no_better_than_the_reference_say_so() -> None:

@@ -162,8 +162,9 @@ def open_study(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
     for label, old, new in (
         ("model", before["model"].get("sha256"), info["model"]["sha256"]),
         ("reference", before.get("reference", {}).get("sha256"), info["reference"]["sha256"]),
-        *((f"--{flag(name)}", then[name], now[name]) for name in counted if name in now and name in then),
+        ("--lr", then.get("lr"), now["lr"]),  # before the data: with auto, prompts are taken out of them
         ("data", before["data"].get("tokens_sha256"), info["data"]["tokens_sha256"]),
+        *((f"--{flag(name)}", then[name], now[name]) for name in counted if name in now and name in then),
     ):
         if old != new:
             raise UserError(

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from ..console import say
 from ..data import Ballot, Prompt, TextFormat, TokenBallot, tokenize
 from ..errors import Interrupted, UserError
 from ..evidence import Estimate, Floats, read_metrics, scaled_losses, write_json
-from ..methods import OnlineMethod
+from ..methods import AMORTIZED_IPO, IPO, OnlineMethod, Scored
 from ..model import Policy, exact_kl, remove_state, return_freed_memory, sample_responses
 from ..stopping import stop_requests
 from ..training import (
@@ -36,8 +37,8 @@ from ..training import (
     log_ratios,
     prepare,
     replanned,
+    table_of,
     train_any,
-    vote_table,
 )
 from .naming import run_seed, slug
 from .plan import Plan, StudyData
@@ -96,10 +97,11 @@ def fresh_ballots(plan: Plan, data: StudyData, evaluated: Collection[Prompt], fo
 
 
 class Costs(NamedTuple):
-    """A cost and a weight of every validation prompt, `[P]`."""
+    """A cost and a weight of every validation prompt, `[P]`, and the method's own loss where that is another."""
 
     costs: tuple[float, ...]
     weights: tuple[float, ...]
+    losses: tuple[float, ...] = ()
 
 
 def by_prompt(values: Floats, weights: Floats, prompts: Sequence[Hashable]) -> Costs:
@@ -152,14 +154,32 @@ class Job:
 
 
 def cost_of_votes(job: Job, policy: Policy) -> Costs:
-    """Log-loss of the validation votes in nats, as the results have it (`evidence.log_loss`)."""
+    """Log-loss of the validation votes in nats, as the results have it (`evidence.log_loss`), and the arm's own loss.
+
+    The log-loss fits a scale, so that it does not see how far a policy has come; the own loss does.
+    """
     ballots, how = job.ballots, job.measuring()
     known = held_out_reference(job.runner.bench, ballots, how["micro_tokens"])
-    table = vote_table(policy.model, ballots, known, reduction=job.training.recipe.reduction, **how)
+    ratios = log_ratios(policy.model, ballots, known, reduction=job.training.recipe.reduction, **how)
+    table = table_of(ballots, ratios)
     losses = scaled_losses(table)
     if losses is None:
         raise RuntimeError("two validation prompts were promised")
-    return by_prompt(losses, table.weight, table.prompt)
+    costs = by_prompt(losses, table.weight, table.prompt)
+    own = [own_loss(job, ballot, ratio) for ballot, ratio in zip(ballots, ratios, strict=True)]
+    mass = np.array([sum(vote.weight for vote in ballot.votes) for ballot in ballots])
+    return costs._replace(losses=by_prompt(np.array(own) / mass, mass, [ballot.prompt for ballot in ballots]).costs)
+
+
+def own_loss(job: Job, ballot: TokenBallot, ratios: Sequence[float]) -> float:
+    """What the arm's method makes of log-ratios that are reduced already: its loss, summed over the ballot's votes.
+
+    For amortized IPO it is IPO's, which has the same optimum: its own is of a preference that these votes do not have.
+    """
+    recipe, ratio_K = job.training.recipe, torch.tensor(ratios, dtype=torch.float64)
+    method = IPO if recipe.method is AMORTIZED_IPO else recipe.method
+    scored = Scored([ballot], ratio_K, torch.zeros_like(ratio_K), torch.ones_like(ratio_K))
+    return float(method.loss(scored, float(job.beta or 0), recipe.options).loss)
 
 
 def cost_of_responses(job: Job, policy: Policy) -> Costs:
@@ -269,7 +289,7 @@ def pilot_arm(runner: Runner, arm: Arm, fresh: Fresh) -> dict[str, Any]:
     while rates := rates_to_try(tried, bool(training.recipe.settings.lora)):
         for lr in rates:
             records[lr] = make_pilot(job, lr)
-            tried.append(Tried(lr, tuple(records[lr].get("costs", ())), tuple(records[lr].get("weights", ()))))
+            tried.append(Tried(lr, *(tuple(records[lr].get(name, ())) for name in Costs._fields)))
     choice = choose_rate(tried)
     if choice is None:
         for lr in records:  # so that they are made again once what was wrong is mended
@@ -278,7 +298,7 @@ def pilot_arm(runner: Runner, arm: Arm, fresh: Fresh) -> dict[str, Any]:
         raise UserError(f"--lr auto: no pilot of {arm.name} came to anything ({told}); give the arm its own lr")
     reason = choice[1] + caveat(criterion_of(arm), tried)
     say(f"{arm.name}: learning rate {choice[0]:g}, {reason}")
-    shown = ("lr", "value", "se", "out", "steps")
+    shown = ("lr", "value", "se", "loss", "out", "steps")
     rows = [
         {name: record[name] for name in shown if name in record} | {"chosen": lr == choice[0]}
         for lr, record in sorted(records.items())
@@ -326,8 +346,8 @@ def make_pilot(job: Job, lr: float) -> Mapping[str, Any]:
 
 
 def train_pilot(job: Job, training: AnyTraining, folder: Path) -> dict[str, Any]:
-    """Train, and say what the policy costs at its end: `value` ± `se` of the criterion, `costs` by prompt; or why it
-    is `out`."""
+    """Train, and say what the policy costs at its end: `value` ± `se` of the criterion, `costs` by prompt, the
+    method's own mean `loss` where that is another; or why it is `out`."""
     criterion, runner, found = criterion_of(job.arm), job.runner, list[Costs]()
 
     def measure(step: int, policy: Policy) -> None:
@@ -351,9 +371,9 @@ def train_pilot(job: Job, training: AnyTraining, folder: Path) -> dict[str, Any]
             check_pilot(policy, read_metrics(folder / "metrics.jsonl"), found[-1])
     except UserError as error:  # a gradient, log-probs or samples that are not finite
         return {"out": reason_of(error)}
-    costs, weights = found[-1]
-    mean = Tried(0.0, costs, weights).mean
-    return {"value": criterion.sign * mean.value, "se": mean.se, "costs": costs, "weights": weights}
+    one = Tried(0.0, *found[-1])
+    own = {"loss": one.loss.value} if one.losses else {}
+    return {"value": criterion.sign * one.mean.value, "se": one.mean.se, **own, **found[-1]._asdict()}
 
 
 def check_pilot(policy: Policy, metrics: Sequence[Mapping[str, float]], cost: Costs) -> None:
@@ -361,7 +381,7 @@ def check_pilot(policy: Policy, metrics: Sequence[Mapping[str, float]], cost: Co
     for what, finite in (
         ("its loss", all(math.isfinite(row["loss"]) for row in metrics)),
         ("a weight", all(bool(weight.isfinite().all()) for weight in policy.trainable().values())),
-        ("its cost", all(map(math.isfinite, cost.costs))),
+        ("its cost", all(map(math.isfinite, (*cost.costs, *cost.losses)))),
     ):
         if not finite:
             raise UserError(f"{what} is not finite")

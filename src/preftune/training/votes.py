@@ -36,6 +36,11 @@ def vote_table(
         micro_tokens=micro_tokens,
         reduction=reduction,
     )
+    return table_of(ballots, ratios)
+
+
+def table_of(ballots: Sequence[TokenBallot], ratios: Sequence[Sequence[float]]) -> VoteTable:
+    """The differences of log-ratios on every vote of the ballots, from those of every response."""
     differences = [
         own[vote.a] - own[vote.b] for own, ballot in zip(ratios, ballots, strict=True) for vote in ballot.votes
     ]
