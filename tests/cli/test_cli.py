@@ -77,6 +77,8 @@ def test_a_truncated_gzip_is_one_line_exit_2(run, tmp_path):
 MISTAKES = {
     "a folder that is no model": (["--model", "{folder}", "--beta", "1"], "no model"),
     "beta 0": (["--model", "m", "--beta", "0"], "greater than 0"),
+    "a rate that is no number": (["--model", "m", "--beta", "1", "--lr", "x"], "--lr x: must be a number, or auto"),
+    "auto": (["--model", "m", "--beta", "1", "--lr", "auto"], "auto is for compare"),
     "beta that is no number": (["--model", "m", "--beta", "x"], "must be a number"),
     "beta left out": (["--model", "m"], "--beta"),
     "an unknown flag": (["--model", "m", "--beta", "1", "--lrr", "1"], "did you mean --lr?"),
@@ -172,6 +174,9 @@ MISTAKES_WITHOUT_TORCH = [
     ["compare", "--methods", "dpo", "--whiten", "false"],
     ["compare", "--methods", "gpo[convex=concave]"],
     ["compare", "--methods", "dpo", "--betas", "-1"],
+    ["compare", "--methods", "dpo", "--lr", "automatic"],
+    ["compare", "--methods", "dpo", "--lr", "auto", "--validation-fraction", "2"],
+    ["train", "dpo", "--beta", "1", "--lr", "auto"],
 ]
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, fields
 from typing import Any
 
+from ..errors import UserError
 from ..methods import METHODS, flag, help_of, is_switch, kind_of, listed, names_of, whose
 from ..training import Settings
 
@@ -42,6 +43,14 @@ def betas(value: Any) -> Any:
 
 
 betas.__name__ = "float,...|auto"
+
+
+def rate(value: Any) -> float | str:
+    """A learning rate, or `auto`, which `compare` takes. Raises UserError for anything else."""
+    try:
+        return "auto" if value == "auto" else float(value)
+    except (TypeError, ValueError):
+        raise UserError(f"--lr {value}: must be a number, or auto for compare") from None
 
 
 def arms(value: Any) -> str:
@@ -101,7 +110,8 @@ def declared(name: str, method: str = "") -> Flag | None:
 
 
 def _flag_of(option: Field[Any], before: str) -> Flag:
-    return Flag(kind_of(option), before + help_of(option), is_switch(option))
+    kind = rate if option.name == "lr" else kind_of(option)
+    return Flag(kind, before + help_of(option), is_switch(option))
 
 
 def find_flag(name: str, method: str = "") -> Flag:

@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..methods import METHODS
 from . import compare, data, demo, doctor, evaluate, lab, report, sample, train
 from .command import Command
-from .flags import NARGS, all_flags, find_flag, option_flags, settings_flags
+from .flags import NARGS, all_flags, find_flag, option_flags, rate, settings_flags
 
 COMMANDS: Mapping[str, Command] = {
     "demo": demo.COMMAND,
@@ -138,7 +138,7 @@ def _add_flag(parser: Any, name: str, *, required: bool, method: str = "", hidde
     if flag.switch:
         parser.add_argument(f"--{name}", action="store_true", help=text)
     else:
-        metavar = {int: "N", float: "X"}.get(flag.kind)
+        metavar = {int: "N", float: "X", rate: "X"}.get(flag.kind)
         parser.add_argument(f"--{name}", type=flag.kind, required=required, help=text, metavar=metavar)
 
 

@@ -4,6 +4,7 @@ from .agreement import bt_log_loss as bt_log_loss
 from .agreement import log_loss as log_loss
 from .agreement import quality as quality
 from .agreement import reliability as reliability
+from .agreement import scaled_losses as scaled_losses
 from .alarms import held_out_alarms as held_out_alarms
 from .alarms import loss_alarms as loss_alarms
 from .alarms import run_alarms as run_alarms

@@ -37,6 +37,12 @@ def log_loss(table: VoteTable) -> Estimate | None:
     IPO's margin is no logit and every arm has a scale of its own; a fitted scale makes their log-losses comparable.
     None with fewer than two prompts, where there is no other half.
     """
+    losses = scaled_losses(table)
+    return None if losses is None else clustered_mean(losses, table.prompt, table.weight)
+
+
+def scaled_losses(table: VoteTable) -> Floats | None:
+    """What `log_loss` is the mean of: the loss of every vote in nats, `[V]`; None where it has none."""
     prompts = sorted(set(table.prompt))
     if len(prompts) < 2:
         return None
@@ -47,7 +53,7 @@ def log_loss(table: VoteTable) -> Estimate | None:
         here, there = half == side, half != side
         scale = _fit_scale(table.difference[there], table.p[there], table.weight[there])
         losses[here] = _vote_losses(scale * table.difference[here], table.p[here])
-    return clustered_mean(losses, table.prompt, table.weight)
+    return losses
 
 
 def _vote_losses(logits: Floats, p: Floats) -> Floats:

@@ -42,6 +42,7 @@ _EMPTY_INFO: dict[str, Any] = {
     "search": {},  # for the β of arms that were given none: what was tried, and why
     "opinions": {},
     "targets": {},
+    "pilots": {},  # what chose the learning rate of an arm, by arm
     "notes": [],
     "seconds": {},
     "failed": {},  # why, by run

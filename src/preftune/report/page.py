@@ -109,6 +109,7 @@ def _page(study: StudyRecord, answer: Verdict) -> str:
         exchanges_note=_exchanges_note(study),
         data=_facts(study.info["data"], DATA_WORDS),
         facts_of=_facts,
+        rates=_rates(study.info["pilots"]),
         specs=htmlsafe_json_dumps(specs, allow_nan=False),
         scripts=scripts,
         policy="; ".join(script_policy(scripts)),
@@ -166,6 +167,15 @@ def _betas(study: StudyRecord) -> str:
     if len(set(told.values())) > 1:
         return "β " + ", ".join(f"{betas} ({arm})" for arm, betas in told.items())
     return "β " + next(iter(told.values())) if told else ""
+
+
+def _rates(pilots: Mapping[str, Any]) -> str:
+    """The learning rates that pilots chose, in a line; "" where there were none."""
+    if not pilots:
+        return ""
+    count = sum(len(chosen["tried"]) for chosen in pilots.values())
+    told = "; ".join(f"{arm} {chosen['lr']:g} ({chosen['reason']})" for arm, chosen in pilots.items())
+    return f"Learning rates, chosen on validation prompts in {count} short pilots, none of them a run: {told}."
 
 
 def _rounded(count: int) -> str:

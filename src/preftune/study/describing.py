@@ -72,6 +72,7 @@ def describe_study(
         "steps": {arm: training.steps for (arm, *_), training in trainings.items()}
         | {arm.name: max(arm.method.sizes) for arm in plan.arms if isinstance(arm.method, Selection)},
         "targets": describe_targets(plan, trainings),
+        "pilots": {},
     }
 
 
@@ -161,6 +162,7 @@ def open_study(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
     for label, old, new in (
         ("model", before["model"].get("sha256"), info["model"]["sha256"]),
         ("reference", before.get("reference", {}).get("sha256"), info["reference"]["sha256"]),
+        ("--lr", then.get("lr"), now["lr"]),  # before the data: with auto, prompts are taken out of them
         ("data", before["data"].get("tokens_sha256"), info["data"]["tokens_sha256"]),
         *((f"--{flag(name)}", then[name], now[name]) for name in counted if name in now and name in then),
     ):
@@ -174,7 +176,7 @@ def open_study(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
         for name in ("arms", "seeds", "noises")
     }
     merged |= {"betas": sorted({*before["betas"], *info["betas"]}), "arm_betas": merge_betas(before, info)}
-    merged |= {name: before[name] | info[name] for name in ("steps", "targets", "settings")}
+    merged |= {name: before[name] | info[name] for name in ("steps", "targets", "settings", "pilots")}
     continued = info | merged | {"created": before["created"], "seconds": before["seconds"]}
     write_json(path, continued)
     return continued

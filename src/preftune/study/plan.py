@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..data import Ballot, TextFormat, TokenBallot, TokenSet, flip_votes, limit_votes, split_by_prompt, tokenize
 from ..errors import UserError
-from ..methods import REWARD, all_options, check_known, names_of
+from ..methods import REWARD, Selection, all_options, check_known, names_of
 from ..preference import check_fit, default_kind, likelihood_of
 from ..training import Arm, Recipe, Settings, check_given, make_settings, parse_arm, split_arms
 
-AUTO = "auto"
+AUTO = "auto"  # in the place of β or of a learning rate: it is found
 Betas = Sequence[float] | Mapping[str, Sequence[float]] | str | None  # of every arm, of each by its name, or AUTO
 TrainingKey = tuple[str, int, float]  # (arm, seed, noise)
 
@@ -31,6 +31,8 @@ class Plan:
     checkpoints: int
     kind: str
     searching: tuple[str, ...] = ()  # the arms whose β is to be found (`beta_search`)
+    auto_lr: bool = False
+    rates: Mapping[str, float] = field(default_factory=dict)  # learning rates that pilots chose, by arm
 
     @property
     def betas(self) -> tuple[float, ...]:
@@ -48,15 +50,26 @@ class Plan:
         return Recipe(REWARD, self.settings, likelihood_of(dict(self.given)))
 
     def recipe(self, arm: Arm) -> Recipe:
-        """How the runs of an arm are made."""
+        """How the runs of an arm are made, at the rate that its pilots chose, where they did."""
+        recipe, rate = self.fitting_recipe(arm), self.rates.get(arm.name)
+        return recipe if rate is None else replace(recipe, settings=replace(recipe.settings, lr=rate))
+
+    def fitting_recipe(self, arm: Arm) -> Recipe:
+        """How what an arm needs is fitted to the votes: before there are pilots, so that it knows of none."""
         return arm.recipe(self.settings, self.given)
+
+    @property
+    def piloted(self) -> tuple[Arm, ...]:
+        """The arms whose learning rate is for pilots to choose: those that train and have none of their own."""
+        free = [arm for arm in self.arms if not isinstance(arm.method, Selection) and "lr" not in arm.own]
+        return tuple(free) if self.auto_lr else ()
 
     def record(self) -> dict[str, Any]:
         """The settings, and the options of the methods compared, as a study writes them down: an arm's own not."""
         options: dict[str, Any] = {}
         for arm in self.arms:
             options |= vars(Arm(arm.method.name, arm.method, {}).recipe(self.settings, self.given).options)
-        return self.settings.record() | options
+        return self.settings.record() | options | ({"lr": AUTO} if self.auto_lr else {})
 
     def conditions(self) -> list[tuple[int, float]]:
         """(seed, noise) of all sets of votes that are learned from."""
@@ -84,13 +97,15 @@ class Votes:
 @dataclass(frozen=True)
 class StudyData:
     """The training ballots, their tokens with the votes as they were read, those of held-out and of validation ballots,
-    and `votes`: what each (seed, noise) makes of the training and the validation ones."""
+    and `votes`: what each (seed, noise) makes of the training and the validation ones. `taken_out` are the validation
+    ballots as they were read."""
 
     ballots: tuple[Ballot, ...]
     training: TokenSet
     held_out: TokenSet
     validation: TokenSet
     votes: Mapping[tuple[int, float], Votes]
+    taken_out: tuple[Ballot, ...] = ()
 
 
 def settle_study(
@@ -134,10 +149,12 @@ def make_plan(
             raise UserError(f"--label-noise {noise}: must be at least 0 and below 0.5")
     if checkpoints < 1:
         raise UserError(f"--checkpoints {checkpoints}: must be at least 1")
-    settings, given = split_options(options, [arm.method.name for arm in parsed])
+    auto_lr = options.get("lr") == AUTO
+    told = {name: value for name, value in options.items() if not (auto_lr and name == "lr")}
+    settings, given = split_options(told, [arm.method.name for arm in parsed])
     kind = kind or default_kind([arm.method for arm in parsed], settings)
     rates = tuple(map(float, noises))
-    plan = Plan(parsed, arm_betas, tuple(seeds), rates, settings, given, checkpoints, kind, searching)
+    plan = Plan(parsed, arm_betas, tuple(seeds), rates, settings, given, checkpoints, kind, searching, auto_lr)
     if plan.needs_reward:
         check_fit(kind, plan.reward_recipe)
     for arm in parsed:
@@ -239,7 +256,7 @@ def make_data(
     length = plan.settings.max_length
     known, asked, kept = (tokenize(part, form, max_length=length) for part in (training, held_out, validation))
     votes = {where: noisy_votes(known, kept, *where) for where in plan.conditions()}
-    return StudyData(tuple(training), known, asked, kept, votes)
+    return StudyData(tuple(training), known, asked, kept, votes, tuple(validation))
 
 
 def noisy_votes(training: TokenSet, validation: TokenSet, seed: int, noise: float) -> Votes:

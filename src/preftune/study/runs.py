@@ -77,17 +77,17 @@ class Runner:
         key = (arm.name, seed, noise)
         training = self.trainings[key]
         if arm.method is AMORTIZED_IPO and key not in self.preferences and isinstance(training, Training):
-            recipe = self.plan.recipe(arm)
+            recipe = self.plan.fitting_recipe(arm)
             tokens, held_out = self.data.votes[seed, noise].tokens, self.data.held_out.ballots
             place = self._place(arm, seed, noise)
             targets = set_targets(Fitting(self.bench, tokens, held_out, recipe, self.plan.kind, seed, place))
-            self.trainings[key] = prepare_targets(recipe, targets, self.bench.layout, seed)
+            self.trainings[key] = prepare_targets(self.plan.recipe(arm), targets, self.bench.layout, seed)
             self.preferences[key] = targets.info
         return self.trainings[key]
 
     def _place(self, arm: Arm, seed: int, noise: float) -> Path:
         """Where the arm's preference lies: the seed's reward model, unless the arm wants another one."""
-        kind, recipe = self.plan.kind, self.plan.recipe(arm)
+        kind, recipe = self.plan.kind, self.plan.fitting_recipe(arm)
         shared = reward_recipe(kind, recipe) == reward_recipe(kind, self.plan.reward_recipe)
         shared = shared and recipe.options.head == "score"
         name = condition_folder(seed, noise)

@@ -42,6 +42,8 @@ def settle_run(
     """Check everything about a run that needs no model and no data. Raises UserError for what the user can mend."""
     if method not in METHODS:
         raise UserError(f"unknown method {method!r}{nearest(method, list(METHODS))}")
+    if options.get("lr") == "auto":
+        raise UserError("--lr auto: auto is for compare, which makes pilots; give a number")
     recipe = make_recipe(method, options)
     if recipe.method is REWARD:
         for name, value in (("beta", beta), ("reference", reference)):

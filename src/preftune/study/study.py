@@ -22,6 +22,7 @@ from ..training import AnyTraining, PromptTraining, check_context, describe_coun
 from .beta_search import MOST, search_betas
 from .describing import describe_study, describe_targets, open_study
 from .naming import condition_name
+from .pilots import fresh_ballots, settle_rates, validation_share
 from .plan import Betas, Plan, StudyData, TrainingKey, check_searchable, check_shares, make_data, make_plan
 from .questions import held_out_prompts, make_questions
 from .rewards import fit_rewards
@@ -121,6 +122,8 @@ def compare(
         judge: the reward of a response, where one is known (`gold`); `others` are second opinions.
         title, command, notes: shown in the report.
         options: the fields of `Settings`, and options of the methods compared, for every arm whose method has them.
+            With `lr="auto"`, short pilots on training prompts choose the rate of every arm that has none of its own,
+            judged on validation prompts (a tenth of the training ones, if no other share is given).
 
     Raises:
         UserError: for anything in the input that the user can mend; nothing is written then.
@@ -129,6 +132,7 @@ def compare(
     plan = make_plan(arms, betas, seeds, label_noise, {**options, "max_new_tokens": max_new_tokens}, checkpoints, kind)
     check_shares(votes_per_prompt, validation_fraction)
     check_searchable(plan, samples)
+    validation_fraction = validation_share(plan, validation_fraction)
     folder = Path(out)
     with only_writer(folder):
         bench = open_workbench(
@@ -147,8 +151,10 @@ def compare(
             asked, data.held_out, form, length, samples, max_new_tokens, judge, others or {}
         )
         trainings = prepare_trainings(bench, plan, data)
+        fresh = fresh_ballots(plan, data, {*asked, *(ballot.prompt for ballot in eval_ballots)}, form)
         info = describe_study(plan, bench, ballots, data, questions, trainings, cuts)
         info["data"] |= {"votes_per_prompt": votes_per_prompt} if votes_per_prompt is not None else {}
+        info["data"] |= {"validation_fraction": validation_fraction} if plan.auto_lr else {}
         info |= {"title": title or f"{', '.join(info['arms'])} on {Path(str(model)).name}", "command": command}
         info |= {"notes": list(notes), "seconds": {}}
         for fitted in (folder / "rewards").glob("*"):
@@ -167,6 +173,7 @@ def compare(
             models = {condition_name(*where): dict(reward.model.info) for where, reward in rewards.items()}
             info["reward"] = {"kind": plan.kind, **models}
             write_json(folder / "study.json", info)
+        runner = settle_rates(runner, info, fresh) if plan.auto_lr else runner
         runner.evaluate_reference()
         if plan.searching:
             runner, info = find_betas(runner, info)

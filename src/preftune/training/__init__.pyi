@@ -33,4 +33,6 @@ from .session import run_session as run_session
 from .settings import Settings as Settings
 from .settings import make_settings as make_settings
 from .votes import held_out_reference as held_out_reference
+from .votes import log_ratios as log_ratios
+from .votes import table_of as table_of
 from .votes import vote_table as vote_table

@@ -22,7 +22,9 @@ class Settings:
     float32 weights; with `compile` the first step takes half a minute longer.
     """
 
-    lr: float | None = option(None, "peak learning rate", above=0, default_text="5e-6, with --lora 1e-4")
+    lr: float | None = option(
+        None, "peak learning rate; compare: or auto", above=0, default_text="5e-6, with --lora 1e-4"
+    )
     epochs: float = option(1.0, "passes over the ballots", above=0, in_arms=False)
     steps: int | None = option(None, "optimiser steps; goes over --epochs", above=0, in_arms=False)
     batch_size: int = option(32, "ballots per optimiser step; ppo, rloo: prompts", above=0, in_arms=False)

@@ -16,7 +16,6 @@ from ..model import Layout, Policy, Workbench, fill_store, response_keys, respon
 from .arms import Recipe
 
 
-@torch.no_grad()
 def vote_table(
     model: Any,
     ballots: Sequence[TokenBallot],
@@ -28,6 +27,38 @@ def vote_table(
     reduction: str = "sum",
 ) -> VoteTable:
     """The policy's log-ratio differences on every vote of the ballots; `reference` holds log π_ref by response key."""
+    ratios = log_ratios(
+        model,
+        ballots,
+        reference,
+        layout=layout,
+        precision=precision,
+        micro_tokens=micro_tokens,
+        reduction=reduction,
+    )
+    return table_of(ballots, ratios)
+
+
+def table_of(ballots: Sequence[TokenBallot], ratios: Sequence[Sequence[float]]) -> VoteTable:
+    """The differences of log-ratios on every vote of the ballots, from those of every response."""
+    differences = [
+        own[vote.a] - own[vote.b] for own, ballot in zip(ratios, ballots, strict=True) for vote in ballot.votes
+    ]
+    return replace(reference_table(ballots), difference=np.array(differences))
+
+
+@torch.no_grad()
+def log_ratios(
+    model: Any,
+    ballots: Sequence[TokenBallot],
+    reference: Mapping[bytes, float],
+    *,
+    layout: Layout,
+    precision: str,
+    micro_tokens: int,
+    reduction: str = "sum",
+) -> list[list[float]]:
+    """log π(y|x) − log π_ref(y|x) of every response of every ballot, in nats, by `reduction` over its tokens."""
     device = next(model.parameters()).device
     ratios: dict[int, list[float]] = {}
     groups = layout.groups(ballots, micro_tokens)
@@ -38,8 +69,7 @@ def vote_table(
         known = [reference[key] for i in group for key in response_keys(ballots[i])]
         values = iter([(lp - ref) / n for lp, ref, n in zip(logprobs, known, lengths, strict=True)])
         ratios |= {i: [next(values) for _ in ballots[i].responses] for i in group}
-    differences = [ratios[i][vote.a] - ratios[i][vote.b] for i, ballot in enumerate(ballots) for vote in ballot.votes]
-    return replace(reference_table(ballots), difference=np.array(differences))
+    return [ratios[i] for i in range(len(ballots))]
 
 
 def measure_held_out(
