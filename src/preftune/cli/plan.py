@@ -36,12 +36,12 @@ def run(given: Parsed) -> None:
 
 
 def runs_table(forecast: Forecast) -> Table:
-    """A row for the runs of every arm and β."""
+    """A row for the runs of every arm and β; what one of them takes is its training alone."""
     from rich import box
     from rich.table import Table
 
-    columns = ("arm", "β", "seeds", "runs", "done", "steps", "tokens/step", "evaluated", "training, each")
-    table = Table(*columns, box=box.SIMPLE)
+    columns = ("arm", "β", "seeds", "runs", "done", "steps", "tokens a step", "takes")
+    table = Table(*columns, box=box.SIMPLE, caption="what one run takes: its training alone")
     for name in columns[3:]:
         table.columns[columns.index(name)].justify = "right"
     runs = sorted(forecast.runs, key=lambda run: (run.arm, run.beta or 0.0))
@@ -57,7 +57,6 @@ def runs_table(forecast: Forecast) -> Table:
             str(sum(run.done for run in own)),
             f"{steps / len(own):,.0f}",
             f"{'≤ ' * own[0].at_most}{tokens / steps:,.0f}" if steps else "",
-            str(own[0].evaluations),
             duration(seconds) if steps else "",
         )
     return table
@@ -69,8 +68,9 @@ def shared_lines(forecast: Forecast) -> Iterator[str]:
     data = forecast.info["data"]
     done = [run.name for run in runs if run.done]
     yield (
-        f"{len(runs)} runs on {data['ballots_train']:,} ballots ({data['votes_train']:,} votes); each evaluation: "
-        f"{forecast.samples} responses to each of {forecast.prompts} prompts, {data['votes_eval']:,} held-out votes"
+        f"{len(runs)} runs on {data['ballots_train']:,} ballots ({data['votes_train']:,} votes); "
+        f"{sum(run.evaluations for run in runs)} evaluations, each of {forecast.samples} responses to "
+        f"{forecast.prompts} prompts and {data['votes_eval']:,} held-out votes"
     )
     if done:
         yield f"done already, and not counted below: {', '.join(done)}"
@@ -124,9 +124,10 @@ def sight_lines(forecast: Forecast) -> Iterator[str]:
     if any(pair.difference is not None for pair in forecast.outlook):
         yield (
             "σ is the standard deviation of one response's score around what all policies have in common on its "
-            "prompt. Assumed: run ends evenly in √KL, twice as far at the smallest β as at the largest; all arms at "
-            "the same KL; runs of one setting that differ by their prompts only. The larger figure is for noise that "
-            "belongs to a prompt, which more responses do not average. Runs that scatter hide more."
+            "prompt and random numbers. Assumed: run ends evenly in √KL, twice as far at the smallest β as at the "
+            "largest; all arms at the same KL; runs of one setting that differ by their prompts only. The larger "
+            "figure is for noise that belongs to a prompt, which more responses do not average. Runs that scatter "
+            "hide more."
         )
     if not forecast.scored:
         yield (

@@ -6,8 +6,9 @@ answer is shown:
 - the run ends of an arm lie evenly in d = √KL between its largest β, at d = 1, and its smallest, at d = 2 (only the
   ratio counts); an arm with one setting ends in the middle, at d = 1.5;
 - runs of one setting differ by their prompts only: τ² = 0;
-- the score of a response is what all policies have in common on its prompt, the frontier's gain, and noise of standard
-  deviation σ that is independent between runs and between the n responses to each of P prompts.
+- the score of a response is what all policies have in common on its prompt and random numbers (which they share), the
+  frontier's gain, and noise of standard deviation σ, independent between runs and between the n responses to each of P
+  prompts.
 
 With c_a and c_b the contrasts of the gains fitted at the place of comparison (`regression`), the arms at the same
 places, and m comparisons in the study,
