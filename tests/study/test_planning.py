@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import studies
 from running import contents
 from studies import QUICK, make_ballots
 
-from preftune.errors import UserError
+from preftune.errors import Interrupted, UserError
 from preftune.evidence import PlannedEnd
 from preftune.model import open_workbench
+from preftune.study import probing
 from preftune.study.planning import Forecast, plan_study
 from preftune.study.study import Study, compare
 
@@ -113,6 +115,17 @@ def test_what_is_sampled_is_planned_at_its_longest(model: str, tmp_path: Path) -
 def test_adapters_are_gone_after_the_probe_and_the_reference_is_the_start(model: str, tmp_path: Path) -> None:
     plan = planned("dpo[lora=2],ipo,rloo[lora=2]", model, tmp_path / "s", kind="frozen", epochs=1.0)
     assert set(plan.probe.training) == {"dpo[lora=2]", "ipo", "rloo[lora=2]"} and min(plan.probe.training.values()) > 0
+
+
+def test_a_probe_that_is_stopped_keeps_nothing_and_says_so(model: str, tmp_path: Path, monkeypatch) -> None:
+    def stopped(*given: Any, folder: Path, **rest: Any) -> None:
+        raise Interrupted(f"{folder}: stopped after step 1 of 4; the state is saved")
+
+    monkeypatch.setattr(probing, "train_any", stopped)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(Interrupted, match="nothing is kept of a probe"):
+        planned("dpo", model, tmp_path / "s")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_compare_refuses_is_refused(model: str, tmp_path: Path) -> None:

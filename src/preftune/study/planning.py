@@ -124,7 +124,8 @@ def plan_study(
     before = read_study(folder) if (folder / "study.json").exists() else None
     runs = planned_runs(plan, bench, trainings, questions, folder, before)
     shared = what_is_shared(plan, bench, trainings, data, questions, folder, runs)
-    measured = probe(bench, first_trainings(plan, bench, trainings), questions, settings.pass_tokens)
+    first = first_trainings(plan, bench, trainings)
+    measured = probe(bench, first, data.training.ballots, questions, settings.pass_tokens)
     ends = planned_ends(info)
     return Forecast(
         runs,

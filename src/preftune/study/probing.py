@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from ..data import BranchBatch, TokenBallot
+from ..errors import Interrupted
 from ..model import Workbench, fill_store, last_states, return_freed_memory
-from ..training import AnyTraining, PromptTraining, Training, train_any
+from ..training import AnyTraining, PromptTraining, train_any
 from .questions import Questions
 from .rewards import reference_rollouts
 
@@ -56,19 +57,28 @@ def _work_of(bench: Workbench, training: AnyTraining, indices: Sequence[int]) ->
 
 
 def probe(
-    bench: Workbench, trainings: Mapping[str, tuple[AnyTraining, float | None]], questions: Questions, micro_tokens: int
+    bench: Workbench,
+    trainings: Mapping[str, tuple[AnyTraining, float | None]],
+    ballots: Sequence[TokenBallot],
+    questions: Questions,
+    micro_tokens: int,
 ) -> Probe:
-    """Measure; `trainings` are what the first run of each arm trains on, and its β."""
+    """Measure; `trainings` are what the first run of each arm trains on, and its β, `ballots` those of the data.
+
+    Raises Interrupted after a request to stop, and UserError for what would stop a run at its first steps.
+    """
     with TemporaryDirectory(prefix="preftune-plan-") as temporary:
         folder = Path(temporary)
         if bench.base.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(bench.base.device)
-        ballots = next((t.ballots for t, _ in trainings.values() if isinstance(t, Training)), questions.ballots)
         forward, logprob = _reference(bench, ballots, micro_tokens, folder)
         sampling, answer = _sampling(bench, questions)
         training = {}
         for place, (arm, (planned, beta)) in enumerate(trainings.items()):
-            training[arm] = _training(bench, planned, beta, folder / str(place), arm)
+            try:
+                training[arm] = _training(bench, planned, beta, folder / str(place), arm)
+            except Interrupted:  # which says where its state is saved: in a folder that goes with this
+                raise Interrupted("stopped; nothing is kept of a probe") from None
             return_freed_memory()
     return Probe(forward, logprob, sampling, answer, training, peak_memory(bench), str(bench.base.device))
 
