@@ -107,6 +107,7 @@ def test_a_mistake_in_the_settings_is_one_line_exit_2_and_nothing_written(case, 
         (["compare", "--model", "m", "--data", "{data}", "--methods", "ipo[lrr=1]", "--out", "o"], "'lr'"),
         (["compare", "--model", "m", "--data", "{data}", "--methods", "ipo", "--betas", "1,x", "--out", "o"], "1,x"),
         (["compare", "--model", "m", "--data", "{data}", "--methods", "ipo,ipo", "--out", "o"], "twice"),
+        (["plan", "--model", "m", "--data", "{data}", "--methods", "ipoo", "--out", "o"], "did you mean 'ipo'?"),
         (["data", "covert", "{data}", "o"], "data convert"),
         (["demo", "--size", "huge", "--out", "o"], "default, full"),
         (["report", "."], "study.json"),
@@ -177,6 +178,9 @@ MISTAKES_WITHOUT_TORCH = [
     ["compare", "--methods", "dpo", "--lr", "automatic"],
     ["compare", "--methods", "dpo", "--lr", "auto", "--validation-fraction", "2"],
     ["train", "dpo", "--beta", "1", "--lr", "auto"],
+    ["plan", "--methods", "dpo,ipoo"],
+    ["plan", "--methods", "dpo", "--betas", "-1"],
+    ["plan", "--methods", "dpo", "--whiten", "false"],
 ]
 
 

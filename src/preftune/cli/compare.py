@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from typing import Any
 
 from ..methods import METHODS
 from .command import Command, exit_if_failed
@@ -14,22 +15,29 @@ LATER = (  # what is looked at when the data and the model are there
 )
 
 
-def run(given: Parsed) -> None:
-    """Settle what is compared, read the files, and only then load what trains."""
+def settled(given: Parsed) -> dict[str, Any]:
+    """The keywords of `compare`: what is compared is settled first, then the files are read. No torch."""
     from ..data import read_ballots, read_prompts
     from ..study import settle_study
 
     options = dict(given)
     settle_study(**{name: value for name, value in options.items() if name not in LATER})
-    ballots = read_ballots(options.pop("data"))
+    options["ballots"] = read_ballots(options.pop("data"))
     if "eval_data" in options:
         options["eval_ballots"] = read_ballots(options.pop("eval_data"))
     if "prompts" in options:
         options["prompts"] = read_prompts(options.pop("prompts"))
+    options["arms"] = options.pop("methods")
+    return options
+
+
+def run(given: Parsed) -> None:
+    """Settle what is compared, read the files, and only then load what trains."""
+    options = settled(given)
     from ..study import compare
 
     command = "preftune " + " ".join(map(shlex.quote, sys.argv[1:]))
-    exit_if_failed(compare(options.pop("methods"), ballots, command=command, **options).failed)
+    exit_if_failed(compare(command=command, **options).failed)
 
 
 COMMAND = Command(

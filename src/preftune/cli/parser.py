@@ -12,13 +12,14 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from ..errors import UserError
 from ..methods import METHODS
-from . import compare, data, demo, doctor, evaluate, lab, report, sample, train
+from . import compare, data, demo, doctor, evaluate, lab, plan, report, sample, train
 from .command import Command
 from .flags import NARGS, all_flags, find_flag, option_flags, rate, settings_flags
 
 COMMANDS: Mapping[str, Command] = {
     "demo": demo.COMMAND,
     "compare": compare.COMMAND,
+    "plan": plan.COMMAND,
     "train": train.COMMAND,
     "evaluate": evaluate.COMMAND,
     "sample": sample.COMMAND,

@@ -18,6 +18,10 @@ from .frontiers import CHANCE as CHANCE
 from .frontiers import PROXY as PROXY
 from .frontiers import Frontier as Frontier
 from .frontiers import Point as Point
+from .power import Outlook as Outlook
+from .power import PlannedEnd as PlannedEnd
+from .power import outlook as outlook
+from .power import seeds_needed as seeds_needed
 from .results import REFERENCE as REFERENCE
 from .results import Result as Result
 from .results import Sample as Sample

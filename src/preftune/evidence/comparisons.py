@@ -315,7 +315,7 @@ def corrected(pairs: Sequence[Comparison]) -> tuple[Comparison, ...]:
         alpha = alpha if failed else LEVEL / left
         failed = failed or raw >= alpha
         running = max(running, min(1.0, left * raw))
-        seen = _detectable(pairs[i].difference, LEVEL / len(made))
+        seen = detectable_difference(pairs[i].difference, LEVEL / len(made))
         found[i] = replace(pairs[i], p_value=running, level=1 - alpha, detectable=seen)
     return tuple(found)
 
@@ -324,7 +324,7 @@ def _raw_p(pair: Comparison) -> float:
     return pair.difference.p_value if pair.difference else 1.0
 
 
-def _detectable(difference: Estimate | None, alpha: float) -> float | None:
+def detectable_difference(difference: Estimate | None, alpha: float) -> float | None:
     """The difference that is told apart at this level with a probability of 80%."""
     if difference is None or difference.se is None:
         return None

@@ -1,4 +1,6 @@
 from .plan import settle_study as settle_study
+from .planning import Forecast as Forecast
+from .planning import plan_study as plan_study
 from .policies import evaluate_folders as evaluate_folders
 from .policies import sample_folders as sample_folders
 from .settling import settle_run as settle_run

@@ -77,6 +77,11 @@ def search_betas(
     return Search(tuple(tried), targets, {arm: _nearest(arm, tried, targets) for arm in arms})
 
 
+def assumed_betas(alone: bool) -> tuple[float, ...]:
+    """The β that a search would come to if every arm went as far as the middle at `START`, and KL as `SLOPE` says."""
+    return tuple(sorted(float(f"{START * times ** (2 / SLOPE):.2g}") for times in (ALONE if alone else AROUND)))
+
+
 def _targets(distances: Sequence[float], around: Sequence[float]) -> tuple[float, ...]:
     """Distances around the middle (geometric mean) of the arms' first ones."""
     if not distances:

@@ -133,16 +133,22 @@ def describe_targets(plan: Plan, trainings: Mapping[TrainingKey, AnyTraining]) -
 
 
 def open_study(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
-    """Start the study's folder, or continue it. Raises UserError when it was started with something else.
+    """Start the study's folder, or continue it; raises as `continued`."""
+    told = continued(folder, info)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "study.json", told)
+    return told
+
+
+def continued(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
+    """What `study.json` is to say, also of what the folder holds already; nothing is written. Raises UserError when the
+    study there was started with something else.
 
     Arms, β, seeds and rates of label noise may grow. What makes runs comparable may not change: how they are evaluated,
     and what the results of some arm of the study depend on.
     """
-    path = folder / "study.json"
-    if not path.exists():
+    if not (folder / "study.json").exists():
         check_out(folder, resume=False)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, info)
         return info
     before = read_study(folder).info
     if measured_against_a_policy(before):
@@ -152,10 +158,7 @@ def open_study(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
             f"{folder}: its runs of one seed share the order of their data, as versions before 0.3 made them; "
             "name a new --out"
         )
-    then, now = (
-        before["settings"],
-        info["settings"],
-    )  # an option of a method that was not, or is not, compared is in one
+    then, now = before["settings"], info["settings"]  # of a method compared only then, or only now, one has the options
     counted: dict[str, Any] = dict.fromkeys(EVALUATED)
     for arm in before["arms"]:
         counted |= parse_arm(arm).recipe(Settings(), {}).counting()
@@ -177,9 +180,7 @@ def open_study(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
     }
     merged |= {"betas": sorted({*before["betas"], *info["betas"]}), "arm_betas": merge_betas(before, info)}
     merged |= {name: before[name] | info[name] for name in ("steps", "targets", "settings", "pilots")}
-    continued = info | merged | {"created": before["created"], "seconds": before["seconds"]}
-    write_json(path, continued)
-    return continued
+    return info | merged | {"created": before["created"], "seconds": before["seconds"]}
 
 
 def merge_betas(before: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, list[float]]:

@@ -29,6 +29,7 @@ from .run import run_identity as run_identity
 from .run import train_and_measure as train_and_measure
 from .run import train_any as train_any
 from .session import Session as Session
+from .session import checkpoint_steps as checkpoint_steps
 from .session import run_session as run_session
 from .settings import Settings as Settings
 from .settings import make_settings as make_settings
