@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from studies import LIKES_A, QUICK, make_ballots
+from studies import WORDS as WORDS
 
 from preftune.errors import Interrupted, UserError
 from preftune.evidence.comparisons import place

@@ -59,6 +59,8 @@ COMMAND = Command(
         "votes-per-prompt",
         "validation-fraction",
         "checkpoints",
+        "until",
+        "hours",
         "kind",
         *settings_flags(),
         *(flag for flag in option_flags(METHODS) if flag != "max-new-tokens"),

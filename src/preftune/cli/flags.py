@@ -79,6 +79,8 @@ OWN: dict[str, Flag] = {
     "max-new-tokens": Flag(int, "tokens of a sampled response (default: 64)"),
     "samples": Flag(int, "sampled responses per prompt (default: 1)"),
     "checkpoints": Flag(int, "evaluations per run, evenly spaced (default: 3)"),
+    "until": Flag(str, "verdict: look after 3, 6 and 12 seeds, until all arms are told apart"),
+    "hours": Flag(float, "with --until: begin no look that would end later than this"),
     "kind": Flag(
         str,
         "reward model: full, lora, or frozen for small machines (default: full, with --lora lora; "

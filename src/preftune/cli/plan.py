@@ -177,5 +177,5 @@ COMMAND = Command(
     "say what a study would take and what it could see: runs, time, memory; nothing is trained to its end",
     "preftune plan --model MODEL --data FILE --methods dpo,ipo --betas 0.05,0.1 --seeds 0,1,2 --out DIR",
     compare.COMMAND.required,
-    compare.COMMAND.flags,
+    [name for name in compare.COMMAND.flags if name not in ("until", "hours")],
 )

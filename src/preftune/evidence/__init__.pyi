@@ -22,6 +22,7 @@ from .power import Outlook as Outlook
 from .power import PlannedEnd as PlannedEnd
 from .power import outlook as outlook
 from .power import seeds_needed as seeds_needed
+from .results import HELD_OUT as HELD_OUT
 from .results import REFERENCE as REFERENCE
 from .results import Result as Result
 from .results import Sample as Sample

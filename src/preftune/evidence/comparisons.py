@@ -28,8 +28,9 @@ class Comparison:
     `difference` is None where they cannot be compared; `why` says why, and `next` which run would change it. `p_value`
     is corrected (Holm) for all comparisons of the study. The interval has the `level` at which Holm's procedure judges
     this pair, so that it excludes 0 exactly where the pair is told apart; `detectable` is the difference that would
-    have been told apart in four of five such studies. `scope` says over what the interval is; `runs` counts the run
-    ends that it rests on. `next` says what would make the two comparable.
+    have been told apart in four of five such studies. `alpha` is what the study may spend on all its pairs: less than
+    .05 at a predeclared look. `scope` says over what the interval is; `runs` counts the run ends that it rests on.
+    `next` says what would make the two comparable.
     """
 
     a: str
@@ -38,6 +39,7 @@ class Comparison:
     difference: Estimate | None = None
     p_value: float = 1.0
     level: float = 1 - LEVEL
+    alpha: float = LEVEL
     detectable: float | None = None
     scope: str = ""
     runs: int = 0
@@ -49,7 +51,7 @@ class Comparison:
     @property
     def distinct(self) -> bool:
         """Whether the two can be told apart."""
-        return self.p_value < LEVEL
+        return self.p_value < self.alpha
 
     @property
     def verdict(self) -> str:
@@ -301,22 +303,22 @@ def _scope(points: Sequence[Point]) -> str:
     return f"over prompts and {len({point.seed for point in points})} seeds"
 
 
-def corrected(pairs: Sequence[Comparison]) -> tuple[Comparison, ...]:
-    """The comparisons corrected (Holm 1979) for having made all of these.
+def corrected(pairs: Sequence[Comparison], spend: float = LEVEL) -> tuple[Comparison, ...]:
+    """The comparisons corrected (Holm 1979) for having made all of these, of which some is false at a rate of `spend`.
 
-    From the smallest p on, the k-th of m is judged at .05/(m − k + 1), until one is not told apart: from there on all
+    From the smallest p on, the k-th of m is judged at spend/(m − k + 1), until one is not told apart: from there on all
     are judged as that one. A pair's interval has that level, and `detectable` the first one's, which is the strictest.
     """
     made = sorted((i for i, pair in enumerate(pairs) if pair.difference), key=lambda i: _raw_p(pairs[i]))
-    found, running, alpha = list(pairs), 0.0, LEVEL / max(len(made), 1)
+    found, running, alpha = list(pairs), 0.0, spend / max(len(made), 1)
     failed = False
     for rank, i in enumerate(made):
         left, raw = len(made) - rank, _raw_p(pairs[i])
-        alpha = alpha if failed else LEVEL / left
+        alpha = alpha if failed else spend / left
         failed = failed or raw >= alpha
         running = max(running, min(1.0, left * raw))
-        seen = detectable_difference(pairs[i].difference, LEVEL / len(made))
-        found[i] = replace(pairs[i], p_value=running, level=1 - alpha, detectable=seen)
+        seen = detectable_difference(pairs[i].difference, spend / len(made))
+        found[i] = replace(pairs[i], p_value=running, level=1 - alpha, alpha=spend, detectable=seen)
     return tuple(found)
 
 

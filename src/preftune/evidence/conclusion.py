@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from .comparisons import Best, Comparison, Verdict, best_run, compare, corrected
 from .frontiers import ACCURACY, PROXY, REWARD, Frontier, PerPrompt, Point, fit_frontier, placed, point_of, points_of
+from .looks import Looks
 from .results import StudyRecord
 from .study_alarms import alarmed_arms, alarms
 from .words import axis_label, caveats_of, noise_in_words, sentence_of
@@ -32,7 +33,7 @@ def verdict(study: StudyRecord) -> Verdict:
         axis_label=axis_label(study, axis),
         points=tuple(point for evidence in found for point in evidence.points),
         frontiers=tuple(fit for evidence in found for fit in evidence.frontiers),
-        comparisons=corrected([pair for evidence in found for pair in evidence.comparisons]),
+        comparisons=judged([pair for evidence in found for pair in evidence.comparisons], study),
         best=tuple(best for evidence in found for best in evidence.best),
         alarms=alarms(study),
         caveats=(*study.notes, *notes, *caveats_of(study, axis, [p for one in found for p in one.points], paired)),
@@ -44,6 +45,17 @@ def verdict(study: StudyRecord) -> Verdict:
         return replace(answer, sentence=sentences[0])
     told = zip(noises, sentences, strict=True)
     return replace(answer, sentence=" ".join(f"{noise_in_words(noise)}: {sentence}" for noise, sentence in told))
+
+
+def judged(pairs: Sequence[Comparison], study: StudyRecord) -> tuple[Comparison, ...]:
+    """The comparisons at the level that the study has: .05, or what its last predeclared look may spend.
+
+    Between looks nothing is concluded: that would be one look more than was declared.
+    """
+    looks = Looks(study)
+    if waiting := looks.under_way():
+        return tuple(Comparison(pair.a, pair.b, noise=pair.noise, why=waiting) for pair in pairs)
+    return corrected(pairs, looks.alpha())
 
 
 class Evidence(NamedTuple):

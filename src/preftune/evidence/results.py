@@ -40,6 +40,9 @@ _EMPTY_INFO: dict[str, Any] = {
     "noises": [0.0],
     "steps": {},
     "search": {},  # for the β of arms that were given none: what was tried, and why
+    "looks": {},  # the predeclared looks of a study that goes on until its verdict, and those that are done
+    "answered": "",  # the sentence that whoever made the study was told at its end
+    "grown": [],  # what was added by hand after that
     "opinions": {},
     "targets": {},
     "pilots": {},  # what chose the learning rate of an arm, by arm

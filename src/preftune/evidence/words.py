@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from .comparisons import LEVEL, Best, Comparison, Verdict
 from .frontiers import ACCURACY, Point
+from .looks import Looks
 from .results import REFERENCE, SELECTION, StudyRecord
 from .stats import Estimate, number
 
@@ -52,6 +53,7 @@ def sentence_of(study: StudyRecord, answer: Verdict) -> str:
     if not study.trained():
         return f"Nothing has been evaluated yet: none of the {expected} runs has reached a checkpoint."
     parts = [
+        Looks(study).told(),
         f"So far {expected - unfinished} of {expected} runs have finished." if unfinished else "",
         _went_wrong(answer),
         "Nothing scored the samples, so no quality is claimed and no arm compared; how often margins agree with "
@@ -79,7 +81,7 @@ def _compared(comparisons: Sequence[Comparison]) -> str:
         return _pair_in_words(comparisons[0]) + "."
     made = [pair for pair in comparisons if pair.difference]
     if not made:
-        reasons = dict.fromkeys(f"{pair.why}; {pair.next}" for pair in comparisons)
+        reasons = dict.fromkeys("; ".join(filter(None, (pair.why, pair.next))) for pair in comparisons)
         why = f": {next(iter(reasons))}" if len(reasons) == 1 else ""
         return f"No two arms can be compared at the same KL{why}." if comparisons else ""
     counts = f"Of {len(comparisons)} pairs of arms, {len(made)} can be compared at the same KL"
@@ -164,6 +166,7 @@ def caveats_of(study: StudyRecord, axis: str, points: Sequence[Point], paired: b
         yield f"The study is partial. Not finished: {listed(names)}."
     if study.info["search"].get("ended") is False:
         yield "The search for the β of each arm has not ended; what it has run is shown."
+    yield from Looks(study).caveats()
     if failed := [f"{run} ({reason})" for run, reason in study.info["failed"].items()]:
         yield f"Runs failed; what they had reached before is drawn: {listed(failed)}."
     if len(study.info["seeds"]) < 2 and study.info["runs"] != "exchangeable" and study.trained():

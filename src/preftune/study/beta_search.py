@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 START = 0.1
 AROUND = (1.0, 2 / 3, 1.5)  # the targets, in units of the middle: its KL, and from .44 to 2.25 times as much
@@ -56,11 +57,16 @@ class Search:
 
 
 def search_betas(
-    arms: Sequence[str], run: Run, say: Callable[[str], None] = lambda line: None, *, alone: bool = False
+    arms: Sequence[str],
+    run: Run,
+    say: Callable[[str], None] = lambda line: None,
+    *,
+    alone: bool = False,
+    given: Mapping[str, Sequence[float]] = MappingProxyType({}),
 ) -> Search:
     """Run arms until each has been near the same distances, or cannot; `say` is told every decision.
 
-    `alone`: there is one seed.
+    `alone`: there is one seed. An arm starts at the β that are `given` for it, and keeps them.
     """
     tried: list[Tried] = []
 
@@ -69,12 +75,20 @@ def search_betas(
         tried.append(Tried(arm, beta, run(arm, beta), why))
 
     for arm in arms:
-        attempt(arm, START, "where every arm starts")
+        for beta in given.get(arm, ()):
+            attempt(arm, beta, "given")
+        if not given.get(arm):
+            attempt(arm, START, "where every arm starts")
     targets = _targets([d for arm in arms for _, d in _ends(arm, tried)], ALONE if alone else AROUND)
     for arm in arms:
         while (following := next_beta(arm, tried, targets)) is not None:
             attempt(arm, *following)
-    return Search(tuple(tried), targets, {arm: _nearest(arm, tried, targets) for arm in arms})
+    return Search(tuple(tried), targets, {arm: kept(given.get(arm, ()), _nearest(arm, tried, targets)) for arm in arms})
+
+
+def kept(given: Sequence[float], found: Sequence[float]) -> tuple[float, ...]:
+    """Both, each once, from the smallest."""
+    return tuple(sorted({*given, *found}))
 
 
 def assumed_betas(alone: bool) -> tuple[float, ...]:

@@ -73,6 +73,10 @@ def describe_study(
         | {arm.name: max(arm.method.sizes) for arm in plan.arms if isinstance(arm.method, Selection)},
         "targets": describe_targets(plan, trainings),
         "pilots": {},
+        "search": {},
+        "looks": {},
+        "answered": "",
+        "grown": [],
     }
 
 
@@ -158,6 +162,7 @@ def continued(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
             f"{folder}: its runs of one seed share the order of their data, as versions before 0.3 made them; "
             "name a new --out"
         )
+    looks = continued_looks(folder, before, info)
     then, now = before["settings"], info["settings"]  # of a method compared only then, or only now, one has the options
     counted: dict[str, Any] = dict.fromkeys(EVALUATED)
     for arm in before["arms"]:
@@ -180,7 +185,39 @@ def continued(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
     }
     merged |= {"betas": sorted({*before["betas"], *info["betas"]}), "arm_betas": merge_betas(before, info)}
     merged |= {name: before[name] | info[name] for name in ("steps", "targets", "settings", "pilots")}
+    merged |= {name: before[name] for name in ("search", "answered")}
+    merged |= {"looks": looks, "grown": [*before["grown"], *added(before, info)]}
     return info | merged | {"created": before["created"], "seconds": before["seconds"]}
+
+
+def continued_looks(folder: Path, before: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, Any]:
+    """The looks that were declared at the start, with the hours of now. Raises UserError for other ones."""
+    then, now = before["looks"], info["looks"]
+    if now and not then:
+        raise UserError(
+            f"{folder}: was begun without --until; looks are declared before the first run: name a new --out"
+        )
+    if then and not now and not then["ended"]:
+        raise UserError(f"{folder}: its looks have not ended; go on with --until verdict, or name a new --out")
+    if now and then["schedule"] != now["schedule"]:
+        raise UserError(f"{folder}: its looks were declared with another --eval-prompts; name a new --out")
+    return {**then, "hours": now["hours"], "ended": ""} if now else dict(then)
+
+
+def added(before: Mapping[str, Any], info: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What comes by hand to a study whose answer has been seen: arms, β, rates of label noise, and seeds.
+
+    Those that its looks declared are no such seeds.
+    """
+    if not before["answered"]:
+        return []
+    names = {"methods": "arms", "label noise": "noises"} | ({} if info["looks"] else {"seeds": "seeds"})
+    found = {word: [value for value in info[name] if value not in before[name]] for word, name in names.items()}
+    known = merge_betas(before, {"arm_betas": {}})
+    for arm, betas in info["arm_betas"].items():
+        found[f"β of {arm}"] = [beta for beta in betas if arm in known and beta not in known[arm]]
+    found = {word: values for word, values in found.items() if values}
+    return [{"when": info["created"], "added": found, "after": before["answered"]}] if found else []
 
 
 def merge_betas(before: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, list[float]]:

@@ -74,7 +74,7 @@ def make_samples(
         Sample(
             run=run,
             step=step,
-            prompt_id=i,
+            prompt_id=questions.first + i,
             prompt=questions.texts[i],
             sample=k,
             response=form.text(ids),

@@ -12,6 +12,7 @@ from ..errors import UserError
 from ..methods import REWARD, Selection, all_options, check_known, names_of
 from ..preference import check_fit, default_kind, likelihood_of
 from ..training import Arm, Recipe, Settings, check_given, make_settings, parse_arm, split_arms
+from .looks import check_until, every_seed
 
 AUTO = "auto"  # in the place of β or of a learning rate: it is found
 Betas = Sequence[float] | Mapping[str, Sequence[float]] | str | None  # of every arm, of each by its name, or AUTO
@@ -112,17 +113,26 @@ def settle_study(
     methods: Sequence[str] | str,
     *,
     betas: Betas = None,
-    seeds: Sequence[int] = (0,),
+    seeds: Sequence[int] | None = None,
     label_noise: Sequence[float] = (0.0,),
     checkpoints: int = 3,
     kind: str | None = None,
     votes_per_prompt: int | None = None,
     validation_fraction: float = 0.0,
     samples: int = 1,
+    until: str | None = None,
+    hours: float | None = None,
+    scored: bool = False,
     **options: Any,
 ) -> Plan:
-    """Check and settle what is compared, before anything is loaded. Raises UserError for what the user can mend."""
-    plan = make_plan(methods, betas, seeds, label_noise, options, checkpoints, kind)
+    """Check and settle what is compared, before anything is loaded: with looks, all that the last one could have.
+
+    `scored`: something gives responses a reward. Raises UserError for what the user can mend.
+    """
+    plan = make_plan(methods, betas, every_seed(until, seeds), label_noise, options, checkpoints, kind)
+    check_until(until, hours, seeds, samples, len(plan.arms), scored)
+    if until and plan.arm_betas:  # its β are where the search starts
+        plan = replace(plan, searching=arms_to_search(plan.arms, AUTO, label_noise))
     check_shares(votes_per_prompt, validation_fraction)
     check_searchable(plan, samples)
     return plan

@@ -21,13 +21,13 @@ from ..preference import check_fitted
 from ..training import AnyTraining, Arm, PromptTraining, checkpoint_steps, parse_arm, replanned
 from .beta_search import MOST, assumed_betas
 from .describing import continued, describe_study
+from .making import prepare_trainings
 from .naming import condition_folder, run_name, run_seed
 from .pilots import SHARE, fresh_ballots, validation_share
 from .plan import Betas, Plan, StudyData, TrainingKey, check_searchable, check_shares, make_data, make_plan
 from .probing import Probe, probe, work
 from .questions import Questions, held_out_prompts, make_questions
 from .rates import FURTHER, RATES
-from .study import prepare_trainings
 
 REWARD_STEP = 3  # forward passes that a step of training costs a token: a backward pass is about two
 

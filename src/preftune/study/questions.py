@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..data import Ballot, Prompt, TextFormat, TokenBallot, TokenSet, fit_prompt, transcript
 from ..errors import UserError
@@ -17,7 +17,7 @@ class Questions:
     """What every policy of a study is asked: prompts to answer, ballots to agree with, and who judges the answers.
 
     `prompts` are token ids and `texts` what a person reads; `samples` responses are drawn to each. `judge` gives the
-    reward, `others` are second opinions by name.
+    reward, `others` are second opinions by name. Of a study's prompts, `first` is the number of the first one here.
     """
 
     prompts: tuple[tuple[int, ...], ...]
@@ -28,6 +28,12 @@ class Questions:
     seed: int = 0
     judge: Judge | None = None
     others: Mapping[str, Judge] = field(default_factory=dict)
+    first: int = 0
+
+    def part(self, start: int, stop: int | None = None) -> Questions:
+        """The same with some of these prompts, which keep their numbers."""
+        kept = slice(start, stop)
+        return replace(self, prompts=self.prompts[kept], texts=self.texts[kept], first=self.first + start)
 
 
 def held_out_prompts(ballots: Sequence[Ballot], limit: int) -> tuple[Prompt, ...]:

@@ -4,34 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..console import say
 from ..data import Ballot, Prompt, split_by_prompt
-from ..errors import UserError
-from ..evidence import PROXY, Result, StudyRecord, Verdict, read_study, verdict, write_json
+from ..evidence import Result, StudyRecord, Verdict, read_study, verdict, write_json
 from ..judges import Judge
-from ..methods import AMORTIZED_IPO, Selection
-from ..model import Workbench, open_workbench
-from ..preference import check_extra_responses, check_fitted
+from ..model import open_workbench
+from ..preference import check_fitted
 from ..report import write_report
 from ..stopping import only_writer
-from ..training import AnyTraining, PromptTraining, check_context, describe_counts, prepare
-from .beta_search import MOST, search_betas
-from .describing import describe_study, describe_targets, open_study
-from .naming import condition_name
-from .pilots import fresh_ballots, settle_rates, validation_share
-from .plan import Betas, Plan, StudyData, TrainingKey, check_searchable, check_shares, make_data, make_plan
+from ..training import describe_counts
+from .describing import continued, describe_study, open_study
+from .looking import check_hours, described_looks, make_looks
+from .looks import Clock, reserved
+from .making import make_runs, prepare_trainings
+from .pilots import fresh_ballots, validation_share
+from .plan import Betas, make_data, settle_study
 from .questions import held_out_prompts, make_questions
-from .rewards import fit_rewards
 from .runs import Runner
-
-PROXY_WORDS = (
-    "the reward model that ppo, rloo and best-of-n learn from or select by, fitted on the training votes; its mean "
-    "over the reference's samples of the same prompt is taken off"
-)
 
 
 @dataclass(frozen=True)
@@ -69,7 +62,7 @@ def compare(
     *,
     model: str,
     betas: Betas = None,
-    seeds: Sequence[int] = (0,),
+    seeds: Sequence[int] | None = None,
     label_noise: Sequence[float] = (0.0,),
     out: str | Path,
     reference: str | None = None,
@@ -82,6 +75,8 @@ def compare(
     samples: int = 1,
     max_new_tokens: int = 64,
     checkpoints: int = 3,
+    until: str | None = None,
+    hours: float | None = None,
     kind: str | None = None,
     judge: Judge | None = None,
     others: Mapping[str, Judge] | None = None,
@@ -102,8 +97,9 @@ def compare(
         betas: strengths of the KL term: the same for every arm, or a mapping from an arm's name to its own. "auto", the
             default: found for each arm at the first seed, without label noise, by KL alone, so that the arms end at the
             same distances from the reference (`beta_search`).
-        seeds: one run of every arm and β for each. What is random in a run's training follows from its seed, arm and β,
-            so that runs are exchangeable; noise, fitted rewards and preferences follow from the seed alone.
+        seeds: one run of every arm and β for each, by default at seed 0. What is random in a run's training follows
+            from its seed, arm and β, so that runs are exchangeable; noise, fitted rewards and preferences follow from
+            the seed alone.
         label_noise: rates at which single training and validation votes are flipped, each on its own and by seed; one
             run of everything for each. Evaluation votes, prompts and `judge` are never touched.
         out: the study's folder.
@@ -116,6 +112,9 @@ def compare(
             their votes, which are as noisy as the training ones.
         samples: responses per prompt, at most `max_new_tokens` long; 0 samples leave KL and rewards out.
         checkpoints: evaluations per run, evenly spaced.
+        until: "verdict": look after 3, 6 and 12 seeds, on `eval_prompts` prompts, twice and four times as many, until
+            every pair of arms is told apart (`looks`). β that are given are where the search for further ones starts.
+        hours: no look begins that would end later than this, by the pace of the runs so far; the first one always does.
         kind: of the reward model that ppo, rloo, best-of-n and amortized-ipo use, one per seed and noise, fitted on the
             same votes: `full`, `lora` (the default with an adapter's rank) or `frozen`, for small machines (the default
             where only amortized-ipo uses it).
@@ -129,24 +128,38 @@ def compare(
         UserError: for anything in the input that the user can mend; nothing is written then.
     """
     started = time.monotonic()
-    plan = make_plan(arms, betas, seeds, label_noise, {**options, "max_new_tokens": max_new_tokens}, checkpoints, kind)
-    check_shares(votes_per_prompt, validation_fraction)
-    check_searchable(plan, samples)
-    validation_fraction = validation_share(plan, validation_fraction)
+    plan = settle_study(
+        arms,
+        betas=betas,
+        seeds=seeds,
+        label_noise=label_noise,
+        checkpoints=checkpoints,
+        kind=kind,
+        votes_per_prompt=votes_per_prompt,
+        validation_fraction=validation_fraction,
+        samples=samples,
+        until=until,
+        hours=hours,
+        scored=judge is not None,
+        max_new_tokens=max_new_tokens,
+        **options,
+    )
     folder = Path(out)
+    most_prompts = reserved(eval_prompts, until, folder)
+    validation_fraction = validation_share(plan, validation_fraction)
     with only_writer(folder):
         bench = open_workbench(
             model, reference=reference, precision=plan.settings.precision, device=plan.settings.device
         )
         if eval_ballots is None:
             distinct = len({ballot.prompt for ballot in ballots})
-            fraction = min(eval_fraction, eval_prompts / max(distinct, 1))
+            fraction = min(eval_fraction, most_prompts / max(distinct, 1))
             train_ballots, eval_ballots = split_by_prompt(ballots, fraction, seed=0)
         else:
             train_ballots = tuple(ballots)
         form, length = bench.base.form, plan.settings.max_length
         data = make_data(plan, train_ballots, eval_ballots, form, votes_per_prompt, validation_fraction)
-        asked = tuple(prompts) if prompts is not None else held_out_prompts(eval_ballots, eval_prompts)
+        asked = tuple(prompts) if prompts is not None else held_out_prompts(eval_ballots, most_prompts)
         questions, cuts = make_questions(
             asked, data.held_out, form, length, samples, max_new_tokens, judge, others or {}
         )
@@ -157,8 +170,12 @@ def compare(
         info["data"] |= {"validation_fraction": validation_fraction} if plan.auto_lr else {}
         info |= {"title": title or f"{', '.join(info['arms'])} on {Path(str(model)).name}", "command": command}
         info |= {"notes": list(notes), "seconds": {}}
+        info |= described_looks(eval_prompts, len(questions.prompts), hours) if until else {}
         for fitted in (folder / "rewards").glob("*"):
             check_fitted(fitted, plan.kind)
+        continued(folder, info)
+        if hours is not None and not any((folder / "runs").glob("*/run.json")):
+            check_hours(hours, plan, bench, data, questions, trainings)
         info = open_study(folder, info)
         say(f"layout: {bench.layout.name} ({bench.layout.reason})")
         held_out, trained_on = len(data.held_out.ballots), len(data.training.ballots)
@@ -166,71 +183,14 @@ def compare(
         say(f"skipped: {describe_counts(info['data']['skipped'])}")
         for line in info["targets"].values():
             say(line)
-        rewards = fit_rewards(folder, bench, plan, data, questions) if plan.needs_reward else {}
-        runner = Runner(folder, bench, plan, data, questions, dict(trainings), rewards)
-        if rewards:
-            info["opinions"] = {**info["opinions"], PROXY: PROXY_WORDS}
-            models = {condition_name(*where): dict(reward.model.info) for where, reward in rewards.items()}
-            info["reward"] = {"kind": plan.kind, **models}
-            write_json(folder / "study.json", info)
-        runner = settle_rates(runner, info, fresh) if plan.auto_lr else runner
-        runner.evaluate_reference()
-        if plan.searching:
-            runner, info = find_betas(runner, info)
-        info["failed"] = runner.run_all()
-        records = runner.records()
-        info["budgets"] = {name: record["budget"] for name, record in records.items() if "budget" in record}
-        info["preferences"] = {name: record["preference"] for name, record in records.items() if "preference" in record}
-        info["targets"] |= {name: record["target"] for name, record in records.items() if "target" in record}
-        seconds = info["seconds"].get("study", 0.0) + time.monotonic() - started
-        write_json(folder / "study.json", info | {"seconds": {"study": round(seconds, 1)}})
+        clock = Clock.of(folder, info["seconds"].get("study", 0.0), started)
+        if info["looks"] and not until:  # grown by hand: as the last look was evaluated
+            questions = questions.part(0, info["looks"]["done"][-1]["prompts"])
+        runner = Runner(folder, bench, plan, data, questions, dict(trainings), {}, when_done=clock.save)
         comparison = Study(folder)
+        make = make_looks if until else make_runs
+        info = make(runner, info, fresh, clock)
+        write_json(folder / "study.json", info | {"answered": comparison.verdict.sentence})
         say(comparison.verdict.sentence)
         say(f"report: {comparison.report()}")
     return comparison
-
-
-def find_betas(runner: Runner, info: dict[str, Any]) -> tuple[Runner, dict[str, Any]]:
-    """Run the search for the β of the arms that have none yet; the runner and `study.json` with what was found.
-
-    It follows from the KL of its runs alone, and finished runs are not done again: a study that was interrupted comes
-    to the same β.
-    """
-    plan = runner.plan
-    say(f"β is found by KL, at seed {plan.seeds[0]}, in at most {MOST} runs of each arm ({', '.join(plan.searching)})")
-    path = runner.folder / "study.json"
-    write_json(path, info | {"search": {"ended": False}})
-    search = search_betas(plan.searching, runner.kl_of_run, say, alone=len(plan.seeds) == 1)
-    for arm in plan.searching:
-        missed = ", ".join(f"{target**2:.2g}" for target in search.missed(arm))
-        say(f"{arm}: β {', '.join(f'{beta:g}' for beta in search.chosen[arm])}")
-        if missed:
-            say(f"{arm}: no run ended near {missed} nats")
-    plan = replace(plan, arm_betas=search.chosen, searching=())
-    betas = {arm: sorted({*info["arm_betas"].get(arm, ()), *own}) for arm, own in search.chosen.items()}
-    found = {"arm_betas": info["arm_betas"] | betas, "betas": sorted({*info["betas"], *plan.betas})}
-    found |= {"search": {"ended": True, "seed": plan.seeds[0], **search.record()}}
-    found |= {"targets": info["targets"] | describe_targets(plan, runner.trainings)}
-    info = info | found
-    write_json(path, info)
-    return replace(runner, plan=plan), info
-
-
-def prepare_trainings(bench: Workbench, plan: Plan, data: StudyData) -> dict[TrainingKey, AnyTraining]:
-    """What the runs of every arm, seed and noise train on. Raises UserError for an arm that cannot train."""
-    trainings = {
-        (arm.name, *where): prepare(plan.recipe(arm), data.ballots, data.votes[where].tokens, bench, where[0])
-        for arm in plan.arms
-        for where in plan.conditions()
-        if not isinstance(arm.method, Selection)
-    }
-    if not trainings:
-        raise UserError("--methods: best-of-n trains nothing; name a method beside it that does")
-    for arm in plan.arms:
-        for where in plan.conditions():
-            training = trainings.get((arm.name, *where))
-            if isinstance(training, PromptTraining):
-                check_context(bench, training)
-            elif training and training.method is AMORTIZED_IPO:
-                check_extra_responses(bench, data.votes[where].tokens, training.recipe.options)
-    return trainings
