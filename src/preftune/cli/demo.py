@@ -20,5 +20,5 @@ COMMAND = Command(
     "the embedded experiment: a real model, real human ratings, DPO against IPO, and the report",
     "preftune demo --out demo-study",
     ["out"],
-    ["size", "methods"],
+    ["size", "methods", "seed"],
 )

@@ -35,20 +35,20 @@ SAMPLING_SEED = 1  # training data must not share its randomness with the evalua
 
 @dataclass(frozen=True)
 class Size:
-    """How large the experiment is; `betas` are DPO's."""
+    """How large the experiment is; `betas` are DPO's, `seeds` how many runs each has."""
 
     train_prompts: int
     eval_prompts: int
     betas: tuple[float, ...]
-    seeds: tuple[int, ...]
+    seeds: int
     checkpoints: int
     samples: int
     tokens: int
 
 
 SIZES = {
-    "default": Size(512, 160, (0.1, 0.5), (0, 1), checkpoints=1, samples=2, tokens=12),
-    "full": Size(512, 256, (0.05, 0.1, 0.2, 0.5, 1.0), (0, 1, 2), checkpoints=6, samples=4, tokens=24),
+    "default": Size(512, 160, (0.1, 0.25), 2, checkpoints=1, samples=2, tokens=12),
+    "full": Size(512, 256, (0.05, 0.1, 0.2, 0.5, 1.0), 3, checkpoints=6, samples=4, tokens=24),
 }
 LEARNING_RATE = 2e-5  # at more than twice this the policy learns its own votes by heart and nothing of held-out ones
 BETA_OF_IPO = 0.2  # of DPO's: there the two go about as far from the reference, so that they share a range of KL
@@ -139,12 +139,12 @@ def prepare_demo(out: Path, size: Size) -> Experiment:
     return Experiment(model, gold, ballots, eval_ballots, eval_prompts, agreed, ceiling, shared)
 
 
-def run_demo(out: Path, *, size: str = "default", methods: str = "dpo,ipo") -> Study:
+def run_demo(out: Path, *, size: str = "default", methods: str = "dpo,ipo", seed: int = 0) -> Study:
     """Run the embedded experiment, or go on with it, and draw its report in `out`.
 
     `methods` are the arms; ppo, rloo and best-of-n learn from, or select by, a reward model of the same votes (a linear
-    score of frozen features), and amortized-ipo is told by it. Raises UserError for an unknown size, and as
-    `prepare_demo` does.
+    score of frozen features), and amortized-ipo is told by it. Another `seed` makes other runs on the same votes; no two
+    share a run. Raises UserError for an unknown size, and as `prepare_demo` does.
     """
     chosen = find_size(size)
     experiment = prepare_demo(out, chosen)
@@ -155,12 +155,12 @@ def run_demo(out: Path, *, size: str = "default", methods: str = "dpo,ipo") -> S
         eval_ballots=experiment.eval_ballots,
         model=str(experiment.model),
         betas=betas_of(arms, chosen),
-        seeds=chosen.seeds,
+        seeds=range(seed * chosen.seeds, (seed + 1) * chosen.seeds),
         out=out / "study",
         prompts=experiment.prompts,
         checkpoints=chosen.checkpoints,
         title="Which method makes a small model write what people liked?",
-        command=f"preftune demo --size {size} --methods {methods} --out {out.name}",
+        command=f"preftune demo --size {size} --methods {methods} --seed {seed} --out {out.name}",
         notes=(
             f"{experiment.agreed:.1%} of the training votes and {experiment.ceiling:.1%} of the held-out ones agree "
             "with gold: the labels are noisy, as people are. Nothing that is learned from votes can be expected to "
