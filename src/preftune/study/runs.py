@@ -49,13 +49,14 @@ from ..training import (
     trained_on_chats,
     vote_table,
 )
-from .evaluate import Proxy, answer, best_of, make_samples, summarise
+from .evaluate import Proxy, answer, best_of, calibration, make_samples, summarise
 from .naming import condition_folder, run_name, run_seed, slug
 from .plan import Plan, StudyData, TrainingKey
 from .questions import Questions
 from .rewards import StudyReward, above_reference, reference_rollouts, score_rollouts
 
 FAILED = "failed.json"  # in the folder of a run that failed: why
+CALIBRATION = "calibration.json"  # in the folder of a run: what its margins predict of held-out votes, in bins
 
 
 @dataclass(frozen=True)
@@ -231,6 +232,14 @@ class Runner:
         paths = sorted((self.folder / "runs").glob("*/run.json"))
         return {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in paths}
 
+    def calibrations(self) -> dict[str, list[dict[str, float]]]:
+        """The bins of each run that has been evaluated on held-out votes, at its last checkpoint."""
+        found = {}
+        for path in sorted((self.folder / "runs").glob(f"*/{CALIBRATION}")):
+            if bins := json.loads(path.read_text(encoding="utf-8")):
+                found[path.parent.name] = bins
+        return found
+
     def _select(self, method: Selection, identity: Mapping[str, Any], seed: int, noise: float) -> None:
         """A row for every n: the best of n samples of the reference, by the seed's reward model."""
         left = [n for n in method.sizes if not self._is_recorded(identity["run"], n)]
@@ -289,6 +298,10 @@ class Runner:
                     proxy=None if is_reference else self.proxy_of(*where),
                 )
         reference = samples if is_reference else self._reference_samples()
+        if table is not None and not is_reference:
+            bins = calibration(table, identity["method"], identity["beta"])
+            (self.folder / "runs" / identity["run"]).mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / "runs" / identity["run"] / CALIBRATION, bins)
         self._record(samples, reference, table, validation, identity, step)
 
     def _vote_table(

@@ -174,6 +174,7 @@ def compare(
         records = runner.records()
         info["budgets"] = {name: record["budget"] for name, record in records.items() if "budget" in record}
         info["preferences"] = {name: record["preference"] for name, record in records.items() if "preference" in record}
+        info["calibration"] = runner.calibrations()
         info["targets"] |= {name: record["target"] for name, record in records.items() if "target" in record}
         seconds = info["seconds"].get("study", 0.0) + time.monotonic() - started
         write_json(folder / "study.json", info | {"seconds": {"study": round(seconds, 1)}})
