@@ -162,8 +162,8 @@ def write_hostile_study(folder: Path) -> Path:
     write_synthetic_study(folder, prompts=len(HOSTILE), samples=1, steps=(16, 32))
 
     def sample(row: Sample) -> Sample:
-        text = HOSTILE[row.prompt_id]
-        return replace(row, prompt=text, response=text + f" {row.run}", extra={text: 1.0} if row.prompt_id < 3 else {})
+        text, other = HOSTILE[row.prompt_id], HOSTILE[(row.prompt_id + 1) % len(HOSTILE)]
+        return replace(row, prompt=text, response=other, extra={text: 1.0} if row.prompt_id < 3 else {})
 
     def result(row: Result) -> Result:
         return row if row.arm == "reference" else replace(row, arm=f"{row.arm}[{EVIL}]")

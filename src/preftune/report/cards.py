@@ -29,6 +29,7 @@ class Card(NamedTuple):
     settles: str
 
 
+IN_SIGHT = 6  # cards before the rest is folded
 ORDER = {"told": 0, "none": 1, "apart": 2}
 
 
@@ -38,6 +39,11 @@ def cards(study: StudyRecord, answer: Verdict) -> list[Card]:
     widest = max((abs(end) for pair in answer.comparisons for end in _ends(pair)), default=1.0) or 1.0
     found = [_card(pair, widest, noise_in_words(pair.noise) if several else "") for pair in answer.comparisons]
     return sorted(found, key=lambda card: ORDER[card.tone])
+
+
+def in_sight(found: Sequence[Card]) -> int:
+    """How many cards a reader sees first: of those that were compared the first few, or else two that were not."""
+    return min(IN_SIGHT, sum(card.tone != "apart" for card in found) or 2)
 
 
 def _ends(pair: Comparison) -> list[float]:
@@ -124,20 +130,28 @@ def _of_pairs(pairs: Sequence[Comparison]) -> str:
     if not pairs:
         return "One arm alone: there is nothing to compare it with but the reference."
     if not made:
-        return f"{_named(pairs)} cannot be compared at the same KL yet."
+        return f"{_named(pairs) or 'No two arms can'} be compared at the same KL yet."
     if not found:
-        return f"No difference was found between {_named(made)} at the same KL."
+        between = f"{made[0].a} and {made[0].b}" if len(made) == 1 else "any two arms that can be compared"
+        return f"No difference was found between {between} at the same KL."
     if len(pairs) > 1 and len(found) == len(pairs) and (winner := _winner(found)):
         return f"At the same KL {winner} gains more reward than every other arm."
     brief = "; ".join(f"{_ahead(pair)[0]} gains more reward than {_ahead(pair)[1]}" for pair in found[:3])
     more = f"; and {len(found) - 3} more pairs differ" if len(found) > 3 else ""
-    rest = f" Of {len(pairs)} pairs, {len(found)} were told apart." if len(pairs) > 1 else ""
-    return f"At the same KL {brief}{more}.{rest}"
+    return f"At the same KL {brief}{more}.{_rest(len(pairs), len(made), len(found))}"
+
+
+def _rest(pairs: int, made: int, found: int) -> str:
+    """What became of the pairs that were not told apart."""
+    none = f" In {made - found} of {pairs} pairs no difference was found." if made > found else ""
+    apart = f" {pairs - made} of {pairs} pairs cannot be compared yet." if pairs > made else ""
+    return none + apart
 
 
 def _named(pairs: Sequence[Comparison]) -> str:
+    """`dpo and ipo cannot` of two arms; "" of more."""
     names = list(dict.fromkeys(name for pair in pairs for name in (pair.a, pair.b)))
-    return " and ".join(names) if len(names) == 2 else f"any two of {', '.join(names)}"
+    return f"{' and '.join(names)} cannot" if len(names) == 2 else ""
 
 
 def _ahead(pair: Comparison) -> tuple[str, str]:

@@ -219,7 +219,7 @@ def reliability_chart(runs: Mapping[str, Sequence[tuple[float, float, float]]], 
     low = 0.0 if any(observed < 0.45 for bins in runs.values() for _, observed, _ in bins) else 0.4
     ticks_y = ticks if low == 0 else (0.4, 0.6, 0.8, 1.0)
     x, y = Axis("predicted", 0.48, 1.02, (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)), Axis("observed", low - 0.02, 1.03, ticks_y)
-    frame = Frame(300, 260, x, y, left=48)
+    frame = Frame(300, 260, x, y, left=40, top=25)
     most = max(votes for bins in runs.values() for *_, votes in bins) or 1.0
     marks = [line([frame.at(0.5, 0.5), frame.at(1, 1)], "base")]
     for name, bins in runs.items():

@@ -106,7 +106,7 @@ def _frame(scene: Scene, width: int, height: int, legend: bool) -> Frame:
     y = axis_over(scene.answer.axis_label, gains, 5 if few else 7)
     room = 0.03 + 0.022 * min(len(scene.looks), 6)  # under the points, for the brackets
     y = Axis(y.title, y.low - room * (y.high - y.low), y.high, y.ticks)
-    return frame_of(width, height, x, y)._replace(top=40 if legend else 12)
+    return frame_of(width, height, x, y)._replace(top=58 if legend else 27)
 
 
 def _interval(point: Point, base: float) -> tuple[float, float]:

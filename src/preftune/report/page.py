@@ -13,7 +13,7 @@ from ..evidence import StudyRecord, Verdict
 from ..page import inline, script_policy
 from ..text import harmless
 from .beside import Beside
-from .cards import cards, headline
+from .cards import cards, headline, in_sight
 from .curves import RATIOS, calibration_panels, length_panel, reward_reliability, training_panels
 from .downloads import downloads
 from .facts import DATA_WORDS, Fact, compared, duration, facts
@@ -35,7 +35,8 @@ from .tables import (
     search_rows,
 )
 
-CARDS_IN_SIGHT = 4
+ALARMS_IN_SIGHT = 3
+FEW_CARDS = 3  # up to which each has its numbers in sight
 STYLES = ("theme.css", "chart.css", "report.css")
 SECTIONS = {  # of the page, where it has them: place, and words in the navigation
     "conclude": "conclusions",
@@ -57,8 +58,9 @@ SECTIONS = {  # of the page, where it has them: place, and words in the navigati
 
 def page_of(study: StudyRecord, answer: Verdict, beside: Beside | None = None) -> str:
     """The page; `beside` is what it says of two studies that were put beside each other as one."""
-    fill = _answer(study, answer) | _quality(study) | _on_the_way(study) | _origin(study) | _shell(study, answer)
-    fill |= {"beside": beside}
+    shown = gallery(study)
+    fill = _answer(study, answer) | _quality(study) | _on_the_way(study) | _origin(study) | {"beside": beside}
+    fill |= _shell(downloads(study, answer), as_data(shown, study)) | {"gallery": shown, "in_sight": IN_SIGHT}
     sections = [(place, words) for place, words in SECTIONS.items() if _has(place, fill)]
     return _environment().get_template("page.html.j2").render(fill, sections=sections)
 
@@ -111,7 +113,7 @@ def _answer(study: StudyRecord, answer: Verdict) -> dict[str, Any]:
     """The first screen, and the tables behind it."""
     columns = columns_of(study)
     lines = lines_of(study, columns)
-    frontiers = frontier_panels(study, answer)
+    frontiers, found = frontier_panels(study, answer), cards(study, answer)
     return {
         "info": study.info,
         "answer": answer,
@@ -119,8 +121,10 @@ def _answer(study: StudyRecord, answer: Verdict) -> dict[str, Any]:
         "headline": headline(study, answer),
         "compared": compared(study),
         "judge": str((study.info["gold"] or {}).get("name", "")),
-        "cards": cards(study, answer),
-        "cards_in_sight": CARDS_IN_SIGHT,
+        "cards": found,
+        "cards_in_sight": in_sight(found),
+        "compact": len(found) > FEW_CARDS,
+        "alarms": (answer.alarms[:ALARMS_IN_SIGHT], answer.alarms[ALARMS_IN_SIGHT:]),
         "frontiers": frontiers,
         "brackets": answer.frontiers and len(looks(study)) <= 6,
         "proxies": proxy_panels(study, answer),
@@ -173,8 +177,6 @@ def _on_the_way(study: StudyRecord) -> dict[str, Any]:
         "ratios": [panels[name] for name in RATIOS if name in panels],
         "training": [panel for name, panel in panels.items() if name not in RATIOS],
         "length": length_panel(study),
-        "gallery": gallery(study),
-        "in_sight": IN_SIGHT,
     }
 
 
@@ -201,16 +203,15 @@ def _settings(info: Mapping[str, Any]) -> Sequence[tuple[str, list[Fact]]]:
     )
 
 
-def _shell(study: StudyRecord, answer: Verdict) -> dict[str, Any]:
+def _shell(offered: Mapping[str, str], data: Mapping[str, Any]) -> dict[str, Any]:
     """The page's style, its scripts and the policy that lets no other run, and the data that the scripts read."""
     scripts = [inline(own_file("report.js"))]
-    offered = downloads(study, answer)
     return {
         "style": Markup("\n".join(map(own_file, STYLES))),
         "scripts": scripts,
         "policy": "; ".join(script_policy(scripts)),
         "downloads": list(offered),
-        "page_data": Markup(script_json(as_data(gallery(study), study) | {"files": offered})),
+        "page_data": Markup(script_json({"files": offered, **data})),
     }
 
 

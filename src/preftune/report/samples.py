@@ -11,7 +11,7 @@ from ..text import harmless
 from .folding import Folded, fold
 from .looks import looks
 
-ROOM = 2_000_000  # characters of samples that a page holds
+ROOM = 2_000_000  # bytes of samples that a page holds
 MOST_PROMPTS = 100
 IN_SIGHT = 3  # prompts that stand in the page without a script
 
@@ -97,8 +97,7 @@ def _answer(sample: Sample) -> Answer:
 
 
 def _size(exchange: Exchange) -> int:
-    texts = [exchange.prompt, *(answer[0] for answer in exchange.answers if answer)]
-    return sum(len(text.shown) + len(text.rest) + 60 for text in texts)
+    return len(script_json(_listed(exchange)).encode())
 
 
 def how_many(sizes: Sequence[int]) -> int:
@@ -122,7 +121,7 @@ def _rule(kept: int, prompts: int, study: StudyRecord) -> str:
     )
     return (
         f"{every} in their order, and the first sample of each run {which}: nobody chose them by looking. A page holds "
-        f"{MOST_PROMPTS} prompts and {ROOM / 1e6:g} million characters of samples at most; all of them are in "
+        f"{MOST_PROMPTS} prompts and {ROOM / 1e6:g} MB of samples at most; all of them are in "
         "samples.jsonl."
     )
 
@@ -143,11 +142,13 @@ def as_data(gallery: Gallery, study: StudyRecord) -> dict[str, Any]:
             }
             for voice in gallery.voices
         ],
-        "exchanges": [
-            [list(_triple(exchange.prompt)), [[*_triple(a[0]), a[1]] if a else None for a in exchange.answers]]
-            for exchange in gallery.exchanges
-        ],
+        "exchanges": [_listed(exchange) for exchange in gallery.exchanges],
     }
+
+
+def _listed(exchange: Exchange) -> list[Any]:
+    answers = [[*_triple(answer[0]), answer[1]] if answer else None for answer in exchange.answers]
+    return [list(_triple(exchange.prompt)), answers]
 
 
 def _triple(text: Folded) -> tuple[str, str, int]:

@@ -83,9 +83,9 @@ def root_axis(title: str, values: Iterable[float], count: int = 6) -> Axis:
 
 
 def frame_of(width: int, height: int, x: Axis, y: Axis) -> Frame:
-    """A frame with as much room at its left as the numbers and the title of the vertical axis need."""
+    """A frame with as much room at its left as the numbers of the vertical axis need, and at its top for its title."""
     longest = max(map(len, tick_texts(y)), default=0)
-    return Frame(width, height, x, y, left=round(16 + 6.8 * longest) + (14 if y.title else 0))
+    return Frame(width, height, x, y, left=round(14 + 6.8 * longest), top=25 if y.title else 12)
 
 
 def round_ticks(low: float, high: float, count: int) -> tuple[float, ...]:
@@ -123,9 +123,7 @@ def axes(frame: Frame) -> Markup:
     parts.append(Markup('<path class="axis" d="M{} {}H{}"/>').format(frame.left, floor, right))
     parts.append(label(((frame.left + right) / 2, frame.height - 6), frame.x.title, "name mid"))
     if frame.y.title:
-        middle = (frame.top + floor) / 2
-        turned = Markup('<text class="name mid" transform="translate(13 {:.1f}) rotate(-90)">{}</text>')
-        parts.append(turned.format(middle, harmless(frame.y.title)))
+        parts.append(label((2, frame.top - 11), frame.y.title, "name"))
     return Markup("").join(parts)
 
 
