@@ -80,11 +80,11 @@ def settling(pair: Comparison) -> str:
     if pair.detectable is None or pair.difference is None or not math.isfinite(pair.detectable):
         return ""
     size = abs(pair.difference.value)
-    times = (pair.detectable / size) ** 2 if size else math.inf
-    if times > MANY:
+    ratio = pair.detectable / max(size, pair.detectable / MANY)
+    if ratio**2 > MANY:
         return f"If it is there, it is small: more than {MANY} times the runs and prompts would be needed to see it"
     shown = number(size, pair.difference.se or size)
-    return f"About {max(times, 1.1):.2g} times the runs and prompts would settle whether {shown} is real"
+    return f"About {max(ratio**2, 1.1):.2g} times the runs and prompts would settle whether {shown} is real"
 
 
 def bar(pair: Comparison, widest: float) -> Markup:
