@@ -78,7 +78,7 @@ def test_one_arm_that_beats_all_others_is_the_headline(told: StudyRecord, values
 def test_what_was_not_told_apart_is_counted_in_the_headline(told: StudyRecord) -> None:
     pairs = (made("x", "y", 0.5, 0.001), made("x", "z", 0.01, 0.9), Comparison("y", "z", why="far apart"))
     said = headline(told, replace(verdict(told), comparisons=pairs))
-    assert said.endswith("x gains more reward than y. In 1 of 3 pairs no difference was found. "
+    assert said.endswith("x gains more reward than y. No difference was found between x and z. "
                          "1 of 3 pairs cannot be compared yet.")  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import UserError
-from ..evidence import REFERENCE, Result, StudyRecord, verdict
+from ..evidence import REFERENCE, Comparison, Result, StudyRecord, Verdict, verdict
 from .cards import headline
 
 MARKS = ("A", "B")
@@ -53,6 +53,26 @@ def put_beside(first: StudyRecord, second: StudyRecord) -> tuple[StudyRecord, Be
     )
     corrected = f"intervals are corrected for all {pairs} pairs of arms of both."
     return merged, Beside(sides, tuple(differences(first.info, second.info)), corrected)
+
+
+def across(answer: Verdict) -> Verdict:
+    """The answer with the pairs alone that stand in different studies; where an arm is in both, its own come first."""
+    pairs = [pair for pair in answer.comparisons if _mark(pair.a) != _mark(pair.b)]
+    return replace(answer, comparisons=tuple(sorted(pairs, key=lambda pair: not _is_same(pair))))
+
+
+def of_same_arms(answer: Verdict) -> Verdict:
+    """The answer with the pairs alone of one arm in both studies; with all across the two where there are none."""
+    pairs = across(answer).comparisons
+    return replace(answer, comparisons=tuple(filter(_is_same, pairs)) or pairs)
+
+
+def _is_same(pair: Comparison) -> bool:
+    return pair.a.removesuffix(f"[{MARKS[0]}]") == pair.b.removesuffix(f"[{MARKS[1]}]")
+
+
+def _mark(arm: str) -> str:
+    return arm[-2:-1]
 
 
 def check_alike(first: StudyRecord, second: StudyRecord) -> None:

@@ -138,14 +138,17 @@ def _of_pairs(pairs: Sequence[Comparison]) -> str:
         return f"At the same KL {winner} gains more reward than every other arm."
     brief = "; ".join(f"{_ahead(pair)[0]} gains more reward than {_ahead(pair)[1]}" for pair in found[:3])
     more = f"; and {len(found) - 3} more pairs differ" if len(found) > 3 else ""
-    return f"At the same KL {brief}{more}.{_rest(len(pairs), len(made), len(found))}"
+    return f"At the same KL {brief}{more}.{_rest(pairs)}"
 
 
-def _rest(pairs: int, made: int, found: int) -> str:
+def _rest(pairs: Sequence[Comparison]) -> str:
     """What became of the pairs that were not told apart."""
-    none = f" In {made - found} of {pairs} pairs no difference was found." if made > found else ""
-    apart = f" {pairs - made} of {pairs} pairs cannot be compared yet." if pairs > made else ""
-    return none + apart
+    none = [pair for pair in pairs if pair.verdict == "no difference"]
+    apart = sum(pair.verdict == "not comparable" for pair in pairs)
+    told = f" In {len(none)} of {len(pairs)} pairs no difference was found." if none else ""
+    if len(none) == 1:
+        told = f" No difference was found between {none[0].a} and {none[0].b}."
+    return told + (f" {apart} of {len(pairs)} pairs cannot be compared yet." if apart else "")
 
 
 def _named(pairs: Sequence[Comparison]) -> str:

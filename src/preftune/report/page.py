@@ -12,7 +12,7 @@ from markupsafe import Markup
 from ..evidence import StudyRecord, Verdict
 from ..page import inline, script_policy
 from ..text import harmless
-from .beside import Beside
+from .beside import Beside, across, of_same_arms
 from .cards import cards, headline, in_sight
 from .curves import RATIOS, calibration_panels, length_panel, reward_reliability, training_panels
 from .downloads import downloads
@@ -59,7 +59,7 @@ SECTIONS = {  # of the page, where it has them: place, and words in the navigati
 def page_of(study: StudyRecord, answer: Verdict, beside: Beside | None = None) -> str:
     """The page; `beside` is what it says of two studies that were put beside each other as one."""
     shown = gallery(study)
-    fill = _answer(study, answer) | _quality(study) | _on_the_way(study) | _origin(study) | {"beside": beside}
+    fill = _answer(study, answer, beside) | _quality(study) | _on_the_way(study) | _origin(study) | {"beside": beside}
     fill |= _shell(downloads(study, answer), as_data(shown, study)) | {"gallery": shown, "in_sight": IN_SIGHT}
     sections = [(place, words) for place, words in SECTIONS.items() if _has(place, fill)]
     return _environment().get_template("page.html.j2").render(fill, sections=sections)
@@ -109,16 +109,17 @@ def _has(place: str, fill: Mapping[str, Any]) -> bool:
 # --- what the template is filled with ---------------------------------------------------------------------------------
 
 
-def _answer(study: StudyRecord, answer: Verdict) -> dict[str, Any]:
-    """The first screen, and the tables behind it."""
+def _answer(study: StudyRecord, answer: Verdict, beside: Beside | None) -> dict[str, Any]:
+    """The first screen, and the tables behind it; of two studies, first of all what lies between them."""
     columns = columns_of(study)
     lines = lines_of(study, columns)
-    frontiers, found = frontier_panels(study, answer), cards(study, answer)
+    frontiers = frontier_panels(study, answer)
+    found = cards(study, across(answer) if beside else answer)
     return {
         "info": study.info,
         "answer": answer,
         "question": study.info["title"] or f"Which of {', '.join(study.info['arms'])} earns it?",
-        "headline": headline(study, answer),
+        "headline": headline(study, of_same_arms(answer) if beside else answer),
         "compared": compared(study),
         "judge": str((study.info["gold"] or {}).get("name", "")),
         "cards": found,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..evidence import StudyRecord, Verdict, read_study, verdict, write_json
-from .beside import Beside, put_beside
+from .beside import Beside, across, put_beside
 from .page import page_of
 from .pictures import frontier_svg, png_of
 from .summary import summary
@@ -48,8 +48,8 @@ def verdict_json(folders: Sequence[Path]) -> str:
 
 def markdown(folders: Sequence[Path]) -> str:
     """The answer of a study, or of two as one, as Markdown."""
-    study, answer, _ = read(folders)
-    return _printable(summary(study, answer).rstrip("\n"))
+    study, answer, beside = read(folders)
+    return _printable(summary(study, across(answer) if beside else answer).rstrip("\n"))
 
 
 def read(folders: Sequence[Path]) -> tuple[StudyRecord, Verdict, Beside | None]:
