@@ -32,7 +32,7 @@ def write_full_study(folder: Path, prompts: int = 24) -> Path:
     finals = read_study(folder).finals()
     told = {"value": 0.68, "se": 0.02}, {"value": 0.61, "se": 0.01}
     held = {"accuracy": told[0], "log_loss": told[1]}
-    models = {f"seed{seed}": {"held_out": held, "reliability": _bins(1.0), "baselines": {"tfidf": held, "length": held}}
+    models = {str(seed): {"held_out": held, "reliability": _bins(1.0), "baselines": {"tfidf": held, "length": held}}
               for seed in (0, 1)}  # fmt: skip
     cost = {"votes_seen": 1503, "tokens_trained": 61234.0, "tokens_sampled": 0}
     return set_info(

@@ -62,6 +62,11 @@ def test_the_headline_names_the_better_arm_and_calls_nothing_better_without_evid
     assert headline(told, replace(answer, comparisons=none)) == "dpo and ipo cannot be compared at the same KL yet."
 
 
+def test_a_headline_is_told_with_its_alarms(tmp_path: Path) -> None:
+    study = read_study(write_alarming_study(tmp_path, prompts=8))
+    assert headline(study, verdict(study)).startswith("With alarms: ")
+
+
 def made(a: str, b: str, value: float, p: float) -> Comparison:
     return Comparison(a, b, 1.0, Estimate(value, 0.1, 10), p, detectable=0.3, runs=8, prompts=10)
 

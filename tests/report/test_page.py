@@ -201,6 +201,7 @@ def test_without_gold_the_axis_is_accuracy_and_no_reward_is_named(tmp_path: Path
 def test_an_interrupted_study_is_drawn_and_called_partial(tmp_path: Path, unfinished: int) -> None:
     page = page_of(write_synthetic_study(tmp_path, prompts=8, unfinished=unfinished))
     assert "The study is partial. Not finished:" in page.words
+    assert f"So far {4 - unfinished} of 4 runs have finished." in page.words[:1500]
     assert bool(page.tips) == (unfinished < 4)
 
 

@@ -111,17 +111,24 @@ def bar(pair: Comparison, widest: float) -> Markup:
 # --- the headline -----------------------------------------------------------------------------------------------------
 
 
+def progress(study: StudyRecord) -> str:
+    """How much of the study there is yet; "" of a whole one."""
+    expected, unfinished = len(study.expected()), len(study.unfinished())
+    return f"So far {expected - unfinished} of {expected} runs have finished." if unfinished else ""
+
+
 def headline(study: StudyRecord, answer: Verdict) -> str:
-    """The answer in one sentence, or one for each rate of label noise."""
+    """The answer in one sentence, or one for each rate of label noise; whether training went wrong is told first."""
     noises = study.noises()
     if not study.trained():
         return "Nothing has been evaluated yet."
     if answer.axis == ACCURACY:
         return "Nothing scored the samples, so no method is called better here."
     told = [_of_pairs(answer.at_noise(noise).comparisons) for noise in noises]
+    alarms = "With alarms: " if answer.alarmed else ""
     if len(set(told)) == 1:
-        return told[0]
-    return " ".join(f"{noise_in_words(noise)}: {words}" for noise, words in zip(noises, told, strict=True))
+        return alarms + told[0]
+    return alarms + " ".join(f"{noise_in_words(noise)}: {words}" for noise, words in zip(noises, told, strict=True))
 
 
 def _of_pairs(pairs: Sequence[Comparison]) -> str:

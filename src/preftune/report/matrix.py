@@ -9,7 +9,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..evidence import REFERENCE, Estimate, Floats, Result, Sample, StudyRecord, clustered_mean, namer, number
+from ..evidence import (
+    REFERENCE,
+    Estimate,
+    Floats,
+    Result,
+    Sample,
+    StudyRecord,
+    clustered_mean,
+    namer,
+    noise_in_words,
+    number,
+)
 
 MOST = 10  # policies that a matrix has room for
 
@@ -54,6 +65,8 @@ def win_matrix(study: StudyRecord) -> Matrix | None:
         tuple(None if i == j else _cell(own, other) for j, other in enumerate(by_entry))
         for i, own in enumerate(by_entry)
     )
+    if len(study.noises()) > 1:
+        note = f"{noise_in_words(study.noises()[0])}. {note}".strip()
     return Matrix(tuple(entries), rows, note)
 
 

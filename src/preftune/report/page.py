@@ -13,7 +13,7 @@ from ..evidence import StudyRecord, Verdict
 from ..page import inline, script_policy
 from ..text import harmless
 from .beside import Beside, across, of_same_arms
-from .cards import cards, headline, in_sight
+from .cards import cards, headline, in_sight, progress
 from .curves import RATIOS, calibration_panels, length_panel, reward_reliability, training_panels
 from .downloads import downloads
 from .facts import DATA_WORDS, Fact, compared, duration, facts
@@ -120,6 +120,7 @@ def _answer(study: StudyRecord, answer: Verdict, beside: Beside | None) -> dict[
         "answer": answer,
         "question": study.info["title"] or f"Which of {', '.join(study.info['arms'])} earns it?",
         "headline": headline(study, of_same_arms(answer) if beside else answer),
+        "progress": progress(study),
         "compared": compared(study),
         "judge": str((study.info["gold"] or {}).get("name", "")),
         "cards": found,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from ..evidence import StudyRecord, Verdict
 from ..text import harmless
-from .cards import Card, cards, headline
+from .cards import Card, cards, headline, progress
 from .facts import compared
 from .tables import best_rows
 
@@ -24,7 +24,7 @@ def summary(study: StudyRecord, answer: Verdict) -> str:
     best = [(code(row.name), row.gain) for row in best_rows(study, answer)]
     parts = [
         f"### {plain(title)}",
-        f"**{plain(headline(study, answer))}**",
+        f"**{plain(headline(study, answer))}** {progress(study)}".rstrip(),
         _alarms(answer.alarms),
         _table(("arms", "verdict", "difference", "could have seen", "rests on"), map(_pair, found)),
         _table(("best run of each arm", "gain over the reference"), best),
