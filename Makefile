@@ -12,7 +12,7 @@ demo: setup
 	$(BIN)/preftune demo --out demo-study
 
 test: setup
-	$(BIN)/python -m pytest -q $(PARALLEL)
+	$(BIN)/python -m pytest -q -rs $(PARALLEL)
 
 # Every property on FUZZ times as many examples, drawn anew at each call.
 FUZZ ?= 20

@@ -4,8 +4,8 @@
 
 The worlds are those of `bench.calibration`; β is found at the first seed, on the prompts of the first look. A study
 ends at the first look where every pair of arms is told apart at what that look may spend (`preftune.study.looks`), or
-at the last. `false`: it ended with two equal arms told apart, or in a design with a lead the wrong way; `at .05`: the same if
-every look judged at .05; `ended`: the share of studies at each look; `power`: how often a lead was found.
+at the last. `false`: it ended with two equal arms told apart, or in a design with a lead the wrong way; `at .05`: the
+same if every look judged at .05; `ended`: the share of studies at each look; `power`: how often a lead was found.
 """
 
 from __future__ import annotations

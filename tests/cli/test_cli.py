@@ -11,6 +11,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+from synthetic_study import write_synthetic_study
 
 from preftune.cli.entry import main
 from preftune.cli.parser import COMMANDS, build_parser, given, method_in
@@ -111,6 +112,11 @@ def test_a_mistake_in_the_settings_is_one_line_exit_2_and_nothing_written(case, 
         (["data", "covert", "{data}", "o"], "data convert"),
         (["demo", "--size", "huge", "--out", "o"], "default, full"),
         (["report", "."], "study.json"),
+        (["report", ".", "x"], "give --compare"),
+        (["report", "--compare", "."], "1 named"),
+        (["report", ".", "--json", "--md"], "give one of them"),
+        (["report", ".", "--out", "x.html"], "--out is the page of --compare"),
+        (["report", "--compare", ".", "x", "--out", "nowhere/x.html"], "nowhere/x.html"),
         (["sample", ".", "--prompt", "x"], "no trained policy"),
     ],
 )
@@ -249,3 +255,21 @@ def test_a_mistake_at_the_lab_is_one_line(arguments, says, run, tmp_path, monkey
     code, _, error = run(*arguments)
     assert code == 2 and error.count("\n") == 1 and says in error
     assert not list(tmp_path.iterdir())
+
+
+def test_a_report_is_drawn_printed_and_put_beside_another(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, seed in (("a", 1), ("b", 2)):
+        write_synthetic_study(tmp_path / name, prompts=4, rng_seed=seed)
+    before = sorted(tmp_path.rglob("*"))
+    code, out, error = run("report", "a", "--json")
+    assert code == 0 and json.loads(out)["schema"] == 2 and error == ""
+    code, out, _ = run("report", "a", "--md")
+    assert code == 0 and out.startswith("### DPO against IPO on movie reviews\n") and "| `dpo` and `ipo` |" in out
+    assert sorted(tmp_path.rglob("*")) == before, "what prints writes nothing"
+    assert run("report", "a")[:2] == (0, "report: a/report.html\n")
+    assert {path.name for path in (tmp_path / "a").iterdir()} > {"report.html", "verdict.json", "frontier.png"}
+    assert run("report", "--compare", "a", "b")[:2] == (0, "report: comparison.html\n")
+    assert run("report", "--compare", "a", "b", "--out", "c.html")[:2] == (0, "report: c.html\n")
+    code, out, _ = run("report", "--compare", "a", "b", "--json")
+    assert code == 0 and len(json.loads(out)["pairs"]) == 6

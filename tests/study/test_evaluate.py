@@ -25,7 +25,7 @@ from preftune.judges.judge import Judge
 from preftune.model.attention import use_branch_attention
 from preftune.model.layout import Layout
 from preftune.model.stores import response_keys
-from preftune.study.evaluate import answer, summarise
+from preftune.study.evaluate import answer, calibration, summarise
 from preftune.study.questions import Questions
 from preftune.training.votes import vote_table
 
@@ -52,6 +52,29 @@ vote_rows = st.lists(
 def value(estimate: Estimate | None) -> float:
     assert estimate is not None
     return estimate.value
+
+
+# --- calibration -----------------------------------------------------------------------------------------------------
+
+
+@given(rows=vote_rows, beta=st.sampled_from([0.02, 0.1, 0.5, 2.0]), method=st.sampled_from(["dpo", "ppo", "ipo"]))
+def test_votes_that_are_as_the_margins_predict_are_calibrated(
+    rows: list[tuple[float, float, float, int]], beta: float, method: str
+) -> None:
+    def says(difference: float) -> float:
+        if method == "ipo":
+            return min(max(0.5 + beta * difference, 1e-6), 1 - 1e-6)
+        return 1 / (1 + math.exp(-beta * difference))
+
+    bins = calibration(table([(d, says(d), weight, prompt) for d, _, weight, prompt in rows]), method, beta)
+    assert sum(row["votes"] for row in bins) == pytest.approx(sum(weight for *_, weight, _ in rows))
+    for row in bins:
+        assert row["observed"] == pytest.approx(row["predicted"]) and row["predicted"] >= 0.5
+
+
+def test_a_method_whose_margins_predict_no_probability_has_no_calibration() -> None:
+    votes = table([(1.0, 1.0, 1.0, 0)])
+    assert calibration(votes, "sft", None) == calibration(votes, "gpo", 0.1) == []
 
 
 # --- accuracy --------------------------------------------------------------------------------------------------------

@@ -49,6 +49,17 @@ def test_training_moves_every_policy_towards_what_was_preferred(whole: Study) ->
     assert max(row.gain / row.gain_se for row in finals) > 3
 
 
+def test_what_margins_predict_of_held_out_votes_agrees_with_the_accuracy(whole: Study) -> None:
+    calibration = whole.study.info["calibration"]
+    finals = {row.run: row for row in whole.study.finals()}
+    assert calibration.keys() == {run for run, row in finals.items() if row.method != "sft"}
+    for run, bins in calibration.items():
+        votes = sum(row["votes"] for row in bins)
+        assert votes == whole.study.info["data"]["votes_eval"]
+        agrees = sum(row["votes"] * row["observed"] for row in bins) / votes
+        assert agrees == pytest.approx(finals[run].accuracy)
+
+
 def test_all_policies_meet_the_same_prompts(whole: Study) -> None:
     samples = read_samples(whole.folder / "samples.jsonl")
     asked = {}

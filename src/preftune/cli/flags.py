@@ -91,6 +91,9 @@ OWN: dict[str, Flag] = {
     "size": Flag(str, "default, or full for a larger grid"),
     "merge-prompts": Flag(bool, "one ballot per prompt: responses joined, votes pooled (default: false)", switch=True),
     "quick": Flag(bool, "fewer steps and seeds: a look, no result (default: false)", switch=True),
+    "compare": Flag(bool, "two studies of the same data beside each other (--out: comparison.html)", switch=True),
+    "json": Flag(bool, "print verdict.json instead", switch=True),
+    "md": Flag(bool, "print a summary for a pull request instead", switch=True),
     "resume": Flag(bool, "go on with an interrupted run", switch=True),
     "stores": Flag(
         bool,

@@ -143,8 +143,8 @@ def run_demo(out: Path, *, size: str = "default", methods: str = "dpo,ipo", seed
     """Run the embedded experiment, or go on with it, and draw its report in `out`.
 
     `methods` are the arms; ppo, rloo and best-of-n learn from, or select by, a reward model of the same votes (a linear
-    score of frozen features), and amortized-ipo is told by it. Another `seed` makes other runs on the same votes; no two
-    share a run. Raises UserError for an unknown size, and as `prepare_demo` does.
+    score of frozen features), and amortized-ipo is told by it. Another `seed` makes other runs on the same votes.
+    Raises UserError for an unknown size, and as `prepare_demo` does.
     """
     chosen = find_size(size)
     experiment = prepare_demo(out, chosen)

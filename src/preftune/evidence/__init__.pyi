@@ -11,6 +11,7 @@ from .alarms import run_alarms as run_alarms
 from .alarms import say_alarms as say_alarms
 from .comparisons import Comparison as Comparison
 from .comparisons import Verdict as Verdict
+from .comparisons import bracket as bracket
 from .conclusion import proxy_view as proxy_view
 from .conclusion import verdict as verdict
 from .frontiers import ACCURACY as ACCURACY

@@ -178,6 +178,18 @@ def _reach(points: Sequence[Point], origin: bool = True) -> tuple[float, float]:
     return (d[0] / NEAR if origin else d[min(1, len(d) - 1)]), d[max(len(d) - 2, 0)]
 
 
+def bracket(points: Sequence[Point]) -> tuple[float, float] | None:
+    """From which KL to which (nats) the run ends of an arm allow a comparison; None if it has none.
+
+    With two ends nothing lies between the second-smallest and the second-largest, and the origin stands in.
+    """
+    ends = [point for point in points if point.end and point.kl > 0]
+    low, high = _reach(ends, origin=False)
+    if low > high:
+        low, high = _reach(ends)
+    return (low**2, high**2) if ends else None
+
+
 def _apart(a: Sequence[Point], b: Sequence[Point]) -> tuple[str, str]:
     """Why two arms that are not at the same distance cannot be compared, and which run would change that."""
     near, far = sorted((a, b), key=lambda points: _reach(points)[1])

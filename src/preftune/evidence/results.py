@@ -39,6 +39,10 @@ _EMPTY_INFO: dict[str, Any] = {
     "seeds": [],
     "noises": [0.0],
     "steps": {},
+    "budgets": {},  # what each run cost, by run
+    "preferences": {},  # what amortized IPO was told by, by run
+    "reward": {},  # the learned reward: its kind, and what each one is worth
+    "calibration": {},  # bins of predicted and observed held-out votes, by run
     "search": {},  # for the β of arms that were given none: what was tried, and why
     "looks": {},  # the predeclared looks of a study that goes on until its verdict, and those that are done
     "answered": "",  # the sentence that whoever made the study was told at its end

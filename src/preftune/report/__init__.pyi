@@ -1,2 +1,5 @@
-from .charts import frontier_image as frontier_image
-from .page import write_report as write_report
+from .pictures import frontier_image as frontier_image
+from .writing import markdown as markdown
+from .writing import verdict_json as verdict_json
+from .writing import write_comparison as write_comparison
+from .writing import write_report as write_report

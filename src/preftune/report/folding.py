@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 LONG = 600  # characters that stay in sight
-ENOUGH = 10_000  # characters that a page holds of one text
+ENOUGH = 4_000  # characters that a page holds of one text
 
 
 @dataclass(frozen=True)

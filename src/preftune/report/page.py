@@ -1,76 +1,72 @@
-"""A study folder as one self-contained HTML page: the words and tables, and the template filled in."""
+"""A study as one self-contained HTML page: what the template is filled with, and the page's own scripts and styles."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from types import MappingProxyType
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from typing import Any
 
 import jinja2
-import vl_convert
-from jinja2.utils import htmlsafe_json_dumps
+from markupsafe import Markup
 
-from ..evidence import REFERENCE, Result, Sample, StudyRecord, Verdict, read_study, run_names, verdict, write_json
+from ..evidence import StudyRecord, Verdict
 from ..page import inline, script_policy
 from ..text import harmless
-from .charts import VEGA_LITE, dashes, frontier_panels, length_panel, looks, proxy_panels, training_panels
-from .folding import Folded, fold
+from .beside import Beside, across, of_same_arms
+from .cards import cards, headline, in_sight, progress
+from .curves import RATIOS, calibration_panels, length_panel, reward_reliability, training_panels
+from .downloads import downloads
+from .facts import DATA_WORDS, Fact, compared, duration, facts, look_rows, rate_rows
+from .frontier import frontier_panels, proxy_panels
+from .judging import opinions
+from .looks import dashes, looks
+from .matrix import Cell, Matrix, win_matrix
+from .samples import IN_SIGHT, as_data, gallery, script_json
 from .tables import (
+    best_rows,
     budget_rows,
     cells_of,
     columns_of,
     comparison_row,
     lines_of,
+    noise_rows,
     preference_rows,
     reward_rows,
     search_rows,
 )
 
-REPORT_FILE = "report.html"
-VERDICT_FILE = "verdict.json"
-PROMPTS_SHOWN = 5
-RUNS_SHOWN = 9
-
-DRAW = """{
-const specs = JSON.parse(document.getElementById("specs").textContent);
-const options = {renderer: "svg", ast: true,
-  actions: {export: true, source: false, compiled: false, editor: false}};
-for (const [name, spec] of Object.entries(specs))
-  vegaEmbed(document.getElementById(name), spec, options).catch(error => {
-    document.getElementById(name).textContent = "This chart could not be drawn: " + error.message;
-  });
-}"""
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """One prompt and what the reference and the runs answered to it."""
-
-    prompt: Folded
-    answers: tuple[Mapping[str, Any], ...]
+ALARMS_IN_SIGHT = 3
+FEW_CARDS = 3  # up to which each has its numbers in sight
+STYLES = ("theme.css", "chart.css", "report.css")
+SECTIONS = {  # of the page, where it has them: place, and words in the navigation
+    "conclude": "conclusions",
+    "differ": "what differs",
+    "results": "results",
+    "wins": "wins",
+    "judges": "judges",
+    "over": "over-optimisation",
+    "noise": "label noise",
+    "calibration": "calibration",
+    "training": "training",
+    "length": "length",
+    "samples": "samples",
+    "data": "data",
+    "costs": "costs",
+    "reproduce": "reproduce",
+}
 
 
-def write_report(folder: Path) -> Path:
-    """Draw the report of a study folder, interrupted or not, to `report.html` in it, and write what it says as numbers
-    to `verdict.json`; returns the path of the page.
-
-    The page is one file that fetches nothing. Raises UserError if the folder is no study or a line of it is broken.
-    """
-    study = read_study(folder)
-    answer = verdict(study)
-    path = folder / REPORT_FILE
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(_page(study, answer), encoding="utf-8")
-    write_json(folder / VERDICT_FILE, answer.record())
-    partial.replace(path)
-    return path
+def page_of(study: StudyRecord, answer: Verdict, beside: Beside | None = None) -> str:
+    """The page; `beside` is what it says of two studies that were put beside each other as one."""
+    shown = gallery(study)
+    fill = _answer(study, answer, beside) | _quality(study) | _on_the_way(study) | _origin(study) | {"beside": beside}
+    fill |= _shell(downloads(study, answer), as_data(shown, study)) | {"gallery": shown, "in_sight": IN_SIGHT}
+    sections = [(place, words) for place, words in SECTIONS.items() if _has(place, fill)]
+    return _environment().get_template("page.html.j2").render(fill, sections=sections)
 
 
-def _page(study: StudyRecord, answer: Verdict) -> str:
-    environment = jinja2.Environment(
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
         loader=jinja2.PackageLoader("preftune.report", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -78,48 +74,6 @@ def _page(study: StudyRecord, answer: Verdict) -> str:
         lstrip_blocks=True,
         finalize=_printed,
     )
-    training, length = training_panels(study), length_panel(study)
-    frontiers = frontier_panels(study, answer)
-    proxies = proxy_panels(study, answer) if answer.points else []
-    specs = {panel.name: panel.spec for panel in (*frontiers, *proxies, *training, length) if panel}
-    scripts = [inline(_library()), inline(DRAW)]
-    columns = columns_of(study)
-    lines = lines_of(study, columns)
-    return environment.get_template("page.html.j2").render(
-        info=study.info,
-        answer=answer,
-        compared=_compared(study),
-        looks=looks(study),
-        dashes=dashes(study),
-        training=training,
-        length=length,
-        frontiers=frontiers,
-        proxies=proxies,
-        several_noises=len(study.noises()) > 1,
-        rewards=reward_rows(study.info.get("reward", {})),
-        reward_kind=study.info.get("reward", {}).get("kind", ""),
-        preferences=preference_rows(study),
-        budgets=budget_rows(study),
-        searched=search_rows(study),
-        columns=columns,
-        lines=list(zip(lines, cells_of(lines), strict=True)),
-        several_seeds=len(study.info["seeds"]) > 1,
-        comparisons=[comparison_row(pair, len(study.noises()) > 1) for pair in answer.comparisons],
-        exchanges=_exchanges(study),
-        exchanges_note=_exchanges_note(study),
-        data=_facts(study.info["data"], DATA_WORDS),
-        facts_of=_facts,
-        rates=_rates(study.info["pilots"]),
-        specs=htmlsafe_json_dumps(specs, allow_nan=False),
-        scripts=scripts,
-        policy="; ".join(script_policy(scripts)),
-    )
-
-
-@functools.cache
-def _library() -> str:
-    """Vega, Vega-Lite and vega-embed as one script."""
-    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", VEGA_LITE)
 
 
 def _printed(value: Any) -> Any:
@@ -130,139 +84,141 @@ def _printed(value: Any) -> Any:
         return "–"
     if type(value) is int:
         return f"{value:,}"
-    return f"{value:g}" if type(value) is float else value
+    if type(value) is float:
+        return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:g}"
+    return value
 
 
-# --- words ------------------------------------------------------------------------------------------------------------
+def _has(place: str, fill: Mapping[str, Any]) -> bool:
+    judged = fill["info"]["gold"] or fill["rewards"] or fill["opinions"]
+    shown = {
+        "differ": fill["beside"],
+        "wins": fill["matrix"],
+        "judges": judged,
+        "over": fill["proxies"],
+        "noise": fill["noise_rows"],
+        "calibration": fill["calibration"],
+        "training": fill["training"],
+        "length": fill["length"],
+        "samples": fill["gallery"].exchanges,
+        "costs": fill["budgets"],
+    }
+    return bool(shown.get(place, True))
 
 
-def _compared(study: StudyRecord) -> str:
-    """What was compared, in a line."""
-    info, data = study.info, study.info["data"]
-    model = str(info["model"].get("name", "")).rstrip("/").rpartition("/")[2]
-    parameters = info["model"].get("parameters")
-    size = f" ({_rounded(parameters)} parameters)" if isinstance(parameters, int) else ""
-    steps = max((row.step for row in study.trained()), default=0)
-    batch = info["settings"].get("batch_size")
-    return " · ".join(
-        part
-        for part in (
-            f"{model}{size}" if model else "",
-            ", ".join(info["arms"]),
-            _betas(study),
-            "label noise " + ", ".join(f"{noise:g}" for noise in study.noises()) if any(study.noises()) else "",
-            ("seed " if len(info["seeds"]) == 1 else "seeds ") + ", ".join(map(str, info["seeds"])),
-            _counted(data, "votes_train", "training votes on") + _counted(data, "ballots_train", "ballots"),
-            f"{steps} steps" + (f" of {batch} ballots" if batch else "") if steps else "",
-            _counted(data, "prompts_eval", "held-out prompts"),
-        )
-        if part
-    )
+# --- what the template is filled with ---------------------------------------------------------------------------------
 
 
-def _betas(study: StudyRecord) -> str:
-    """`β 0.1, 0.5`, or each arm's own where they differ: `β 0.1, 0.5 (dpo), 0.02, 0.1 (ipo)`."""
-    own = {arm: [beta for beta in study.betas_of(arm) if beta is not None] for arm in study.info["arms"]}
-    told = {arm: ", ".join(f"{beta:g}" for beta in sorted(betas)) for arm, betas in own.items() if betas}
-    if len(set(told.values())) > 1:
-        return "β " + ", ".join(f"{betas} ({arm})" for arm, betas in told.items())
-    return "β " + next(iter(told.values())) if told else ""
+def _answer(study: StudyRecord, answer: Verdict, beside: Beside | None) -> dict[str, Any]:
+    """The first screen, and the tables behind it; of two studies, first of all what lies between them."""
+    columns = columns_of(study)
+    lines = lines_of(study, columns)
+    frontiers = frontier_panels(study, answer)
+    found = cards(study, across(answer) if beside else answer)
+    return {
+        "info": study.info,
+        "answer": answer,
+        "question": study.info["title"] or f"Which of {', '.join(study.info['arms'])} earns it?",
+        "headline": headline(study, of_same_arms(answer) if beside else answer),
+        "progress": progress(study),
+        "compared": compared(study),
+        "judge": str((study.info["gold"] or {}).get("name", "")),
+        "cards": found,
+        "cards_in_sight": in_sight(found),
+        "compact": len(found) > FEW_CARDS,
+        "alarms": (answer.alarms[:ALARMS_IN_SIGHT], answer.alarms[ALARMS_IN_SIGHT:]),
+        "frontiers": frontiers,
+        "brackets": answer.frontiers and len(looks(study)) <= 6,
+        "proxies": proxy_panels(study, answer),
+        "best": best_rows(study, answer),
+        "chosen": any(best.among > 1 for best in answer.best),
+        "comparisons": [comparison_row(pair, len(study.noises()) > 1) for pair in answer.comparisons],
+        "columns": [(column.title, column.unit) for column in columns],
+        "lines": list(zip(lines, cells_of(lines), strict=True)),
+        "several_seeds": any(line.minor for line in lines),
+        "noises": study.noises(),
+        "noise_heads": [(f"{100 * noise:.3g}% flipped", "") for noise in study.noises()],
+        "noise_rows": noise_rows(study),
+    }
 
 
-def _rates(pilots: Mapping[str, Any]) -> str:
-    """The learning rates that pilots chose, in a line; "" where there were none."""
-    if not pilots:
-        return ""
-    count = sum(len(chosen["tried"]) for chosen in pilots.values())
-    told = "; ".join(f"{arm} {chosen['lr']:g} ({chosen['reason']})" for arm, chosen in pilots.items())
-    return f"Learning rates, chosen on validation prompts in {count} short pilots, none of them a run: {told}."
+def _quality(study: StudyRecord) -> dict[str, Any]:
+    """Who wins, who judges, and how good they are."""
+    reward = study.info["reward"]
+    return {
+        "matrix": _matrix(win_matrix(study)),
+        "opinions": opinions(study),
+        "rewards": reward_rows(reward),
+        "reward_kind": reward.get("kind", ""),
+        "reliability": reward_reliability(reward),
+        "preferences": preference_rows(study),
+        "calibration": calibration_panels(study),
+    }
 
 
-def _rounded(count: int) -> str:
-    return f"{count / 1e6:,.0f} million" if count >= 1e6 else f"{count:,}"
+def _matrix(found: Matrix | None) -> Mapping[str, Any] | None:
+    """The win matrix with the tint of its cells: the further from one half, the stronger."""
+    if found is None:
+        return None
+    rows = [[cell and _tinted(cell) for cell in row] for row in found.rows]
+    heads = [(entry.name, "") for entry in found.entries]
+    return {"heads": heads, "lines": list(zip(found.entries, rows, strict=True)), "note": found.note}
 
 
-def _counted(data: Mapping[str, Any], name: str, words: str) -> str:
-    return f"{data[name]:,} {words} " if isinstance(data.get(name), int) else ""
+def _tinted(cell: Cell) -> Mapping[str, Any]:
+    weight = f"{min(abs(cell.share - 0.5) * 1.2, 0.4):.2f}"
+    return cell._asdict() | {"weight": weight, "side": "high" if cell.share >= 0.5 else "low"}
 
 
-# --- samples and counts -----------------------------------------------------------------------------------------------
+def _on_the_way(study: StudyRecord) -> dict[str, Any]:
+    """Training, lengths, and what the policies write."""
+    panels = training_panels(study)
+    return {
+        "looks": looks(study),
+        "dashes": dashes(study),
+        "ratios": [panels[name] for name in RATIOS if name in panels],
+        "training": [panel for name, panel in panels.items() if name not in RATIOS],
+        "length": length_panel(study),
+    }
 
 
-def _exchanges(study: StudyRecord) -> list[Exchange]:
-    """Prompts spread evenly over the held-out ones, with the first sample of the reference and of each shown run."""
-    first: dict[tuple[str, int, int], Sample] = {}
-    for sample in sorted(study.samples, key=lambda sample: sample.sample):
-        first.setdefault((sample.run, sample.step, sample.prompt_id), sample)
-    who = [(REFERENCE, REFERENCE, 0), *((row.run, row.arm, row.step) for row in _shown_runs(study))]
-    names, exchanges = run_names(study), []
-    for prompt in _chosen_prompts(study):
-        drawn = [(run, arm, first.get((run, step, prompt))) for run, arm, step in who]
-        answers = tuple(_answer(names[run], arm, sample) for run, arm, sample in drawn if sample)
-        text = next(sample.prompt for sample in study.samples if sample.prompt_id == prompt)
-        exchanges.append(Exchange(fold(harmless(text), keep_end=True), answers))
-    return exchanges
+def _origin(study: StudyRecord) -> dict[str, Any]:
+    """Where it all comes from, and how to make it again."""
+    info = study.info
+    return {
+        "data": facts(info["data"], DATA_WORDS),
+        "budgets": budget_rows(study),
+        "seconds": duration(info["seconds"]),
+        "searched": search_rows(study),
+        "rates": rate_rows(study),
+        "looked": look_rows(study),
+        "commands": [command for command in info["command"].split("\n") if command.strip()],
+        "settings": [(title, rows) for title, rows in _settings(info) if rows],
+    }
 
 
-def _chosen_prompts(study: StudyRecord) -> list[int]:
-    prompts = sorted({sample.prompt_id for sample in study.samples})
-    shown = min(PROMPTS_SHOWN, len(prompts))
-    return [prompts[i * len(prompts) // shown] for i in range(shown)]
-
-
-def _answer(name: str, arm: str, sample: Sample) -> Mapping[str, Any]:
-    reward = "" if sample.reward is None else f"reward {sample.reward:.2f}"
-    opinions = [f"{other} {value:.2f}" for other, value in sample.extra.items()]
-    limit = "" if sample.ended else "not ended"
-    kl = "" if sample.run == REFERENCE else f"KL {sample.kl:.2f}"
-    facts = [reward, *opinions, kl, f"{sample.tokens} tokens", limit]
-    told = [fact.replace("-", "−") for fact in facts if fact]
-    return {"name": name, "arm": arm, "text": fold(harmless(sample.response.strip())), "told": told}
-
-
-def _shown_runs(study: StudyRecord) -> list[Result]:
-    """The last checkpoints of the first seed; of many, the first and the last β of each arm."""
-    seed = min((row.seed for row in study.finals()), default=0)
-    finals = [row for row in study.finals() if row.seed == seed]
-    if len(finals) <= RUNS_SHOWN:
-        return finals
-    ends = {arm: sorted(row.beta or 0.0 for row in finals if row.arm == arm) for arm in {row.arm for row in finals}}
-    return [row for row in finals if (row.beta or 0.0) in (ends[row.arm][0], ends[row.arm][-1])]
-
-
-def _exchanges_note(study: StudyRecord) -> str:
-    prompts = len({sample.prompt_id for sample in study.samples})
-    shown, all_runs = _shown_runs(study), study.finals()
-    some = "" if len(shown) == len(all_runs) else f" Shown are {len(shown)} of {len(all_runs)} runs: one seed, and if "
-    some += "there are many, the smallest and the largest β of each arm." if some else ""
+def _settings(info: Mapping[str, Any]) -> Sequence[tuple[str, list[Fact]]]:
     return (
-        f"{min(PROMPTS_SHOWN, prompts)} of {prompts} held-out prompts, evenly spaced in their order, and the first "
-        f"sample of each policy at its last checkpoint. Nobody chose them by looking.{some}"
+        ("Settings, the same for every run", facts(info["settings"])),
+        ("What the target means, in nats", facts(info["targets"])),
+        ("Model and machine", facts(info["model"]) + facts({"reference": info["reference"]} | info["machine"])),
+        ("Versions", facts(info["versions"])),
+        ("Time, in seconds", facts(info["seconds"])),
     )
 
 
-DATA_WORDS = {
-    "source": "source",
-    "sha256": "content hash (SHA-256)",
-    "tokens_sha256": "hash of the tokens",
-    "rows": "rows read",
-    "ballots_train": "ballots to train on",
-    "votes_train": "votes on them",
-    "ballots_reached": "of these, reached by the budget",
-    "ballots_eval": "held-out ballots",
-    "votes_eval": "votes on them",
-    "prompts_eval": "held-out prompts sampled from",
-}
+def _shell(offered: Mapping[str, str], data: Mapping[str, Any]) -> dict[str, Any]:
+    """The page's style, its scripts and the policy that lets no other run, and the data that the scripts read."""
+    scripts = [inline(own_file("report.js"))]
+    return {
+        "style": Markup("\n".join(map(own_file, STYLES))),
+        "scripts": scripts,
+        "policy": "; ".join(script_policy(scripts)),
+        "downloads": list(offered),
+        "page_data": Markup(script_json({"files": offered, **data})),
+    }
 
 
-def _facts(mapping: Mapping[str, Any], words: Mapping[str, str] = MappingProxyType({})) -> list[tuple[str, Any]]:
-    """(what, value) of every entry, those in `words` first and so named; counts by reason get a line for each."""
-    known = [(name, words[name]) for name in words if name in mapping]
-    others = [(name, name.replace("_", " ")) for name in mapping if name not in words]
-    return [line for name, label in known + others for line in _flat(label, mapping[name])]
-
-
-def _flat(label: str, value: Any) -> list[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        return [line for name, item in value.items() for line in _flat(f"{label}: {name}", item)] or [(label, "none")]
-    return [(label, ", ".join(map(str, value)) if isinstance(value, list) else value)]
+def own_file(name: str) -> str:
+    """A file of this folder, as text."""
+    return files("preftune.report").joinpath(name).read_text(encoding="utf-8")

@@ -15,6 +15,7 @@ from ..evidence import (
     Result,
     Sample,
     StudyRecord,
+    Verdict,
     clustered_mean,
     namer,
     number,
@@ -22,6 +23,8 @@ from ..evidence import (
     run_names,
 )
 
+COSTS = ("votes_seen", "tokens_trained", "tokens_sampled")
+DIGITS = 0.002  # of the largest number of a column: what is smaller is not printed, however small the errors are
 BASELINES = {"tfidf": "TF-IDF, logistic", "length": "length alone"}
 
 
@@ -61,14 +64,45 @@ def comparison_row(pair: Comparison, several_noises: bool) -> Mapping[str, str]:
     }
 
 
+class BestRow(NamedTuple):
+    """The best run of an arm, and what it gains over the reference."""
+
+    arm: str
+    name: str
+    gain: str
+
+
+def best_rows(study: StudyRecord, answer: Verdict) -> list[BestRow]:
+    """The best run of every arm, at each rate of label noise."""
+    names = run_names(study)
+    return [BestRow(best.arm, names[best.run], _signed(best.gain)) for best in answer.best]
+
+
+def _signed(gain: Estimate) -> str:
+    return f"+{gain}" if gain.value > 0 else str(gain)
+
+
 def reward_rows(reward: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(what, accuracy, log-loss) on held-out votes: of each seed's reward model, then of the baselines."""
-    seeds = {seed: info for seed, info in reward.items() if isinstance(info, Mapping) and "held_out" in info}
+    seeds = {seed: info for seed, info in reward.items() if _mapping(_mapping(info).get("held_out"))}
     several = len(seeds) > 1
     rows = [(f"reward model, seed {n}" if several else "reward model", info["held_out"]) for n, info in seeds.items()]
-    first = next(iter(seeds.values()), {})
-    rows += [(BASELINES.get(name, name), info) for name, info in first.get("baselines", {}).items()]
-    return [(name, _told(info["accuracy"], 100), _told(info["log_loss"], 1)) for name, info in rows]
+    first: Mapping[str, Any] = next(iter(seeds.values()), {})
+    rows += [(BASELINES.get(name, name), info) for name, info in _mapping(first.get("baselines")).items()]
+    return [(name, *_quality(info)) for name, info in rows]
+
+
+def _quality(held_out: Any) -> tuple[str, str]:
+    """Accuracy in per cent and log-loss in nats, each with its error."""
+    info = _mapping(held_out)
+    return _told(info.get("accuracy"), 100), _told(info.get("log_loss"), 1)
+
+
+def _told(estimate: Any, times: float) -> str:
+    value, se = _mapping(estimate).get("value"), _mapping(estimate).get("se")
+    if not isinstance(value, int | float):
+        return "–"
+    return str(Estimate(times * value, times * se if isinstance(se, int | float) else None))
 
 
 def preference_rows(study: StudyRecord) -> list[tuple[str, str, str, str]]:
@@ -76,16 +110,36 @@ def preference_rows(study: StudyRecord) -> list[tuple[str, str, str, str]]:
     found: dict[tuple[str, str], tuple[str, str]] = {}
     name_of = namer(study)
     for row in study.finals():
-        held = study.info.get("preferences", {}).get(row.run, {}).get("held_out")
+        held = _mapping(study.info["preferences"].get(row.run)).get("held_out")
         if held:
-            name = name_of(row.arm, None, row.seed, row.noise)
-            found[row.arm, name] = (_told(held["accuracy"], 100), _told(held["log_loss"], 1))
+            found[row.arm, name_of(row.arm, None, row.seed, row.noise)] = _quality(held)
     return [(*who, *values) for who, values in found.items()]
 
 
-def _told(estimate: Mapping[str, float | None], times: float) -> str:
-    value, se = estimate["value"], estimate["se"]
-    return str(Estimate(times * (value or 0.0), None if se is None else times * se))
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def noise_rows(study: StudyRecord) -> list[tuple[str, str, list[str]]]:
+    """(arm, arm and β, its gain at the end at each rate of label noise), where a study has several rates."""
+    noises = study.noises()
+    if len(noises) < 2 or not any(row.gain is not None for row in study.finals()):
+        return []
+    groups: dict[tuple[str, float | None], dict[float, list[Result]]] = defaultdict(lambda: defaultdict(list))
+    for row in study.finals():
+        if row.gain is not None:
+            groups[row.arm, row.beta][row.noise].append(row)
+    return [
+        (arm, arm if beta is None else f"{arm} β={beta:g}", [_gain(of.get(noise, [])) for noise in noises])
+        for (arm, beta), of in groups.items()
+    ]
+
+
+def _gain(rows: Sequence[Result]) -> str:
+    if not rows:
+        return "–"
+    gains = [row.gain or 0.0 for row in rows]
+    return str(over_seeds(gains) if len(rows) > 1 else Estimate(gains[0], rows[0].gain_se))
 
 
 def search_rows(study: StudyRecord) -> list[tuple[str, str, str, str]]:
@@ -102,10 +156,11 @@ def _real(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else math.nan
 
 
-def budget_rows(study: StudyRecord) -> list[tuple[str, str, Mapping[str, float]]]:
+def budget_rows(study: StudyRecord) -> list[tuple[str, str, list[Any]]]:
     """(arm, run, what it cost in three currencies) of every run that says so."""
-    names, budgets = run_names(study), study.info.get("budgets", {})
-    return [(row.arm, names[row.run], budgets[row.run]) for row in study.finals() if row.run in budgets]
+    names, budgets = run_names(study), study.info["budgets"]
+    costs = [(row, _mapping(budgets.get(row.run))) for row in study.finals()]
+    return [(row.arm, names[row.run], [cost.get(name) for name in COSTS]) for row, cost in costs if cost]
 
 
 def columns_of(study: StudyRecord) -> list[Column]:
@@ -183,7 +238,12 @@ def cells_of(lines: Sequence[Line]) -> list[list[tuple[str, str]]]:
     """(number, error) in print for each line and column; a column has one number of decimals, by its largest error."""
     columns = list(zip(*(line.values for line in lines), strict=True))
     largest = [max((estimate.se or 0.0 for estimate in column if estimate), default=0.0) for column in columns]
+    largest = [max(error, DIGITS * _size(column)) for error, column in zip(largest, columns, strict=True)]
     return [[_cell(estimate, error) for estimate, error in zip(line.values, largest, strict=True)] for line in lines]
+
+
+def _size(column: Sequence[Estimate | None]) -> float:
+    return max((abs(e.value) for e in column if e and math.isfinite(e.value)), default=0.0)
 
 
 def _cell(estimate: Estimate | None, error: float) -> tuple[str, str]:

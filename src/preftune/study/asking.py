@@ -24,14 +24,17 @@ from ..evidence import (
     append_records,
     read_results,
     read_samples,
+    write_json,
 )
 from ..methods import Selection, best_of_n_kl
 from ..model import Policy, Workbench
 from ..training import Recipe, held_out_reference, vote_table
-from .evaluate import Proxy, answer, best_of, make_samples, summarise
+from .evaluate import Proxy, answer, best_of, calibration, make_samples, summarise
 from .plan import Plan, StudyData
 from .questions import Questions
 from .rewards import StudyReward, above_reference, reference_rollouts, score_rollouts
+
+CALIBRATION = "calibration.json"  # in the folder of a run: what its margins predict of held-out votes, in bins
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,10 @@ class Evaluator:
         )
         samples = self._answer(policy, recipe, identity, step, self.questions)
         reference = samples if is_reference else self._samples_of(REFERENCE, 0)
+        if table is not None and not is_reference:
+            folder = self.folder / "runs" / identity["run"]
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / CALIBRATION, calibration(table, identity["method"], identity["beta"]))
         self._append(samples, summarise(samples, reference, table, validation, **identity, step=step))
 
     def _answer(

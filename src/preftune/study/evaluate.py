@@ -14,7 +14,18 @@ from typing import Any
 import numpy as np
 
 from ..data import TextFormat
-from ..evidence import PROXY, Estimate, Floats, Result, Sample, VoteTable, accuracy, clustered_mean, log_loss
+from ..evidence import (
+    PROXY,
+    Estimate,
+    Floats,
+    Result,
+    Sample,
+    VoteTable,
+    accuracy,
+    clustered_mean,
+    log_loss,
+    reliability,
+)
 from ..model import Layout, Rollout, exact_kl, sample_responses
 from .questions import Questions
 
@@ -140,6 +151,25 @@ def summarise(
         extra |= {name: opinion.value, f"{name}_se": opinion.se or 0.0}
     ended = float(np.mean([s.ended for s in samples])) if samples else None
     return Result(**identity, **values, ended=ended, extra=extra)
+
+
+HALF_AND_MARGIN = ("ipo", "amortized-ipo")  # their target is h = p − ½, so that they predict p = ½ + h
+WITHOUT_PREDICTION = ("sft", "gpo", "best-of-n")
+
+
+def calibration(table: VoteTable, method: str, beta: float | None) -> list[dict[str, float]]:
+    """Bins of what a policy's margins h = β·Δlog-ratio predict of votes, against the votes (`reliability`).
+
+    σ(h) is the prediction of an implicit Bradley–Terry reward, ½ + h (within 0 and 1) that of IPO. Empty for a method
+    whose margins predict no probability.
+    """
+    if beta is None or method in WITHOUT_PREDICTION:
+        return []
+    margin = beta * table.difference
+    if method in HALF_AND_MARGIN:
+        predicted = np.clip(0.5 + margin, 1e-6, 1 - 1e-6)
+        margin = np.log(predicted / (1 - predicted))
+    return reliability(replace(table, difference=margin))
 
 
 def _rewards(samples: Sequence[Sample], reference: Sequence[Sample]) -> dict[str, Estimate | None]:

@@ -45,6 +45,7 @@ def make_runs(runner: Runner, info: dict[str, Any], fresh: Fresh, clock: Clock) 
     records = runner.records()
     info["budgets"] = {name: record["budget"] for name, record in records.items() if "budget" in record}
     info["preferences"] = {name: record["preference"] for name, record in records.items() if "preference" in record}
+    info["calibration"] = runner.calibrations()
     info["targets"] |= {name: record["target"] for name, record in records.items() if "target" in record}
     clock.save()
     info = info | {"seconds": {"study": clock.seconds()}}

@@ -40,7 +40,7 @@ from ..training import (
     train_any,
     trained_on_chats,
 )
-from .asking import Evaluator
+from .asking import CALIBRATION, Evaluator
 from .naming import condition_folder, run_name, run_seed, slug
 from .plan import Plan, StudyData, TrainingKey
 from .questions import Questions
@@ -219,6 +219,14 @@ class Runner:
         """What each finished run says of itself, by run: what it cost, and what it was told by."""
         paths = sorted((self.folder / "runs").glob("*/run.json"))
         return {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+
+    def calibrations(self) -> dict[str, list[dict[str, float]]]:
+        """The bins of each run that has been evaluated on held-out votes, at its last checkpoint."""
+        found = {}
+        for path in sorted((self.folder / "runs").glob(f"*/{CALIBRATION}")):
+            if bins := json.loads(path.read_text(encoding="utf-8")):
+                found[path.parent.name] = bins
+        return found
 
 
 def reason_of(error: Exception) -> str:

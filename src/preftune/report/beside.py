@@ -1,0 +1,170 @@
+"""Two studies of the same data put beside each other: their runs judged together, their differences named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import UserError
+from ..evidence import REFERENCE, Comparison, Result, StudyRecord, Verdict, verdict
+from .cards import headline
+
+MARKS = ("A", "B")
+NOT_SETTINGS = ("steps", "optimiser_steps")
+WHAT_MUST_BE_ALIKE = (  # words, where it stands in study.json
+    ("data", ("data", "tokens_sha256")),
+    ("reference model", ("reference", "sha256")),
+    ("judge", ("gold", "name")),
+    ("--max-new-tokens", ("settings", "max_new_tokens")),
+)
+
+
+class Side(NamedTuple):
+    """One of two studies, as the page names it."""
+
+    mark: str
+    title: str
+    headline: str
+    where: str
+
+
+class Beside(NamedTuple):
+    """What a page says of two studies beyond what it says of one."""
+
+    studies: tuple[Side, ...]
+    differences: tuple[tuple[str, str, str], ...]
+    corrected: str
+
+
+def put_beside(first: StudyRecord, second: StudyRecord) -> tuple[StudyRecord, Beside]:
+    """Both studies as one, every arm marked with whose it is, and what is to be said of the two.
+
+    Raises UserError if they differ in what a comparison rests on: data, prompts, reference, judge, length of samples.
+    """
+    check_alike(first, second)
+    both = [marked(study, mark) for study, mark in zip((first, second), MARKS, strict=True)]
+    merged = _merged(*both)
+    pairs = len(verdict(merged).comparisons)
+    sides = tuple(
+        Side(mark, str(study.info["title"]), headline(study, verdict(study)), study.folder.name)
+        for study, mark in zip((first, second), MARKS, strict=True)
+    )
+    corrected = f"intervals are corrected for all {pairs} pairs of arms of both."
+    return merged, Beside(sides, tuple(differences(first.info, second.info)), corrected)
+
+
+def across(answer: Verdict) -> Verdict:
+    """The answer with the pairs alone that stand in different studies; where an arm is in both, its own come first."""
+    pairs = [pair for pair in answer.comparisons if _mark(pair.a) != _mark(pair.b)]
+    return replace(answer, comparisons=tuple(sorted(pairs, key=lambda pair: not _is_same(pair))))
+
+
+def of_same_arms(answer: Verdict) -> Verdict:
+    """The answer with the pairs alone of one arm in both studies; with all across the two where there are none."""
+    pairs = across(answer).comparisons
+    return replace(answer, comparisons=tuple(filter(_is_same, pairs)) or pairs)
+
+
+def _is_same(pair: Comparison) -> bool:
+    return pair.a.removesuffix(f"[{MARKS[0]}]") == pair.b.removesuffix(f"[{MARKS[1]}]")
+
+
+def _mark(arm: str) -> str:
+    return arm[-2:-1]
+
+
+def check_alike(first: StudyRecord, second: StudyRecord) -> None:
+    """Raises UserError that names what differs in what a comparison rests on."""
+    if first.folder.resolve() == second.folder.resolve():
+        raise UserError(f"{first.folder}: both are the same study; name two")
+    for words, place in WHAT_MUST_BE_ALIKE:
+        here, there = (_at(study.info, place) for study in (first, second))
+        if here != there:
+            raise UserError(
+                f"{second.folder}: its {words} is not that of {first.folder} ({here!r:.24} and {there!r:.24}); "
+                "only studies that differ in neither data nor evaluation can be compared"
+            )
+    if _prompts(first) != _prompts(second):
+        raise UserError(
+            f"{second.folder}: its held-out prompts are not those of {first.folder}; "
+            "only studies that differ in neither data nor evaluation can be compared"
+        )
+
+
+def _at(info: Mapping[str, Any], place: Sequence[str]) -> Any:
+    value: Any = info
+    for name in place:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _prompts(study: StudyRecord) -> set[tuple[int, str]]:
+    return {(sample.prompt_id, sample.prompt) for sample in study.samples}
+
+
+# --- two as one -------------------------------------------------------------------------------------------------------
+
+
+def marked(study: StudyRecord, mark: str) -> StudyRecord:
+    """The study with its arms named as `dpo[A]`, and its runs likewise."""
+
+    def arm(name: str) -> str:
+        return name if name == REFERENCE else f"{name}[{mark}]"
+
+    def run(name: str) -> str:
+        return name if name == REFERENCE else f"{mark}/{name}"
+
+    def row(result: Result) -> Result:
+        return replace(result, run=run(result.run), arm=arm(result.arm))
+
+    info = dict(study.info)
+    info["arms"] = [arm(name) for name in info["arms"]]
+    info["arm_betas"] = {arm(name): study.betas_of(name) for name in study.info["arms"]}
+    info["steps"] = {arm(name): study.last_step(name) for name in study.info["arms"]}
+    for by_run in ("budgets", "preferences", "calibration", "failed"):
+        info[by_run] = {run(name): value for name, value in info[by_run].items()}
+    return replace(
+        study,
+        info=info,
+        results=tuple(row(result) for result in study.results),
+        samples=tuple(replace(sample, run=run(sample.run)) for sample in study.samples),
+        metrics={run(name): steps for name, steps in study.metrics.items()},
+    )
+
+
+def _merged(a: StudyRecord, b: StudyRecord) -> StudyRecord:
+    """Both as one study; the reference is the first one's."""
+    info = dict(a.info)
+    for name in ("arms", "seeds", "betas", "noises"):
+        info[name] = list(dict.fromkeys([*a.info[name], *b.info[name]]))
+    for name in ("arm_betas", "steps", "budgets", "preferences", "calibration", "failed"):
+        info[name] = {**a.info[name], **b.info[name]}
+    info["title"] = f"{a.folder.name} beside {b.folder.name}"
+    info["command"] = f"preftune report --compare {a.folder.name} {b.folder.name}"
+    info["notes"] = list(dict.fromkeys([*a.info["notes"], *b.info["notes"]]))
+    info["runs"] = a.info["runs"] if a.info["runs"] == b.info["runs"] else ""
+    info |= {"search": {}, "reward": {}, "created": ""}
+    own = tuple(row for row in b.results if row.run != REFERENCE)
+    texts = tuple(sample for sample in b.samples if sample.run != REFERENCE)
+    return StudyRecord(
+        folder=Path(f"{a.folder.name} and {b.folder.name}"),
+        info=info,
+        results=a.results + own,
+        samples=a.samples + texts,
+        metrics={**a.metrics, **b.metrics},
+        notes=tuple(dict.fromkeys([*a.notes, *b.notes])),
+    )
+
+
+def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(setting, of the first, of the second) of all that is not the same and no result."""
+    found = []
+    for part in ("settings", "versions", "machine", "model"):
+        names = dict.fromkeys([*first[part], *second[part]])
+        for name in (name for name in names if name not in NOT_SETTINGS):
+            here, there = (str(info[part].get(name, "–")) for info in (first, second))
+            if here != there:
+                found.append((name.replace("_", " "), here, there))
+    return found
