@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -16,10 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor, nn
 
-from ..data import REFUSED, BranchBatch, Prompt, TextFormat, TokenBallot, fit_prompt
+from ..data import BranchBatch, Prompt, TextFormat, TokenBallot, fit_prompts
 from ..errors import UserError
 from ..methods import Experience, OnlineMethod, Terms, critic_loss, explained_variance
 from ..model import (
@@ -84,17 +82,8 @@ def prepare_prompts(recipe: Recipe, prompts: Sequence[Prompt], form: TextFormat,
         raise UserError(
             f"--max-new-tokens {new}: must leave room for a prompt within --max-length {settings.max_length}"
         )
-    left_out: Counter[str] = Counter()
-    ids = []
-    for prompt in dict.fromkeys(prompts):
-        try:
-            fitted, reasons = fit_prompt(prompt, form, settings.max_length - new)
-        except TemplateError:
-            fitted, reasons = [], [REFUSED]
-        left_out.update(reasons)
-        if fitted:
-            ids.append(tuple(fitted))
-    distinct = tuple(dict.fromkeys(ids))
+    fitted, left_out = fit_prompts(dict.fromkeys(prompts), form, settings.max_length - new)
+    distinct = tuple(dict.fromkeys(ids for _, ids in fitted))
     if not distinct:
         raise UserError(
             f"--data: no prompt to sample from for {recipe.method.name} ({'; '.join(left_out) or 'no ballots'})"
