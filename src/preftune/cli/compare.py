@@ -10,7 +10,18 @@ from .command import Command, exit_if_failed
 from .flags import Parsed, option_flags, settings_flags
 
 LATER = (  # what is looked at when the data and the model are there
-    *("model", "reference", "data", "eval_data", "eval_fraction", "prompts", "eval_prompts", "samples", "out"),
+    *(
+        "model",
+        "reference",
+        "data",
+        "eval_data",
+        "eval_fraction",
+        "prompts",
+        "eval_prompts",
+        "samples",
+        "out",
+        "allow_overlap",
+    ),
 )
 
 
@@ -43,6 +54,7 @@ COMMAND = Command(
         "reference",
         "eval-data",
         "eval-fraction",
+        "allow-overlap",
         "prompts",
         "eval-prompts",
         "samples",

@@ -20,6 +20,7 @@ COMMAND = Command(
     [
         "data",
         "prompts",
+        "allow-overlap",
         "reference",
         "eval-prompts",
         "samples",
@@ -29,6 +30,7 @@ COMMAND = Command(
         "micro-tokens",
         "precision",
         "device",
+        "template-options",
         "out",
     ],
     {"folders": "folders that train or compare left, or plain models"},

@@ -72,6 +72,9 @@ OWN: dict[str, Flag] = {
     "size": Flag(str, "default, or full for a larger grid"),
     "merge-prompts": Flag(bool, "one ballot per prompt: responses joined, votes pooled (default: false)", switch=True),
     "quick": Flag(bool, "fewer steps and seeds: a look, no result (default: false)", switch=True),
+    "allow-overlap": Flag(
+        bool, "evaluate on prompts that were trained on too, with a caveat (default: an error)", switch=True
+    ),
     "resume": Flag(bool, "go on with an interrupted run", switch=True),
     "stores": Flag(
         bool,

@@ -19,6 +19,10 @@ from .formats import TextFormat as TextFormat
 from .formats import template_options as template_options
 from .formats import text_format as text_format
 from .formats import transcript as transcript
+from .leaks import keep_digests as keep_digests
+from .leaks import kept_digests as kept_digests
+from .leaks import prompt_digest as prompt_digest
+from .leaks import prompt_digests as prompt_digests
 from .logistic import fit_linear as fit_linear
 from .logistic import noisy_loss as noisy_loss
 from .reading import merge_prompts as merge_prompts

@@ -207,6 +207,8 @@ def text_format(
         raise UserError(
             f"{where}: its tokenizer has no end-of-text token (eos_token); set one in tokenizer_config.json"
         )
+    if not isinstance(tokenizer.chat_template, str | dict | None):
+        raise UserError(f"{where}: its chat template is {tokenizer.chat_template!r:.40}, not text; mend it")
     set_options(tokenizer, options or {}, where)
     end = tokenizer.eos_token_id
     bare = TextFormat(tokenizer, end, end, anchored=False)
@@ -286,7 +288,8 @@ def set_options(tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any], 
         return
     template = tokenizer.chat_template
     if not isinstance(template, str):
-        raise UserError(f"--template-options: the tokenizer of {where} has no chat template of its own; leave it out")
+        there = "several chat templates" if template else "no chat template"
+        raise UserError(f"--template-options: {where} has {there}; leave it out")
     for name, value in reversed(list(options.items())):
         if not re.search(rf"\b{name}\b", template):
             raise UserError(f"--template-options {name}: the chat template of {where} does not read it; leave it out")
