@@ -98,7 +98,10 @@ def evaluate_folders(
     counts = describe_counts(Counter(tokens.skipped) + Counter(tokens.shortened) + cuts)
     say(f"{len(questions.ballots)} ballots, {len(questions.prompts)} prompts; skipped or shortened: {counts}")
     known = held_out_reference(bench, questions.ballots, budget)
-    proxy = proxy_of(open_reward(reward, bench), bench, questions, budget) if reward and samples else None
+    proxy = None
+    if reward and samples:
+        judging = open_reward(reward, bench, chats=any(not isinstance(prompt, str) for prompt in asked))
+        proxy = proxy_of(judging, bench, questions, budget)
     rows: list[Result] = []
     everything: list[Sample] = []
     for number_, folder in enumerate([PolicyFolder(Path(), REFERENCE, {}), *found]):

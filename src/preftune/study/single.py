@@ -126,12 +126,17 @@ class Job:
     fit: Fitting
     caveats: Sequence[str]
 
+    @property
+    def chats(self) -> bool:
+        """Whether some prompt is a chat."""
+        return any(not isinstance(ballot.prompt, str) for ballot in self.given)
+
     def train_policy(self, reward: str | Path | Reward | None, resume: bool) -> Run:
         """Fit what the method needs, train the policy, and save it."""
         bench, tokens, recipe, folder = self.fit.bench, self.fit.tokens, self.fit.recipe, self.fit.folder
         training = prepare(recipe, self.training, tokens, bench, self.fit.seed)
         say_training(bench, tokens, training)
-        judge = open_reward(reward, bench) if isinstance(reward, str | Path) else reward
+        judge = open_reward(reward, bench, chats=self.chats) if isinstance(reward, str | Path) else reward
         if recipe.method.needs == "reward" and judge is None:
             judge = fit_or_load(self.beside("reward-model"))
         told: Mapping[str, Any] = {}
