@@ -16,9 +16,9 @@ from .branches import padded_layout as padded_layout
 from .branches import sent as sent
 from .formats import Refused as Refused
 from .formats import TextFormat as TextFormat
+from .formats import as_text as as_text
 from .formats import template_options as template_options
 from .formats import text_format as text_format
-from .formats import transcript as transcript
 from .leaks import keep_digests as keep_digests
 from .leaks import kept_digests as kept_digests
 from .leaks import prompt_digest as prompt_digest

@@ -71,7 +71,7 @@ class TextFormat:
         """Ids of a prompt, up to the place where the response starts. Raises Refused, as its template does."""
         if not isinstance(prompt, str) and self.has_template:
             return self._template_ids(self._render(prompt, asking=True))
-        text = prompt if isinstance(prompt, str) else transcript(prompt)
+        text = as_text(prompt)
         if self.controls.count([text]):
             framed, alone = self._raw("x", special=True), self._raw("x")
             front = next(i for i in range(len(framed)) if framed[i : i + len(alone)] == alone)
@@ -258,10 +258,15 @@ def _has_other_half(name: str, names: Collection[str]) -> bool:
     return name[1:2] == "/" or f"{name[:1]}/{name[1:]}" in names
 
 
+def as_text(prompt: Prompt) -> str:
+    """A prompt as a person reads it."""
+    return prompt if isinstance(prompt, str) else transcript(prompt)
+
+
 def transcript(messages: Sequence[Message]) -> str:
     """A chat as plain text for models without a template: `Human:` and `Assistant:` turns, the reply to follow."""
     names = {"user": "Human: ", "assistant": "Assistant: ", "system": ""}
-    turns = [(role, content) for role, content in messages if content or role != "system"]
+    turns = [(turn.role, turn.content) for turn in messages if turn.content or turn.role != "system"]
     return "".join(f"\n\n{names.get(role, role + ': ')}{content}" for role, content in turns) + "\n\nAssistant:"
 
 

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import UserError
+from ..text import excerpt
 from .ballots import Ballot, Message, Prompt, Vote
-from .formats import CONTROL, Refused, TextFormat, transcript
+from .formats import CONTROL, Refused, TextFormat, as_text
 from .formats import text_format as text_format
 
 DROPPED_TURNS = "prompt: oldest turns dropped to fit --max-length"
@@ -117,8 +118,8 @@ def fit_prompt(prompt: Prompt, form: TextFormat, budget: int) -> tuple[list[int]
     if len(ids) <= budget:
         return ids, reasons
     if (least := shortest_prompt(prompt, form)) > budget:
-        text = prompt if isinstance(prompt, str) else transcript(prompt)
-        raise UserError(f"--max-length leaves {budget} tokens for a prompt that needs {least} or more: {text[:60]!r}")
+        told = excerpt(as_text(prompt))
+        raise UserError(f"--max-length leaves {budget} tokens for a prompt that needs {least} or more: {told}")
     if not isinstance(prompt, str):
         shorter = _drop_turns(prompt, form, budget)
         if shorter != prompt:

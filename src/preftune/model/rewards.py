@@ -31,6 +31,7 @@ from ..console import track
 from ..data import BranchBatch, TextFormat, TokenBallot, padded_layout
 from ..errors import UserError
 from ..evidence import write_json
+from ..text import excerpt
 from .attention import use_branch_attention, use_stock_attention
 from .classifiers import check_tokenizer, load_classifier
 from .features import last_states, pooled_states
@@ -81,7 +82,7 @@ class RewardModel:
         if not bool(scores_B.isfinite().all()):
             worst = int((~scores_B.isfinite()).nonzero()[0])
             text = self.form.text(batch.target_N[batch.branch_N == worst].tolist())
-            raise UserError(f"--reward: the score of a response is {float(scores_B[worst])}: {text[:60]!r}")
+            raise UserError(f"--reward: the score of a response is {float(scores_B[worst])}: {excerpt(text)}")
         return scores_B
 
 

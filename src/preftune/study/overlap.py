@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..console import say
-from ..data import Ballot, Prompt, kept_digests, prompt_digest, prompt_digests, transcript
+from ..data import Ballot, Prompt, as_text, kept_digests, prompt_digest, prompt_digests
 from ..errors import UserError
-from ..text import harmless
+from ..text import excerpt
 
 Trained = Mapping[str, frozenset[str]]  # digests of prompts, by whatever learned from them
 
@@ -43,9 +43,10 @@ def check_overlap(asked: Mapping[str, Iterable[Prompt]], trained: Trained, *, al
                 continue
             found = f"{len(shared)} of {len(digests)} prompts are also in {place}"
             if not allowed:
+                such = excerpt(as_text(shared[0]))
                 raise UserError(
-                    f"{name}: {found} (such as {_excerpt(shared[0])}); take them out of one of the two, or keep them, "
-                    "with a caveat, with --allow-overlap"
+                    f"{name}: {found} (such as {such}); take them out of one of the two, or keep them, with a caveat, "
+                    "with --allow-overlap"
                 )
             caveats.append(f"Not held out: of {name}, {found}; what is measured on them is in-sample.")
     for caveat in caveats:
@@ -56,8 +57,3 @@ def check_overlap(asked: Mapping[str, Iterable[Prompt]], trained: Trained, *, al
 def prompts_of(ballots: Sequence[Ballot]) -> list[Prompt]:
     """The prompts of some ballots."""
     return [ballot.prompt for ballot in ballots]
-
-
-def _excerpt(prompt: Prompt) -> str:
-    text = " ".join(harmless(prompt if isinstance(prompt, str) else transcript(prompt)).split())
-    return repr(text if len(text) <= 60 else f"{text[:59]}…")

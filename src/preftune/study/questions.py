@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..data import Ballot, Prompt, TextFormat, TokenBallot, TokenSet, fit_prompts, transcript
+from ..data import Ballot, Prompt, TextFormat, TokenBallot, TokenSet, as_text, fit_prompts
 from ..errors import UserError
 from ..judges import Judge
 
@@ -55,7 +55,7 @@ def make_questions(
     asked, counts = fit_prompts(prompts, form, max_length - max_new_tokens) if samples else ([], Counter())
     if samples and prompts and not asked:
         raise UserError(f"--prompts: none of them can be asked ({'; '.join(counts)})")
-    texts = tuple(prompt if isinstance(prompt, str) else transcript(prompt) for prompt, _ in asked)
+    texts = tuple(as_text(prompt) for prompt, _ in asked)
     ids = tuple(ids for _, ids in asked)
     questions = Questions(ids, texts, eval_set.ballots, samples, max_new_tokens, 0, judge, others)
     return questions, Counter({f"evaluation prompts, {reason}": count for reason, count in counts.items()})

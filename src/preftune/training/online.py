@@ -39,6 +39,7 @@ from ..model import (
     start_policy,
 )
 from ..objectives import adapted_beta
+from ..text import excerpt
 from .arms import Recipe
 from .loop import Step, plan_steps
 from .session import Session, run_session
@@ -228,7 +229,9 @@ class Collector:
         if not bool(score_B.isfinite().all()):
             bad = int((~score_B.isfinite()).nonzero()[0])
             text = self.bench.base.form.text([ids for ballot in ballots for ids in ballot.responses][bad])
-            raise UserError(f"--reward: its score of a response is {float(score_B[bad])}, not a number: {text[:60]!r}")
+            raise UserError(
+                f"--reward: its score of a response is {float(score_B[bad])}, not a number: {excerpt(text)}"
+            )
         hidden_ND, head = predicting_states(model, batch, precision), head_of(model)
         with self.bench.reference.alone() as other:
             other_hidden_ND, other_head = predicting_states(other, batch, precision), head_of(other)
