@@ -1,11 +1,14 @@
 """Five tokenizers with the settings of well-known families, made small, each with a template of the same structure."""
 
+import copy
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+import torch
+from tiny import tiny_config
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 TEMPLATES = Path(__file__).parent / "data" / "templates"
 FAMILIES = ("llama_3", "qwen_3", "gemma_3", "mistral", "smollm")
@@ -99,3 +102,16 @@ def _learned() -> tuple[Sequence[str], Sequence[tuple[str, str]]]:
     pieces = sorted(trained.get_vocab(), key=trained.get_vocab().__getitem__)
     cuts = [(piece[:i], piece[i:], piece) for piece in pieces for i in range(1, len(piece))]
     return pieces, [(a, b) for a, b, piece in cuts if {a, b, piece} <= set(pieces)]
+
+
+def save_model(folder: Path, name: str, chat_template: str | None = None) -> str:
+    """Save a tiny Llama with a family's tokenizer, perhaps with another template; returns the folder's name."""
+    tokenizer = copy.deepcopy(family(name))
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
+    config = tiny_config("llama", len(tokenizer))
+    config.max_position_embeddings = 512
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
