@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, assume, example, given
 from hypothesis import strategies as st
 from properties import tried
 
-from preftune.data.ballots import Ballot, BallotSet, Message, Vote
+from preftune.data.ballots import WINNERS, Annotation, Ballot, BallotSet, Message, Vote
 from preftune.data.reading import merge_prompts, read_ballots, read_prompts, write_ballots
 from preftune.errors import UserError
 
@@ -85,7 +85,9 @@ def usable_ballots(draw: st.DrawFn, prompts: st.SearchStrategy[Any] = texts | ch
     votes = st.builds(lambda pair, p, w: Vote(*pair, p, w), pairs, st.floats(0, 1), weight)
     ended = draw(st.lists(st.booleans(), min_size=len(responses), max_size=len(responses)))
     votes_ = tuple(draw(st.lists(votes, min_size=1, max_size=4)))
-    return Ballot(draw(prompts), tuple(responses), votes_, draw(st.text()), draw(st.text()), tuple(ended))
+    notes = st.builds(lambda pair, won, by: Annotation(*pair, won, by), pairs, st.sampled_from(WINNERS), st.text())
+    said = tuple(draw(st.lists(notes, max_size=3)))
+    return Ballot(draw(prompts), tuple(responses), votes_, draw(st.text()), draw(st.text()), tuple(ended), said)
 
 
 @quick

@@ -79,7 +79,7 @@ OWN: dict[str, Flag] = {
         switch=True,
     ),
 }
-NARGS: dict[str, Any] = {"folders": "+", "what": "?"}  # positional arguments that may be many, or none
+NARGS: dict[str, Any] = {"folders": "+", "what": "?", "out_file": "?"}  # positional arguments that may be many, or none
 
 
 def declared(name: str, method: str = "") -> Flag | None:

@@ -1,3 +1,4 @@
+from .ballots import Annotation as Annotation
 from .ballots import Ballot as Ballot
 from .ballots import BallotSet as BallotSet
 from .ballots import Message as Message

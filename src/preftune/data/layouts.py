@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
-from .ballots import Ballot, Message, Prompt, Vote, renumbered
+from .ballots import Annotation, Ballot, Message, Prompt, Vote, renumbered
 from .chats import messages_of, side_of, split_sides, stated_prompt, with_system
 from .fields import Exact, Row, Unusable, check_unicode, names_of, number_of, numbers_of
 
@@ -52,7 +52,27 @@ def ballot_of(row: Row, number: str) -> tuple[Ballot, Counter[str]]:
         votes = tuple(replace(vote, weight=vote.weight * weight) for vote in votes) if weight else ()
     name = number if row.get("id") is None else str(row["id"])
     source = "" if row.get("source") is None else str(row["source"])
-    return _usable(Ballot(prompt or "", responses, votes, name, source, _ended(row, len(responses))))
+    ended, said = _ended(row, len(responses)), _annotations(row)
+    return _usable(Ballot(prompt or "", responses, votes, name, source, ended, said))
+
+
+def _annotations(row: Row) -> tuple[Annotation, ...]:
+    """What a row keeps of the single judgements that its votes are made of."""
+    stated = row.get("annotations")
+    if stated is None:
+        return ()
+    if not isinstance(stated, list) or not all(isinstance(one, dict) for one in stated):
+        raise ValueError(f"`annotations` is {reprlib.repr(stated)}, not a list of {{a, b, winner, by}}")
+    return tuple(map(_annotation, stated))
+
+
+def _annotation(said: Row) -> Annotation:
+    if not {"a", "b", "winner"} <= said.keys() <= {"a", "b", "winner", "by"}:
+        raise ValueError(f"an annotation must have `a`, `b`, `winner` and perhaps `by`, not {reprlib.repr(said)}")
+    a, b = (number_of(said[key], key) for key in "ab")
+    if not (a.is_integer() and b.is_integer()):
+        raise ValueError(f"an annotation names responses by their place from 0, not {a:g} and {b:g}")
+    return Annotation(int(a), int(b), str(said["winner"]), "" if said.get("by") is None else str(said["by"]))
 
 
 def _ended(row: Row, count: int) -> tuple[bool, ...]:

@@ -15,11 +15,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..errors import UserError
-from .ballots import Ballot, BallotSet, Prompt, Vote, renumbered
+from .ballots import Annotation, Ballot, BallotSet, Prompt, Vote, renumbered
 from .containers import decode_text, read_bytes, read_table
 from .fields import Unusable, fields_of
 from .layouts import ballot_of, prompt_alone
@@ -113,7 +113,7 @@ def merge_prompts(ballots: Iterable[Ballot]) -> tuple[Ballot, ...]:
 def _row(ballot: Ballot) -> dict[str, object]:
     prompt = ballot.prompt if isinstance(ballot.prompt, str) else [turn._asdict() for turn in ballot.prompt]
     votes = [{"a": v.a, "b": v.b, "p": float(v.p), "weight": float(v.weight)} for v in ballot.votes]
-    return {
+    row = {
         "id": ballot.id,
         "source": ballot.source,
         "prompt": prompt,
@@ -121,12 +121,13 @@ def _row(ballot: Ballot) -> dict[str, object]:
         "votes": votes,
         "ended": list(ballot.ended),
     }
+    return row | ({"annotations": [asdict(one) for one in ballot.annotations]} if ballot.annotations else {})
 
 
 def _fingerprint(ballots: Iterable[Ballot]) -> str:
     digest = hashlib.sha256()
     for ballot in ballots:
-        digest.update(json.dumps(_row(replace(ballot, id="", source=""))).encode() + b"\n")
+        digest.update(json.dumps(_row(replace(ballot, id="", source="", annotations=()))).encode() + b"\n")
     return digest.hexdigest()
 
 
@@ -134,12 +135,16 @@ def _merge(group: Sequence[Ballot]) -> Ballot:
     responses: list[str] = []
     ended: list[bool] = []
     votes: list[Vote] = []
+    annotations: list[Annotation] = []
     for ballot in group:
-        votes += [replace(vote, a=vote.a + len(responses), b=vote.b + len(responses)) for vote in ballot.votes]
+        base = len(responses)
+        votes += [replace(vote, a=vote.a + base, b=vote.b + base) for vote in ballot.votes]
+        annotations += [replace(one, a=one.a + base, b=one.b + base) for one in ballot.annotations]
         responses += ballot.responses
         ended += ballot.ended
     source = ", ".join(dict.fromkeys(ballot.source for ballot in group if ballot.source))
-    whole = Ballot(group[0].prompt, tuple(responses), tuple(votes), group[0].id, source, tuple(ended))
+    said = tuple(votes), tuple(annotations)
+    whole = Ballot(group[0].prompt, tuple(responses), said[0], group[0].id, source, tuple(ended), said[1])
     index: dict[tuple[str, bool], int] = {}
     places = [index.setdefault(key, len(index)) for key in zip(responses, ended, strict=True)]
     return renumbered(whole, places).pooled()
