@@ -17,9 +17,11 @@ from .branches import padded_layout as padded_layout
 from .branches import sent as sent
 from .logistic import fit_linear as fit_linear
 from .logistic import noisy_loss as noisy_loss
+from .reading import Outcome as Outcome
 from .reading import merge_prompts as merge_prompts
 from .reading import read_ballots as read_ballots
 from .reading import read_prompts as read_prompts
+from .reading import stream_ballots as stream_ballots
 from .reading import write_ballots as write_ballots
 from .tokens import REFUSED as REFUSED
 from .tokens import TextFormat as TextFormat

@@ -194,7 +194,8 @@ class BallotSet(Sequence[Ballot]):
 
     `rows` were read (where a layout spreads a ballot over several rows, those count as one); `skipped` counts the
     unusable ones by reason, so that rows = ballots + skipped; `dropped` counts single responses left out of ballots
-    that stayed, and `noted` what was read in a way that a person should know. `source` and `sha256` name the content.
+    that stayed, and `noted` what was read in a way that a person should know. `bad` has place and reason of the rows
+    that were skipped because they cannot be read. `source` and `sha256` name the content.
     """
 
     ballots: tuple[Ballot, ...]
@@ -204,6 +205,7 @@ class BallotSet(Sequence[Ballot]):
     sha256: str = ""
     dropped: Mapping[str, int] = field(default_factory=dict)
     noted: Mapping[str, int] = field(default_factory=dict)
+    bad: tuple[str, ...] = ()
 
     @overload
     def __getitem__(self, index: int) -> Ballot: ...
