@@ -3,6 +3,7 @@
 The files of `cases` are made after public reports and data cards; all of their content is invented.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,12 @@ from typing import Any
 import pytest
 
 from preftune.data.ballots import Ballot, Vote
+from preftune.data.catalogue import LAYOUTS
+from preftune.data.layout import BREAD, NILE, Layout
+from preftune.data.layouts import kind_of
 from preftune.data.reading import read_ballots
 from preftune.errors import UserError
+from tools.formats import PAGE, page
 
 CASES = Path(__file__).parent / "cases"
 DIFFERS = "a prompt that differs between the sides"
@@ -200,3 +205,38 @@ def test_what_decides_an_ambiguous_file_is_in_its_error() -> None:
 def test_an_ambiguous_row_is_never_left_out_as_bad() -> None:
     """Leaving out the rows with label 0 would keep only those in which the first response wins."""
     assert ":2: `label` is 0" in error_of(lambda: read_ballots(CASES / "layouts" / "shp_renamed.jsonl", skip_bad=True))
+
+
+# ---------------------------------------------------------------------------------------------- the table, the page
+
+EXAMPLES = [(layout, example) for layout in LAYOUTS for example in layout.examples]
+
+
+@pytest.mark.parametrize(
+    ("layout", "example"), EXAMPLES, ids=[f"{one.name}-{k}" for k, (one, _) in enumerate(EXAMPLES)]
+)
+def test_every_example_of_a_layout_is_one_ballot_whose_better_response_names_a_river_or_bread(
+    tmp_path: Path, layout: Layout, example: Any
+) -> None:
+    rows = example if isinstance(example, tuple) else (example,)
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (ballot,) = read_ballots(path)
+    assert {kind.layout.name for row in rows if (kind := kind_of(row))} == {layout.name}
+    better = {told(vote, ballot).partition(" > ")[0] for vote in ballot.votes}
+    assert better & {NILE, "Nile.", "bread"} and BREAD not in better
+
+
+def test_the_page_of_formats_is_the_table_as_it_is() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "run tools/formats.py"
+
+
+def test_no_layout_hides_another() -> None:
+    """Of every set of columns that the table has, a row with just those is of that layout."""
+    hidden = [
+        (layout.name, sorted(kind.needs))
+        for layout in LAYOUTS
+        for kind in layout.kinds
+        if (found := kind_of(dict.fromkeys(kind.needs))) is None or found.needs != kind.needs
+    ]
+    assert hidden == []

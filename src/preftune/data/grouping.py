@@ -6,8 +6,9 @@ Rows wait in a private SQLite file, which stays in memory while it is small and 
 from __future__ import annotations
 
 import json
+import reprlib
 import sqlite3
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -131,13 +132,17 @@ def replied(chain: Sequence[Row], replies: Sequence[Row], number: str) -> Read:
 
 def nested(tree: Row) -> Iterator[Read | Unusable | ValueError]:
     """What became of every message with replies in a tree that holds them."""
-    open_ = [([tree], tree)]
-    while open_:
-        chain, message = open_.pop(0)
-        replies = [reply for reply in message.get("replies") or [] if isinstance(reply, dict)]
-        open_ += [([*chain, reply], reply) for reply in replies]
-        if replies:
-            try:
-                yield replied(chain, replies, str(message.get("message_id") or ""))
-            except (Unusable, ValueError) as reason:
-                yield reason
+    chains = deque([[tree]])
+    while chains:
+        chain = chains.popleft()
+        replies = chain[-1].get("replies")
+        if not replies:
+            continue
+        if not isinstance(replies, list) or not all(isinstance(reply, dict) for reply in replies):
+            yield ValueError(f"`replies` is {reprlib.repr(replies)}, not a list of messages")
+            continue
+        chains.extend([*chain, reply] for reply in replies)
+        try:
+            yield replied(chain, replies, str(chain[-1].get("message_id") or ""))
+        except (Unusable, ValueError) as reason:
+            yield reason

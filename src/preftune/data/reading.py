@@ -74,7 +74,7 @@ def _outcomes(row: object, place: str, number: str, how: How, waiting: Waiting) 
         if layout.rows in ("prompt", "tree"):
             waiting.add(layout.rows, plain, place, number)
         elif layout.rows == "nested":
-            yield from (_outcome(place, found) for found in nested(plain.fields["tree"]))
+            yield from (_outcome(place, found) for found in nested(fields_of(plain.fields["tree"])))
         else:
             yield _outcome(place, ballot_of(plain, number))
     except (Unusable, ValueError, RecursionError) as reason:
