@@ -10,9 +10,10 @@ import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
-from preftune.data.catalogue import ENDS, OWN, PUBLIC, SPREAD, STEMS
+from preftune.data.catalogue import ENDS, OWN, PUBLIC, SPREAD
 from preftune.data.layout import Kind, Layout
 from preftune.data.layouts import ROLES
+from preftune.data.numbered import STEMS
 
 PAGE = Path(__file__).parents[1] / "docs" / "FORMATS.md"
 NAMED = 12  # variants that are written out; beyond that a rule is shorter

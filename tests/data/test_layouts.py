@@ -207,6 +207,151 @@ def test_an_ambiguous_row_is_never_left_out_as_bad() -> None:
     assert ":2: `label` is 0" in error_of(lambda: read_ballots(CASES / "layouts" / "shp_renamed.jsonl", skip_bad=True))
 
 
+# ---------------------------------------------------------------------------------------------- relatives
+
+ASKED = [{"role": "user", "content": "q"}]
+SIDE = {text: {"role": "assistant", "content": text} for text in "stxyz"}
+GOOD = {"prompt": "q", "chosen": "x", "rejected": "y"}
+X, Y, TIE = {"x > y"}, {"y > x"}, {"x = y"}
+NUMBERS = {"prompt": "q", "response_1": "x", "response_2": "y", "response_3": "z"}
+PARTS = [[{"type": "text", "text": text, "image": None}] for text in ("q", "x", "y")]
+RECORD = {"prompt": "q", "response-1": "x", "response-2": "y"}
+ORDER = {"rank": [1, 2], "value": ["response-2", "response-1"]}
+
+
+def chat(*replies: str) -> list[dict[str, str]]:
+    return [turn for reply in replies for turn in (ASKED[0], SIDE[reply])]
+
+
+@pytest.mark.parametrize(
+    ("row", "votes"),
+    [
+        ({"history": "q", "human_ref_A": "x", "human_ref_B": "y", "labels": 0, "score_A": 1, "score_B": 2}, Y),
+        ({"question": {"full_text": "q"}, "answer_0": "x", "score_0": 0.5, "answer_1": "y", "score_1": -0.5}, X),
+        ({"question": {"full_text": "q"}, "answer_0": "x", "score_0": 0.0, "answer_1": "y", "score_1": 0.0}, TIE),
+        ({"context": ASKED, "response1": "x", "response2": "y", "overall_preference": -1}, X),
+        ({"context": ASKED, "response1": "x", "response2": "y", "overall_preference": 0}, TIE),
+        ({"prompt": "q", "chosen": chat("x"), "rejected": chat("y"), "chosen-rating": 4.0, "rejected-rating": 4.0}, X),
+        (
+            {"conversation": [{"input": "q", "output": "x"}], "chosen": chat("x"), "rejected": chat("y")},
+            X,
+        ),
+        ({"messages": chat("x"), "chosen": chat("x"), "rejected": chat("y")}, X),
+        ({"prompt": "q", "candidates_completions": ["x", "y"], "ranks": [2, 1]}, Y),
+        ({"prompt": "q", "all_generated_responses": ["x", "y"], "all_rm_scores": [0.2, 0.1]}, X),
+        ({"prompt": "q", "chosen": ["x"], "rejected": ["y", "z"]}, {"x > y", "x > z"}),
+        ({"question": "q", "response_A": "x", "response_B": "y", "label": "B>A"}, Y),
+        ({"question": "q", "response_A": "x", "response_B": "y", "label": "A=B"}, TIE),
+        ({"input": "q", "output_1": "x", "output_2": "y", "label": 2}, Y),
+        ({"trajectory": [{"from": "user", "value": "q"}], "chosen": "x", "rejected": "y"}, X),
+        ({"messages": chat("x"), "rejected_response": "y"}, X),
+        ({"messages": chat("x"), "rejected_messages": chat("y")}, X),
+        ({"query": "q", "response": "x", "rejected_response": "y"}, X),
+        ({"query": "q", "history": [["a", "b"]], "response": "x", "rejected_response": "y"}, X),
+        ({"instruction": "q", "output_1": "x", "output_2": "y", "preference": 1.0}, X),
+        ({"instruction": "q", "output_1": "x", "output_2": "y", "preference": 0}, TIE),
+        ({"prompt": "q", "response_a": "x", "response_b": "y", "preference": "response_b"}, Y),
+        ({"prompt": "q", "response_a": "x", "response_b": "y", "chosen": "A"}, X),
+        ({"prompt": "q", "response_a": "x", "response_b": "y", "preferred": "y"}, Y),
+        ({"prompt": "q", "response_a": "x", "response_b": "y", "model_a": "m", "model_b": "n", "winner": "n"}, Y),
+        ({"prompt": "q", "response_0": "x", "response_1": "y", "winner": "response_1"}, Y),
+        ({"prompt": "q", "response_a": "x", "response_b": "y", "score_a": 3, "score_b": 4}, Y),
+        ({"prompt": "q", "a": "x", "b": "y", "winner": "[[A]]"}, X),
+        ({"prompt": "q", "a": "x", "b": "y", "winner": "Tie (bothbad)"}, TIE),
+        ({**NUMBERS, "ranking": [2, 1, 3]}, {"y > x", "x > z", "y > z"}),
+        ({**NUMBERS, "rating_1": 1, "rating_2": 2, "rating_3": 2}, {"y > x", "z > x", "y = z"}),
+        ({**NUMBERS, "winner": "response_3"}, {"z > x", "z > y"}),
+        ({"prompt": json.dumps(ASKED), "chosen": json.dumps([SIDE["x"]]), "rejected": json.dumps([SIDE["y"]])}, X),
+        ({"prompt": "q", "responses": '["x", "y"]', "scores": "[1, 2]"}, Y),
+        ({"prompt": "q", "completions": ["x", "y", "z"], "rewards": ["5", "N/A", "1"]}, {"x > z"}),
+        ({"fields": RECORD, "responses": {"best": [{"value": "response-1", "user_id": "u"}]}}, X),
+        ({"fields": RECORD, "responses": [{"user_id": "u", "values": {"order": {"value": ORDER["value"]}}}]}, Y),
+        ({"fields": RECORD, "responses": {}, "suggestions": {"best": {"value": "response-2", "agent": "m"}}}, Y),
+        ({**RECORD, "order": [{"user_id": "u", "value": ORDER, "status": "submitted"}]}, Y),
+        ({**RECORD, "best.responses": ["response-1"], "best.responses.users": ["u"]}, X),
+    ],
+)
+def test_relatives_of_the_layouts_mean_what_they_say(tmp_path: Path, row: dict[str, Any], votes: set[str]) -> None:
+    path = tmp_path / "row.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    (ballot,) = ballots = read_ballots(path)
+    assert votes_of(ballots) == [votes]
+    assert last(ballot) == "q"
+    assert path.read_text() == json.dumps(row) + "\n"
+
+
+def test_turns_that_come_after_what_was_judged_are_cut_off(tmp_path: Path) -> None:
+    """MT-bench has both turns of each chat in a row on the first one."""
+    row = {"conversation_a": chat("x", "s"), "conversation_b": chat("y", "t"), "winner": "model_a", "judge": "j"}
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({**row, "turn": turn}) + "\n" for turn in (1, 2)))
+    ballots = read_ballots(path)
+    assert votes_of(ballots) == [X] and ballots.skipped == {DIFFERS: 1}
+    assert [(one.winner, one.by) for one in ballots[0].annotations] == [("a", "j")]
+
+
+def test_a_preference_between_two_values_is_a_probability_and_a_missing_one_no_vote(tmp_path: Path) -> None:
+    row = {"instruction": "q", "output_1": "x", "output_2": "y", "annotator": "j"}
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({**row, "preference": said}) + "\n" for said in (1.25, None)))
+    ballots = read_ballots(path)
+    assert ballots[0].votes == (Vote(0, 1, 0.75),) and ballots.skipped == {"no votes": 1}
+
+
+@pytest.mark.parametrize("gap", [0, 0.5, 1, 2])
+def test_scores_that_differ_by_no_more_than_the_gap_are_a_tie(tmp_path: Path, gap: float) -> None:
+    rows = [
+        {"prompt": "q", "responses": ["x", "y"], "scores": [2, 1]},
+        {"prompt": "q", "a": "x", "b": "y", "score_a": 2, "score_b": 1},
+        {"prompt": "q", "chosen": "x", "rejected": "y", "score_chosen": 2, "score_rejected": 1},
+        {"prompt": "q", "response_1": "x", "response_2": "y", "preference_strength": -1},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert votes_of(read_ballots(path, score_gap=gap)) == [TIE if gap >= 1 else X] * 4
+
+
+TREE = [
+    *(("m1", None, "q", "prompter", None), ("m2", "m1", "x", "assistant", 0), ("m3", "m1", "y", "assistant", 1)),
+    *(("m4", "m2", "r", "prompter", 0), ("m5", "m2", "s", "prompter", 1), ("m6", "m4", "z", "assistant", None)),
+    *(("m7", "m4", "t", "assistant", 1), ("m8", "m4", "x", "assistant", 0), ("m9", "m3", "w", "prompter", None)),
+]
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_every_message_with_two_ranked_replies_is_a_ballot(tmp_path: Path, backward: bool) -> None:
+    """Wherever a reply stands: its parent may come after it."""
+    keys = ("message_id", "parent_id", "text", "role", "rank")
+    rows = [dict(zip(keys, message, strict=True)) for message in (reversed(TREE) if backward else TREE)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ballots = read_ballots(path)
+    first, second = sorted(ballots, key=lambda ballot: len(ballot.prompt))
+    assert (first.prompt, votes_of([first])) == ((("user", "q"),), [X])
+    assert second.prompt == (("user", "q"), ("assistant", "x"), ("user", "r")) and votes_of([second]) == [{"x > t"}]
+    assert ballots.dropped == {"a reply without a ranked one beside it": 1}
+    assert ballots.skipped == {
+        "a response whose turn is not the assistant's (its role is user)": 1,
+        "a reply without a ranked one beside it": 1,
+    }
+
+
+def test_rows_of_one_prompt_are_a_ballot_wherever_they_stand(tmp_path: Path) -> None:
+    said = [("q", "x", 2), ("r", "s", 1), ("q", "y", 1), ("r", "t", 3), ("q", "z", 2), ("p", "x", 1)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"prompt": p, "response": r, "helpfulness": s}) + "\n" for p, r, s in said))
+    ballots = read_ballots(path)
+    assert [ballot.prompt for ballot in ballots] == ["q", "r"]
+    assert votes_of(ballots) == [{"x > y", "x = z", "z > y"}, {"t > s"}]
+    assert ballots.skipped == {"a single response, with no other one to the same prompt to compare it with": 1}
+
+
+def test_two_ratings_of_a_response_are_a_question(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"prompt": "q", "response": "x", "score": 1, "reward": 2}))
+    assert "score or reward? Say so: --columns score=score" in error_of(lambda: read_ballots(path))
+
+
 # ---------------------------------------------------------------------------------------------- the table, the page
 
 EXAMPLES = [(layout, example) for layout in LAYOUTS for example in layout.examples]

@@ -1,14 +1,22 @@
 """What a map of columns cannot say of a layout: each changes the fields of a row, which stand under our names already.
 
-It gets the row as it is in the file too. It may return what our names are in the file, for messages.
+It gets the row as it is in the file too, and which of its columns is what. It may return what our names are in the
+file, for messages.
 """
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
+from typing import Any
 
 from .fields import Ambiguous, Row, Unusable, is_missing
+from .layout import PASSED
+from .numbered import as_group, flattened, responses_in
+from .verdicts import NO_VOTES
 
+Fields = dict[str, Any]
+Columns = Mapping[str, str]
 RATINGS = ("rating", "reward", "grade", "overall_score", "quality")
 ALIASES = (
     "preferred",
@@ -22,7 +30,7 @@ ALIASES = (
 )
 
 
-def one_hot(fields: dict[str, object], row: Row) -> None:
+def one_hot(fields: Fields, row: Row, columns: Columns) -> None:
     """The one of the three columns that is 1 has the winner's name."""
     won = [
         word
@@ -36,7 +44,7 @@ def one_hot(fields: dict[str, object], row: Row) -> None:
     fields["winner"] = won[0]
 
 
-def to_turn(fields: dict[str, object], row: Row) -> None:
+def to_turn(fields: Fields, row: Row, columns: Columns) -> None:
     """`turn` counts the turns of the user that were judged: what comes after them is cut off."""
     turn = row.get("turn")
     if not isinstance(turn, int) or isinstance(turn, bool) or turn < 1:
@@ -52,23 +60,41 @@ def _first_turns(chat: list[object], turn: int) -> list[object]:
     return chat[: users[turn]] if len(users) > turn else chat
 
 
-def status(fields: dict[str, object], row: Row) -> None:
+def status(fields: Fields, row: Row, columns: Columns) -> None:
     if str(row.get("status")).lower() == "tie":
         fields["p"] = 0.5
 
 
-def any_word(fields: dict[str, object], row: Row) -> Mapping[str, str] | None:
-    """Where a pair has no statement under our own names, one under a name that others use."""
+def any_word(fields: Fields, row: Row, columns: Columns) -> Mapping[str, str] | None:
+    """Where a pair has no statement under our own names, one under a name that others use.
+
+    Three numbered responses or more are a group, and so are those that people answered a question about.
+    """
+    if as_group(fields, row, responses_in(tuple(row))):
+        return None
     if any(row.get(key) is not None for key in ("votes", "p", "label", "winner")):
         return None
-    for key in ALIASES:
+    for key in (*ALIASES, *(() if "rejected" in row else ("chosen",))):
         if row.get(key) is not None:
             fields["winner"] = row[key]
             return {"winner": key}
     return None
 
 
-def last_reply(fields: dict[str, object], row: Row) -> None:
+def exported(fields: Fields, row: Row, columns: Columns) -> None:
+    """A record of an annotation tool: the texts under `fields`, and what people said of them under `responses`."""
+    texts = row["fields"]
+    if not isinstance(texts, dict):
+        raise ValueError(f"`fields` is {reprlib.repr(texts)}, not an object with the texts of a record")
+    flat = flattened(texts, row.get("responses"), row.get("suggestions"))
+    names = responses_in(tuple(texts))
+    fields.pop("responses", None)
+    fields.update({key: value for key, value in texts.items() if key in PASSED})
+    if not as_group(fields, flat, names):
+        raise Unusable(NO_VOTES if names else "a record without two responses to compare")
+
+
+def last_reply(fields: Fields, row: Row, columns: Columns) -> None:
     """The chosen response is the last turn of the chat."""
     chat = fields["messages"]
     if not isinstance(chat, list) or not chat:
@@ -76,11 +102,11 @@ def last_reply(fields: dict[str, object], row: Row) -> None:
     fields["prompt"], fields["chosen"] = chat[:-1], [chat[-1]]
 
 
-def steps(fields: dict[str, object], row: Row) -> None:
+def steps(fields: Fields, row: Row, columns: Columns) -> None:
     raise Unusable("ratings of single steps, not of whole responses")
 
 
-def individual(fields: dict[str, object], row: Row) -> None:
+def individual(fields: Fields, row: Row, columns: Columns) -> None:
     """HelpSteer has each annotator's own score beside the one that counts."""
     stated = row.get("individual_preference") or row.get("all_preferences_unprocessed")
     if not isinstance(stated, list) or fields.get("annotations") is not None:
@@ -94,7 +120,7 @@ def individual(fields: dict[str, object], row: Row) -> None:
     fields["annotations"] = said or None
 
 
-def binary(fields: dict[str, object], row: Row) -> None:
+def binary(fields: Fields, row: Row, columns: Columns) -> None:
     value = fields["desirable"]
     word = str(value).strip().lower()
     if word not in ("true", "false", "1", "0", "1.0", "0.0"):
@@ -102,16 +128,16 @@ def binary(fields: dict[str, object], row: Row) -> None:
     fields["score"] = float(word in ("true", "1", "1.0"))
 
 
-def chat_then_binary(fields: dict[str, object], row: Row) -> None:
+def chat_then_binary(fields: Fields, row: Row, columns: Columns) -> None:
     chat = row.get("messages") or row.get("conversations")
     if not isinstance(chat, list) or not chat:
         raise ValueError("a rated chat must be a list of messages that ends with the response")
     fields.pop("messages", None), fields.pop("conversations", None)
     fields["prompt"], fields["response"] = chat[:-1], [chat[-1]]
-    binary(fields, row)
+    binary(fields, row, columns)
 
 
-def one_rating(fields: dict[str, object], row: Row) -> None:
+def one_rating(fields: Fields, row: Row, columns: Columns) -> None:
     """Of several ratings of a row none is better known than the others."""
     rated = [key for key in ("score", *RATINGS) if row.get(key) is not None]
     if row.get("helpfulness") is None and len(rated) > 1:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from .adapting import RATINGS, any_word, binary, chat_then_binary, last_reply, one_rating, status
 from .layout import ASKED, BREAD, NILE, Layout, Q, says
+from .numbered import STEMS
 from .public import PUBLIC
 
-STEMS = (
-    *("response", "output", "answer", "completion", "generation", "candidate", "reply", "summary", "text", "option"),
-    *("conversation", "messages", "continuation", "assistant", "prediction", "model_response", "chat"),
-)
 ENDS = (
     *(("_a", "_b"), ("_A", "_B"), ("_1", "_2"), ("1", "2"), ("_0", "_1"), ("-1", "-2"), ("A", "B")),
     ("_left", "_right"),

@@ -66,6 +66,8 @@ def _prompt_of(key: str, value: Any, row: Row) -> Prompt:
     if isinstance(value, str):
         extra = _input(row) if key == "instruction" else ""
         return f"{value}\n{extra}" if extra else value
+    if isinstance(value, list) and value and all(map(_is_exchange, value)):
+        return _exchanges([[one["input"], one["output"]] for one in value], key)
     if isinstance(value, list) or is_turn(value):
         if key == "instruction" and _input(row):
             raise ValueError("`input` stands beside an `instruction` that is a chat: put it into one of its turns")
@@ -76,13 +78,17 @@ def _prompt_of(key: str, value: Any, row: Row) -> Prompt:
 def _history(row: Row) -> tuple[Message, ...]:
     """Earlier turns as a list of [what the user said, what was replied]."""
     history = row.get("history")
-    if not isinstance(history, list) or not history:
-        return ()
-    if not all(isinstance(pair, list) and len(pair) == 2 and all(isinstance(t, str) for t in pair) for pair in history):
-        raise ValueError(f"`history` is {reprlib.repr(history)}, not a list of [question, reply]")
-    return tuple(
-        Message(role, text) for pair in history for role, text in zip(("user", "assistant"), pair, strict=True)
-    )
+    return _exchanges(history, "history") if isinstance(history, list) else ()
+
+
+def _exchanges(pairs: list[Any], name: str) -> tuple[Message, ...]:
+    if not all(isinstance(one, list) and len(one) == 2 and all(isinstance(text, str) for text in one) for one in pairs):
+        raise ValueError(f"`{name}` is {reprlib.repr(pairs)}, not a list of [question, reply]")
+    return tuple(Message(role, text) for one in pairs for role, text in zip(("user", "assistant"), one, strict=True))
+
+
+def _is_exchange(value: object) -> bool:
+    return isinstance(value, dict) and {"input", "output"} <= value.keys()
 
 
 def chat_in(value: Any) -> Any:

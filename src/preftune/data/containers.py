@@ -15,8 +15,8 @@ from typing import IO, Any, TypeVar
 
 from ..errors import UserError
 from .chats import is_turn
-from .documents import rows_in
-from .fields import structure_of, twice
+from .documents import Broken, rows_in
+from .fields import decoded, structure_of, twice
 from .layouts import KNOWN
 
 STRUCTURED = {"conversations", "conversation", "messages", "turns", "votes", "ranks", "scores", "ended", "annotations"}
@@ -36,13 +36,6 @@ AT_ONCE = 512  # rows of a Parquet or Arrow file that are in memory
 
 
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class Broken:
-    """A row that cannot be read, and why."""
-
-    why: str
 
 
 @dataclass(frozen=True)
@@ -172,7 +165,7 @@ def _is_object(text: str) -> bool:
 def json_of(text: str, line: int) -> object:
     """A JSON text that starts on this line of the file; `Broken`, with the line, for what is none."""
     try:
-        return json.loads(text, object_pairs_hook=_unique)
+        return DECODER.decode(text)
     except json.JSONDecodeError as error:
         place, why = line + error.lineno - 1, f"{error.msg} at column {error.colno}"
     except (ValueError, RecursionError) as error:
@@ -186,6 +179,9 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(fields) < len(pairs):
         raise ValueError(f"the key {twice(key for key, _ in pairs)[0]!r} stands twice in one object")
     return fields
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_unique)  # json.loads would make one for every line
 
 
 # --- CSV --------------------------------------------------------------------------------------------------------------
@@ -239,13 +235,11 @@ def _cell(title: str, text: str) -> object:
     """Text, None for an empty cell, or the lists and objects that a cell holds as JSON or as Python prints them."""
     if text[:1] not in ("[", "{"):
         return text or None
-    value, doubled = structure_of(text)
+    value, _ = structure_of(text)
     is_chat = is_turn(value) or (isinstance(value, list) and bool(value) and all(map(is_turn, value)))
     if not is_chat and title not in STRUCTURED and not (title == "question" and "full_text" in text):
         return text
-    if doubled:
-        raise ValueError(f"in `{title}`, the key {doubled[0]!r} stands twice in one object; keep one of them")
-    return value
+    return decoded(title, text)
 
 
 # --- Parquet and Arrow ------------------------------------------------------------------------------------------------

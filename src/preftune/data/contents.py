@@ -12,7 +12,7 @@ from itertools import combinations, product
 from typing import Any, NamedTuple
 
 from .ballots import Annotation, Prompt, Vote, pool
-from .chats import is_turn, replies_to, side_of, split_sides, stated_prompt, with_system
+from .chats import Side, is_turn, replies_to, side_of, split_sides, stated_prompt, with_system
 from .fields import Exact, Plain, Row, Unusable, alike, names_of, number_of, numbers_of
 from .verdicts import NO_VOTES, Statement, agreed, is_stated, statements_of
 
@@ -21,7 +21,7 @@ UNSCORED = "a response without a rank or score"
 RANKS, SCORES = ("rank",), ("score", "overall_score", "pm_score", "rating", "reward", "avg_rating")
 FORMS = (
     "a row needs `chosen` and `rejected`; or `a` and `b` with `label`, `winner`, `votes` or `p`; or `responses` with "
-    "`votes`, `ranks` or `scores`"
+    "`votes`, `ranks` or `scores`; --columns can say which column that is, as in --columns winner=COLUMN"
 )
 
 
@@ -58,8 +58,23 @@ def _split(fields: Row, entries: Sequence[Any]) -> tuple[Prompt | None, tuple[st
     if chats:
         prompt, responses = split_sides(None, chats)
     else:
-        prompt, responses = split_sides(stated_prompt(fields), [side_of(entry) for entry in entries])
+        sides = [side_of(entry) for entry in entries]
+        prompt, responses = split_sides(_asked(fields, sides), sides)
     return with_system(prompt, fields), responses
+
+
+def _asked(fields: Row, sides: Sequence[Side]) -> Prompt | None:
+    """The stated prompt. A whole conversation beside sides that are whole conversations states nothing more."""
+    stated = stated_prompt(fields)
+    if (
+        fields.get("prompt") is None
+        and not isinstance(stated, str | None)
+        and stated
+        and stated[-1].role == "assistant"
+    ):
+        whole = [not isinstance(side, str) and side[0].role != "assistant" for side in sides if side]
+        return None if whole and all(whole) else stated
+    return stated
 
 
 def answers_in(value: Any) -> list[Any]:
@@ -97,7 +112,7 @@ def _statement(row: Plain) -> Statement:
     if said:
         return agreed(said)
     if not is_stated(row):
-        has = names_of(row.fields)
+        has = names_of(row.given)
         raise ValueError(f"a pair without `label`, `winner`, `votes` or `p`: the row has {has}; {FORMS}")
     raise Unusable(NO_VOTES)
 
@@ -178,7 +193,7 @@ def _nothing_said(row: Plain, entries: Sequence[Any]) -> Exception:
     if row.fields.keys() & {"votes", "ranks", "scores"} or inside & {*RANKS, *SCORES} or is_stated(row):
         return Unusable(NO_VOTES)
     return ValueError(
-        f"a group of responses without `votes`, `ranks` or `scores`: the row has {names_of(row.fields)}; {FORMS}"
+        f"a group of responses without `votes`, `ranks` or `scores`: the row has {names_of(row.given)}; {FORMS}"
     )
 
 

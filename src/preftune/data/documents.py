@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UserError
 from .chats import PROMPTS, is_turn
 from .layouts import is_known
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A row that cannot be read, and why."""
+
+    why: str
+
 
 PROMPT_NAMES = tuple(name for group in PROMPTS for name in group)
 
@@ -43,9 +52,8 @@ def _held(name: str, document: Mapping[str, Any]) -> list[object]:
 
 
 def _served(one: Mapping[str, Any]) -> object:
-    cut = one.get("truncated_cells")
-    if cut:
-        return [f"a row whose cells {cut} the server has cut short"]
+    if cut := one.get("truncated_cells"):
+        return Broken(f"the server has cut {', '.join(map(str, cut))} short; fetch the row's file instead")
     return one["row"]
 
 

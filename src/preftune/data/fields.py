@@ -34,12 +34,13 @@ class Ambiguous(ValueError):
 class Plain:
     """A row under our names, whatever they are in the file, where `names` has them.
 
-    `gap`: scores of one row that differ by no more are a tie.
+    `gap`: scores of one row that differ by no more are a tie. `given` is the row as it stands in the file.
     """
 
     fields: Row
     names: Mapping[str, str] = field(default_factory=dict)
     gap: float = 0.0
+    given: Row = field(default_factory=dict)
 
     def name(self, role: str) -> str:
         """What the file calls it."""
@@ -74,6 +75,14 @@ def structure_of(text: str) -> tuple[Any, list[str]]:
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             doubled.clear()
     return text, doubled
+
+
+def decoded(name: str, text: str) -> Any:
+    """A list or an object that a text holds. Raises ValueError for an object with a key that stands twice."""
+    value, doubled = structure_of(text)
+    if doubled:
+        raise ValueError(f"in `{name}`, the key {doubled[0]!r} stands twice in one object; keep one of them")
+    return value
 
 
 def check_unicode(texts: Iterable[str]) -> None:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from .fields import Plain, Row, value_at
+from .fields import Plain, Row, decoded, value_at
 
 VERDICTS = frozenset(
     {"votes", "p", "label", "winner", "first_wins", "better_index", "toward_second", "toward_first", "one_to_two"}
     | {"score_a", "score_b"}
 )
+STRUCTURED = ("responses", "ranks", "scores", "votes", "annotations", "ended")  # lists, or such a list in a text
 SIDES = ("chosen", "rejected", "a", "b", "responses", "response")
 PASSED = {
     *("prompt", "conversations", "conversation", "question", "instruction", "context", "messages", "input", "query"),
@@ -22,6 +23,7 @@ PASSED = {
 }
 
 
+Adapt = Callable[[dict[str, Any], Row, Mapping[str, str]], Mapping[str, str] | None]
 Example = Mapping[str, Any] | tuple[Mapping[str, Any], ...]  # a row, or rows that are a ballot together
 Q, NILE, BREAD = "Name a river.", "The Nile.", "Bread."  # what examples are about
 ASKED: list[Any] = [{"role": "user", "content": Q}]
@@ -53,7 +55,7 @@ class Layout:
     variants: tuple[Mapping[str, str], ...] = ()
     beside: tuple[str, ...] = ()
     takes: tuple[str, ...] = ()
-    adapt: Callable[[dict[str, object], Row], Mapping[str, str] | None] | None = None
+    adapt: Adapt | None = None
     rows: str = ""
 
     @cached_property
@@ -93,9 +95,12 @@ class Kind:
         for role, path in self.paths.items():
             if role not in self.loose or not self.loose[role].isdisjoint(row):
                 fields[role] = row[path] if path in row else value_at(row, path)
-        names = self.layout.adapt(fields, row) if self.layout.adapt else None
-        names = {**self.paths, **names} if names else self.paths
-        return _overruled(Plain(fields, names, gap), row, stated) if stated else Plain(fields, names, gap)
+        for role in STRUCTURED:
+            if isinstance(fields.get(role), str) and fields[role][:1] in ("[", "{"):
+                fields[role] = decoded(role, fields[role])
+        names = self.layout.adapt(fields, row, self.paths) if self.layout.adapt else None
+        plain = Plain(fields, {**self.paths, **names} if names else self.paths, gap, row)
+        return _overruled(plain, row, stated) if stated else plain
 
     def has_value(self, row: Row) -> bool:
         """Whether the row has any of its responses."""
@@ -107,7 +112,7 @@ def _overruled(plain: Plain, row: Row, stated: Mapping[str, str]) -> Plain:
     fields = {
         role: value for role, value in plain.fields.items() if role not in VERDICTS or VERDICTS.isdisjoint(stated)
     }
-    return Plain(fields | {role: row[role] for role in stated}, {**plain.names, **stated}, plain.gap)
+    return Plain({**fields, **{role: row[role] for role in stated}}, {**plain.names, **stated}, plain.gap, plain.given)
 
 
 def _heads(path: str) -> frozenset[str]:

@@ -5,7 +5,7 @@ The sources are what the makers of a data set, or of a trainer, say of their row
 
 from __future__ import annotations
 
-from .adapting import individual, one_hot, steps, to_turn
+from .adapting import exported, individual, one_hot, steps, to_turn
 from .layout import ASKED, BREAD, NILE, Layout, Q, says
 
 PUBLIC = (
@@ -158,6 +158,34 @@ PUBLIC = (
         },
         ({"orig_instruction": Q, "orig_response_A": NILE, "orig_response_B": BREAD, "orig_preference": "A"},),
         "prometheus-eval/Preference-Collection",
+    ),
+    Layout(
+        "Argilla export",
+        "A record with its texts under `fields`; what people chose, or how they ranked, stands under `responses`, or, "
+        "where nobody answered, under `suggestions`. Every answer is an annotation by that person. Rows that "
+        "`to_datasets` wrote, with `QUESTION.responses` beside numbered responses, mean the same.",
+        {"fields": "fields"},
+        (
+            {
+                "fields": {"prompt": Q, "response_1": BREAD, "response_2": NILE},
+                "responses": {"preference": [{"value": "response_2", "user_id": "u1"}]},
+            },
+            {
+                "fields": {"prompt": Q, "response-1": BREAD, "response-2": NILE},
+                "responses": [
+                    {
+                        "user_id": "u1",
+                        "status": "submitted",
+                        "values": {
+                            "order": {"value": [{"rank": 1, "value": "response-2"}, {"rank": 2, "value": "response-1"}]}
+                        },
+                    }
+                ],
+            },
+        ),
+        "Argilla (records.to_json, FeedbackDataset)",
+        beside=("responses",),
+        adapt=exported,
     ),
     Layout(
         "Steps rated",

@@ -17,10 +17,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
 from .ballots import Annotation, Ballot, BallotSet, Prompt, Vote, renumbered
-from .containers import Broken, whole_text
+from .containers import whole_text
+from .documents import Broken
 from .fields import Ambiguous, Unusable, fields_of
 from .forms import Read, ballot_of, prompt_alone
 from .grouping import Waiting, nested
@@ -35,7 +37,8 @@ HOPELESS = 1000  # unreadable rows, and no other one, after which nobody needs t
 class Outcome:
     """What became of a row, or of rows that make a ballot together: a ballot, or the reason why there is none.
 
-    `bad` is true where the row could not be read, and false where it could be read and not used.
+    `bad` is true where the row could not be read, and false where it could be read and not used. `row` is as it stands
+    in the file; of several that make a ballot together there is none.
     """
 
     place: str
@@ -44,6 +47,7 @@ class Outcome:
     bad: bool = False
     left_out: Mapping[str, int] | None = None
     noted: Mapping[str, int] | None = None
+    row: Mapping[str, Any] | None = None
 
 
 def stream_ballots(
@@ -76,19 +80,19 @@ def _outcomes(row: object, place: str, number: str, how: How, waiting: Waiting) 
         elif layout.rows == "nested":
             yield from (_outcome(place, found) for found in nested(fields_of(plain.fields["tree"])))
         else:
-            yield _outcome(place, ballot_of(plain, number))
+            yield _outcome(place, ballot_of(plain, number), plain.given)
     except (Unusable, ValueError, RecursionError) as reason:
-        yield _outcome(place, reason)
+        yield _outcome(place, reason, row if isinstance(row, dict) else None)
 
 
-def _outcome(place: str, found: Read | Exception) -> Outcome:
+def _outcome(place: str, found: Read | Exception, row: Mapping[str, Any] | None = None) -> Outcome:
     if isinstance(found, Ambiguous):
         raise UserError(f"{place}: {found}")
     if isinstance(found, Unusable):
-        return Outcome(place, reason=str(found))
+        return Outcome(place, reason=str(found), row=row)
     if isinstance(found, Exception):
-        return Outcome(place, reason=str(found), bad=True)
-    return Outcome(place, found.ballot, left_out=found.left_out, noted=found.noted)
+        return Outcome(place, reason=str(found), bad=True, row=row)
+    return Outcome(place, found.ballot, left_out=found.left_out, noted=found.noted, row=row)
 
 
 def read_ballots(

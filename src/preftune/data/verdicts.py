@@ -68,10 +68,11 @@ def winner_of(word: str, row: Plain) -> str | None:
         lowered = [str(name).strip().lower() for name in pair]
         if text in lowered and lowered[0] != lowered[1]:
             return "ab"[lowered.index(text)]
-    return _plain_winner(text)
+    return plain_winner(text)
 
 
-def _plain_winner(text: str) -> str | None:
+def plain_winner(text: str) -> str | None:
+    """Whom a word names by itself, in small letters."""
     close = re.sub(r"[\s_-]", "", text)
     if close in BAD_TIES or close in TIES:
         return "both_bad" if close in BAD_TIES else "tie"
@@ -94,7 +95,8 @@ def _by_winner(word: Any, row: Plain) -> Statement | None:
         return None
     if not isinstance(word, str) or word.strip().lstrip("+-").replace(".", "", 1).isdigit():
         raise Ambiguous(f"`{row.name('winner')}` is {word!r}: {_two_readings(row.name('winner'))}")
-    winner = winner_of(word, row)
+    sides = [row.fields.get("a"), row.fields.get("b")]
+    winner = "ab"[sides.index(word)] if word in sides and sides[0] != sides[1] else winner_of(word, row)
     if winner is None:
         known = "a, b, tie, both_bad, the names of the two columns or of `model_a` and `model_b`"
         raise ValueError(f"`{row.name('winner')}` is {reprlib.repr(word)}, which names no winner ({known})")
