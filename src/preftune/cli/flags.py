@@ -45,7 +45,7 @@ def arms(value: Any) -> str:
 OWN: dict[str, Flag] = {
     "model": Flag(str, "folder, GGUF file or hub name to start from"),
     "reference": Flag(str, "model to stay close to (default: --model)"),
-    "data": Flag(str, "JSONL, JSON, CSV, Parquet (.gz) or hub data set"),
+    "data": Flag(str, "JSONL, JSON, CSV, Parquet, Arrow (.gz), a folder of them, or hub data set"),
     "eval-data": Flag(str, "ballots to evaluate on (compare: part of --data)"),
     "eval-fraction": Flag(float, "share of prompts held out (default: 0.1; train: 0)"),
     "prompts": Flag(str, "file of prompts to sample from (default: held-out prompts)"),
@@ -70,6 +70,10 @@ OWN: dict[str, Flag] = {
     "reward": Flag(str, "folder of a reward model (default: one is fitted to the same votes)"),
     "prompt": Flag(str, "a prompt, as text"),
     "size": Flag(str, "default, or full for a larger grid"),
+    "columns": Flag(str, "which column is what, such as prompt=question,chosen=best,rejected=worst"),
+    "score-gap": Flag(float, "scores of one prompt that differ by no more are a tie (default: 0)"),
+    "skip-bad": Flag(bool, "leave out rows that cannot be read, and count them (default: false)", switch=True),
+    "preview": Flag(int, "show how the first N rows are read, and write nothing"),
     "merge-prompts": Flag(bool, "one ballot per prompt: responses joined, votes pooled (default: false)", switch=True),
     "quick": Flag(bool, "fewer steps and seeds: a look, no result (default: false)", switch=True),
     "allow-overlap": Flag(
@@ -82,7 +86,7 @@ OWN: dict[str, Flag] = {
         switch=True,
     ),
 }
-NARGS: dict[str, Any] = {"folders": "+", "what": "?"}  # positional arguments that may be many, or none
+NARGS: dict[str, Any] = {"folders": "+", "what": "?", "out_file": "?"}  # positional arguments that may be many, or none
 
 
 def declared(name: str, method: str = "") -> Flag | None:

@@ -1,3 +1,4 @@
+from .ballots import Annotation as Annotation
 from .ballots import Ballot as Ballot
 from .ballots import BallotSet as BallotSet
 from .ballots import Message as Message
@@ -25,9 +26,11 @@ from .leaks import prompt_digest as prompt_digest
 from .leaks import prompt_digests as prompt_digests
 from .logistic import fit_linear as fit_linear
 from .logistic import noisy_loss as noisy_loss
+from .reading import Outcome as Outcome
 from .reading import merge_prompts as merge_prompts
 from .reading import read_ballots as read_ballots
 from .reading import read_prompts as read_prompts
+from .reading import stream_ballots as stream_ballots
 from .reading import write_ballots as write_ballots
 from .tokens import TokenBallot as TokenBallot
 from .tokens import TokenSet as TokenSet

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,18 +66,20 @@ def evaluate_folders(
     judge: Judge | None = None,
     reward: str | None = None,
     allow_overlap: bool = False,
+    reading: Mapping[str, Any] | None = None,
 ) -> tuple[Result, ...]:
     """Meet every policy with the same prompts, ballots and random numbers, and print one table.
 
     The reference is the model that the policies were trained from, unless another is named. `judge` is the reward of a
     response, where one is known; `reward` the folder of a reward model whose opinion is `proxy` in a row's `extra`.
-    `out` keeps the rows and the samples as JSONL. The chat template is the reference's, with the options that the
-    policies were trained with, unless others are given. Raises UserError when there is nothing to ask, the policies
-    have different references or options, or were trained on what they are asked (with `allow_overlap` a caveat).
+    `out` keeps the rows and the samples as JSONL; `reading` are further arguments of `read_ballots`. The chat template
+    is the reference's, with the options that the policies were trained with, unless others are given. Raises UserError
+    when there is nothing to ask, or when the policies have different references or options, or were trained on what
+    they are asked (with `allow_overlap` that is a caveat).
     """
     found = [find_policy(folder) for folder in folders]
     budget = make_settings({"micro_tokens": micro_tokens, "device": device}).pass_tokens
-    ballots = read_ballots(data) if data else ()
+    ballots = read_ballots(data, **(reading or {})) if data else ()
     asked = read_prompts(prompts) if prompts else held_out_prompts(ballots, eval_prompts)
     if not asked:
         raise UserError("evaluate: nothing to ask; give --prompts FILE, or --data FILE with preferences")
