@@ -26,7 +26,7 @@ from preftune.data.reading import read_ballots
 from preftune.data.tokens import TokenBallot, fit_prompts, tokenize
 from preftune.errors import UserError
 
-CASES = Path(__file__).parent / "cases"
+CASES = Path(__file__).parent / "chats"
 FORMS = {name: text_format(family(name)) for name in FAMILIES}
 
 

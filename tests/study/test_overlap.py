@@ -22,7 +22,7 @@ from preftune.study.policies import evaluate_folders
 from preftune.study.single import train
 from preftune.study.study import compare
 
-CASES = Path(__file__).parents[1] / "data" / "cases"
+CASES = Path(__file__).parents[1] / "data" / "chats"
 WORDS = ["Say", "number", *(f"{n}." for n in range(20)), *map(str, range(20)), "no", "other"]
 QUICK: dict[str, Any] = {"steps": 1, "device": "cpu", "max_length": 24}
 

@@ -20,7 +20,7 @@ from preftune.study.policies import evaluate_folders, sample_folders
 from preftune.study.single import train
 from preftune.study.study import compare
 
-CASES = Path(__file__).parents[1] / "data" / "cases"
+CASES = Path(__file__).parents[1] / "data" / "chats"
 QUICK: dict[str, Any] = {"steps": 1, "device": "cpu", "max_length": 256}
 ASKED = (Message("user", "2+2?"),)
 
