@@ -76,9 +76,7 @@ OWN: dict[str, Flag] = {
     "preview": Flag(int, "show how the first N rows are read, and write nothing"),
     "merge-prompts": Flag(bool, "one ballot per prompt: responses joined, votes pooled (default: false)", switch=True),
     "quick": Flag(bool, "fewer steps and seeds: a look, no result (default: false)", switch=True),
-    "allow-overlap": Flag(
-        bool, "evaluate on prompts that were trained on too, with a caveat (default: an error)", switch=True
-    ),
+    "allow-overlap": Flag(bool, "prompts that were trained on: a caveat, no error", switch=True),
     "resume": Flag(bool, "go on with an interrupted run", switch=True),
     "stores": Flag(
         bool,
