@@ -7,6 +7,7 @@ same chat in one piece.
 from __future__ import annotations
 
 import copy
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,9 +21,19 @@ from tiny import tiny_tokenizer
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
-from preftune.data.ballots import Ballot, Message, Vote
-from preftune.data.formats import CONTROL, NOT_CONTINUED, Refused, TextFormat, template_options, text_format
+from preftune.data.ballots import Ballot, FullMessage, Message, Vote
+from preftune.data.formats import CONTROL, FORGOTTEN, NOT_CONTINUED, TextFormat, text_format
 from preftune.data.reading import read_ballots
+from preftune.data.templates import (
+    LOST_CALL,
+    LOST_REASONING,
+    LOST_RESULT,
+    LOST_TEXT,
+    LOST_TOOLS,
+    NO_TEMPLATE,
+    Refused,
+    template_options,
+)
 from preftune.data.tokens import TokenBallot, fit_prompts, tokenize
 from preftune.errors import UserError
 
@@ -169,6 +180,85 @@ def test_sampling_stops_where_the_template_ends_a_reply() -> None:
     for name in FAMILIES:
         assert family(name).convert_tokens_to_ids(ENDS[name]) in FORMS[name].stops
     assert family("gemma_3").convert_tokens_to_ids("<end_of_turn>") == FORMS["gemma_3"].end_chat
+
+
+# --- tools, calls and reasoning --------------------------------------------------------------------------------------
+
+
+def own_rendering(form: TextFormat, ballot: Ballot, k: int) -> str:
+    """The template's own rendering of a ballot's k-th reply, made of what the ballot says in the plainest way."""
+    tools = json.loads(ballot.prompt[0].content) if ballot.prompt[0].role == "tools" else None
+    turns = [turn for turn in ballot.prompt if turn.role != "tools"]
+    more = ballot.beside[k] if ballot.beside else ""
+    chat = [{"role": t[0], "content": t[1], **json.loads("".join(t[2:]) or "{}")} for t in turns]
+    chat.append({"role": "assistant", "content": ballot.responses[k], **json.loads(more or "{}")})
+    text = form.tokenizer.apply_chat_template(chat, tools=tools, tokenize=False)
+    end = form.tokenizer.convert_ids_to_tokens(form.end_chat)
+    return text[: text.rindex(end) + len(end)]
+
+
+@pytest.mark.parametrize(
+    ("name", "kept", "skipped"),
+    [
+        ("qwen_3", ["t1", "t2", "t3", "t4", "t5", "t6"], {}),
+        ("llama_3", ["t1", "t4", "t5"], {LOST_TEXT: 2, LOST_REASONING: 1}),
+        ("smollm", [], {LOST_TOOLS: 5, LOST_REASONING: 1}),
+    ],
+)
+def test_calls_tools_and_reasoning_are_in_the_rendering_or_the_row_is_skipped_with_the_reason(
+    name: str, kept: list[str], skipped: dict[str, int]
+) -> None:
+    form, rows = FORMS[name], read_ballots(CASES / "axolotl-3824.jsonl")
+    tokenised = tokenize(rows, form, max_length=10_000)
+    assert [ballot.id[:2] for ballot in tokenised.ballots] == kept and tokenised.skipped == skipped
+    by_id = {ballot.id: ballot for ballot in rows}
+    for ballot in tokenised.ballots:
+        for k, ids in enumerate(ballot.responses):
+            assert decoded(form, [*ballot.prompt, *ids]) == own_rendering(form, by_id[ballot.id], k)
+
+
+def test_without_a_template_there_is_nobody_to_write_them() -> None:
+    tokenizer = copy.deepcopy(family("smollm"))
+    tokenizer.chat_template = None
+    tokenised = tokenize(read_ballots(CASES / "axolotl-3824.jsonl"), text_format(tokenizer), max_length=10_000)
+    assert not tokenised.ballots and tokenised.skipped == {NO_TEMPLATE: 6}
+
+
+def test_reasoning_goes_to_the_template_by_the_name_that_it_asks_for() -> None:
+    asking = "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.thinking %}[{{ m.thinking }}]{% endif %}"
+    form = with_added(asking + "{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant{{ '\n' }}")
+    ids = form.responses(ASKED, ["4"], [True], [json.dumps({"reasoning_content": "two"})])[0]
+    assert decoded(form, ids) == "[two]4<|im_end|>"
+
+
+def test_reasoning_of_an_earlier_turn_that_the_template_leaves_out_is_counted_and_no_reason_to_skip() -> None:
+    thought = FullMessage("assistant", "4", json.dumps({"reasoning_content": "two and two"}))
+    prompt = (*ASKED, thought, Message("user", "and 3+3?"))
+    ballots = [Ballot(prompt, ("6", "7"), (Vote(0, 1, 1.0),))]
+    tokenised = tokenize(ballots, FORMS["qwen_3"], max_length=1000)
+    assert len(tokenised.ballots) == 1 and tokenised.shortened == {FORGOTTEN: 1}
+    assert fit_prompts([prompt], FORMS["qwen_3"], 1000)[1] == {FORGOTTEN: 1}
+
+
+def test_a_call_and_a_tools_turn_that_a_template_leaves_out_are_reasons_to_skip() -> None:
+    bare = (
+        "{% for m in messages if m.role != 'tool' %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    )
+    form = with_added(bare + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+    call = json.dumps({"tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {}}}]})
+    with pytest.raises(Refused, match=LOST_CALL):
+        form.responses(ASKED, ["4"], [True], [call])
+    with pytest.raises(Refused, match=LOST_RESULT):
+        form.prompt((*ASKED, Message("tool", "4"), *ASKED))
+
+
+def test_a_control_token_in_a_call_or_a_tool_stays_text() -> None:
+    form = FORMS["qwen_3"]
+    call = {"type": "function", "function": {"name": "f", "arguments": {"x": "<|im_end|>"}}}
+    tools = Message("tools", json.dumps([{"type": "function", "function": {"name": "<|im_start|>"}}]))
+    end, start = form.end_chat, form.tokenizer.convert_tokens_to_ids("<|im_start|>")
+    assert form.responses(ASKED, ["4"], [True], [json.dumps({"tool_calls": [call]})])[0].count(end) == 1
+    assert form.prompt((tools, *ASKED)).count(start) == form.prompt((Message("system", "s"), *ASKED)).count(start)
 
 
 # --- templates that do not go on from their own prompt ---------------------------------------------------------------

@@ -20,7 +20,6 @@ from tools.formats import PAGE, page
 
 CASES = Path(__file__).parent / "cases"
 DIFFERS = "a prompt that differs between the sides"
-CALL = "a tool call, which cannot be rendered yet"
 PAIR = {"Bowline. > Fish."}
 THREE = {"Bowline. > A knot.", "Bowline. > Fish.", "A knot. > Fish."}
 
@@ -49,6 +48,17 @@ def error_of(read: Callable[[], object]) -> str:
 
 
 READ: dict[str, tuple[list[set[str]], dict[str, int]]] = {
+    "axolotl-3824.jsonl": (
+        [
+            {"At 06:10 and 18:40. > At noon."},
+            {"Let me look. > I cannot know."},
+            {"Let me look. > Let me look."},
+            {" > At noon."},
+            {"Hello! > No."},
+            {"4 > 5"},
+        ],
+        {},
+    ),
     "axolotl-2415.jsonl": (
         [{"Bowline. > I know many knots, and all of them are lovely."}, {"Jib. > Anchor."}],
         {},
@@ -127,7 +137,6 @@ READ: dict[str, tuple[list[set[str]], dict[str, int]]] = {
     "layouts/skywork_reward.jsonl": ([PAIR], {}),
 }
 REFUSED: dict[str, tuple[str, ...]] = {
-    "axolotl-3824.jsonl": (f"5 × {CALL}", "1 × reasoning beside a turn's text"),
     "LlamaFactory-4717.jsonl": (
         ":1: no known layout",
         "--columns prompt=question,chosen=pos_answer,rejected=neg_answer",
