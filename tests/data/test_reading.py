@@ -12,6 +12,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from hypothesis import HealthCheck, assume, example, given
 from hypothesis import strategies as st
 from properties import tried
 
-from preftune.data.ballots import Ballot, BallotSet, Message, Vote
+from preftune.data.ballots import WINNERS, Annotation, Ballot, BallotSet, Message, Vote
 from preftune.data.reading import merge_prompts, read_ballots, read_prompts, write_ballots
 from preftune.errors import UserError
 
@@ -85,7 +86,9 @@ def usable_ballots(draw: st.DrawFn, prompts: st.SearchStrategy[Any] = texts | ch
     votes = st.builds(lambda pair, p, w: Vote(*pair, p, w), pairs, st.floats(0, 1), weight)
     ended = draw(st.lists(st.booleans(), min_size=len(responses), max_size=len(responses)))
     votes_ = tuple(draw(st.lists(votes, min_size=1, max_size=4)))
-    return Ballot(draw(prompts), tuple(responses), votes_, draw(st.text()), draw(st.text()), tuple(ended))
+    notes = st.builds(lambda pair, won, by: Annotation(*pair, won, by), pairs, st.sampled_from(WINNERS), st.text())
+    said = tuple(draw(st.lists(notes, max_size=3)))
+    return Ballot(draw(prompts), tuple(responses), votes_, draw(st.text()), draw(st.text()), tuple(ended), said)
 
 
 @quick
@@ -195,7 +198,8 @@ def test_every_form_of_one_chat_gives_the_same_ballot(tmp_path: Path, row: dict[
     ],
 )
 def test_plain_text_is_taken_to_the_letter(tmp_path: Path, row: dict[str, Any]) -> None:
-    assert read_row(tmp_path, row) == Ballot("Q", (" yes\n", "no"), (Vote(0, 1, 1.0),), "1")
+    ballot = replace(read_row(tmp_path, row), annotations=())
+    assert ballot == Ballot("Q", (" yes\n", "no"), (Vote(0, 1, 1.0),), "1")
 
 
 def test_instruction_and_input_stand_on_two_lines_and_a_system_text_opens_a_chat(tmp_path: Path) -> None:
@@ -393,10 +397,8 @@ def test_a_weight_multiplies_the_votes_of_its_row(tmp_path: Path, ballots: list[
 
 # ---------------------------------------------------------------------------------------------- unusable rows
 
-CALLS = [{"type": "function", "function": {"name": "f", "arguments": "{}"}}]
-CALLED = "a tool call, which cannot be rendered yet"
-TOOLS = "tools beside the prompt, which cannot be rendered yet"
-REASONED = "reasoning beside a turn's text, which cannot be rendered yet"
+CALLED = "a tool call in a form that is not known"
+REASONED = "reasoning that is no text"
 
 
 @pytest.mark.parametrize(
@@ -435,32 +437,25 @@ REASONED = "reasoning beside a turn's text, which cannot be rendered yet"
         ("no votes", {"prompt": "q", "a": "x", "b": "y", "label": None}),
         ("no votes", {"prompt": "q", "responses": ["x", "y"], "votes": []}),
         ("no votes", {"prompt": "q", "responses": ["x", "y", "z"], "ranks": None}),
+        ("a response without a rank or score", {"prompt": "q", "responses": ["x", "y"], "scores": [1, None]}),
+        ("a response without a rank or score", {"prompt": "q", "responses": ["x", "y"], "ratings": ["N/A", "3"]}),
         ("no votes", {"prompt": "q", "replies": [{"text": "x", "rank": None}, {"text": "y", "rank": None}]}),
         ("no votes", {**GOOD, "weight": 0}),
         ("no votes", {"prompt": "q", "responses": ["x", "y", ""], "votes": [{"a": 0, "b": 2, "p": 1}]}),
         ("fewer than two responses", {"prompt": "q", "replies": [{"text": "x", "rank": 0}]}),
         ("fewer than two responses", {"prompt": "q", "responses": [], "scores": []}),
-        ("a chat that does not end with the assistant's turn", {"chosen": TURNS, "rejected": [*TURNS[:2], TURNS[0]]}),
         (
-            "a turn of a role other than system, user or assistant",
-            {"prompt": [{"role": "tool", "content": "1"}], "chosen": "x", "rejected": "y"},
+            "a response whose turn is not the assistant's (its role is user)",
+            {"chosen": TURNS, "rejected": [*TURNS[:2], TURNS[0]]},
         ),
-        (CALLED, {"prompt": "q", "chosen": {**said("x"), "tool_calls": CALLS}, "rejected": said("y")}),
-        (CALLED, {"prompt": "q", "chosen": {**said("x"), "tool_calls": CALLS}, "rejected": said("x")}),
-        (CALLED, {"prompt": "q", "chosen": {"role": "assistant", "tool_calls": CALLS}, "rejected": "y"}),
-        (CALLED, {"prompt": "q", "chosen": [{**PADDED, "role": "assistant", "tool_calls": CALLS}], "rejected": "y"}),
-        (CALLED, {"prompt": "q", "chosen": {**said("x"), "function_call": {"name": "f"}}, "rejected": "y"}),
+        (
+            "a turn of a role other than system, user or assistant ('critic')",
+            {"prompt": [{"role": "critic", "content": "1"}], "chosen": "x", "rejected": "y"},
+        ),
         (CALLED, {"prompt": "q", "chosen": {"from": "function_call", "value": "f()"}, "rejected": "y"}),
         (CALLED, {"prompt": "q", "chosen": {"role": "tool_call", "content": None}, "rejected": "y"}),
-        (CALLED, {"prompt": [*TURNS, {**said(""), "tool_calls": CALLS}, TURNS[0]], "chosen": "x", "rejected": "y"}),
-        (CALLED, {"prompt": "q", "replies": [{"text": "", "tool_calls": CALLS, "rank": 1}, {"text": "y", "rank": 2}]}),
-        (TOOLS, {**GOOD, "tools": [{"name": "f"}]}),
-        (TOOLS, {**GOOD, "rejected": "x", "tools": '[{"name": "f"}]'}),
-        (TOOLS, {**GOOD, "rejected": "", "functions": [{"name": "f"}]}),
-        (REASONED, {"prompt": "q", "chosen": {**said("x"), "reasoning_content": "r"}, "rejected": said("y")}),
-        (REASONED, {"prompt": "q", "chosen": {**said("x"), "reasoning": "r"}, "rejected": said("x")}),
-        (REASONED, {"prompt": [{**TURNS[0], "thinking": "r"}], "chosen": "x", "rejected": ""}),
-        (REASONED, {"prompt": "q", "replies": [{"text": "x", "thinking": "r", "rank": 1}, {"text": "y", "rank": 2}]}),
+        (CALLED, {"prompt": "q", "chosen": {**said("x"), "tool_calls": ["f"]}, "rejected": "y"}),
+        (REASONED, {"prompt": "q", "chosen": {**said("x"), "reasoning_content": [{"step": "r"}]}, "rejected": "y"}),
         ("text that is not valid Unicode (half of a surrogate pair)", {**GOOD, "chosen": "\ud83d"}),
         ("text that is not valid Unicode (half of a surrogate pair)", {**GOOD, "id": "\ud83d"}),
     ],
@@ -512,15 +507,19 @@ SYSTEM = {"role": "system", "content": "S"}
         ("must be an object", ["x"]),
         ("must be an object", "text"),
         ("must be an object", None),
-        ("the row has 'prompt', 'reply'; a row needs `chosen` and `rejected`", {"prompt": "q", "reply": "x"}),
+        ("no known layout: the row has 'prompt', 'reply'; the nearest is", {"prompt": "q", "reply": "x"}),
+        ("--columns prompt=question,chosen=best,rejected=worst", {"question": "q", "best": "x", "worst": "y"}),
         ("the row has no fields", {}),
-        ("without `label`, `votes` or `p`", {**PAIR, "winner": "a"}),
+        ("without `label`, `winner`, `votes` or `p`", PAIR),
+        ("`winner` is 'z', which names no winner", {**PAIR, "winner": "z"}),
         ("without `votes`, `ranks` or `scores`", GROUP),
-        ("`label` is 0; it must be 1", {**PAIR, "label": 0}),
+        ("`label` is 0: either 1 is the first and 0 the second (--columns first_wins=label), or", {**PAIR, "label": 0}),
+        ("`winner` is 1: either", {**PAIR, "winner": 1}),
+        ("`preference` is '2': either", {**PAIR, "preference": "2"}),
         ("`label` is 3; it must be 1", {**PAIR, "label": 3}),
         ("`label` is 1.5; it must be 1", {**PAIR, "label": 1.5}),
-        ("`label` is True, not a finite number", {**PAIR, "label": True}),
-        ("`label` is 'a', not a finite number", {**PAIR, "label": "a"}),
+        ("`label` is True: either", {**PAIR, "label": True}),
+        ("`label` is 'z', not a finite number", {**PAIR, "label": "z"}),
         ("p = 1.2 is outside [0, 1]", {**PAIR, "p": 1.2}),
         ("p = -0.1 is outside [0, 1]", {**PAIR, "p": -0.1}),
         ("p = 2.0 is outside [0, 1]", {**GOOD, "p": 2}),
@@ -532,9 +531,7 @@ SYSTEM = {"role": "system", "content": "S"}
         ("`ranks` must be a list of 3 numbers", {**GROUP, "ranks": [1, 2]}),
         ("`scores` must be a list of 3 numbers", {**GROUP, "scores": [1, 2, 3, 4]}),
         ("`scores` must be a list of 3 numbers", {**GROUP, "scores": 5}),
-        ("`rank` is None, not a finite number", {**GROUP, "ranks": [1, None, 2]}),
         ("`score` is inf, not a finite number", {**GROUP, "scores": [1, math.inf, 2]}),
-        ("`rank` is None", {"prompt": "q", "replies": [{"text": "x", "rank": 1}, {"text": "y"}]}),
         ("not a list of votes", {**GROUP, "votes": {"a": 1, "b": 1}}),
         ("names response 3, counted from 0; there are 3", {**GROUP, "votes": [{"a": 0, "b": 3, "p": 1}]}),
         ("with itself", {**GROUP, "votes": [{"a": 1, "b": 1, "p": 1}]}),
@@ -571,7 +568,7 @@ SYSTEM = {"role": "system", "content": "S"}
                 {"votes": {"a": 2, "b": 1}, "p": 0},
             )
         ),
-        ("`label` is 0; it must be 1", {**GOOD, "label": 0}),
+        ("`label` is 0: either", {**GOOD, "label": 0}),
         ("must be counts under `a`, `b` and `tie`", {**GOOD, "votes": [{"a": 0, "b": 1, "p": 1}]}),
         ("p = 7.0 is outside [0, 1]", {**PAIR, "votes": {"a": 1}, "p": 7}),
         ("name different winners", {**GROUP, "ranks": [1, 2, 2], "scores": [2, 2, 3]}),
@@ -596,7 +593,7 @@ SYSTEM = {"role": "system", "content": "S"}
         ("a response is 5, neither text nor messages", {"prompt": "q", "chosen": 5, "rejected": "y"}),
         ("a response is {'model': 'm'}", {"prompt": "q", "responses": [{"model": "m"}, "y"], "ranks": [1, 2]}),
         ("`responses` is 'x', not a list", {"prompt": "q", "responses": "x", "ranks": [1]}),
-        ("a chat is a list of", {"prompt": "q", "chosen": ["x"], "rejected": ["y"]}),
+        ("a chat is a list of", {"prompt": ["q"], "chosen": "x", "rejected": "y"}),
         ("the content of a turn is 5", {"prompt": [{"role": "user", "content": 5}], "chosen": "x", "rejected": "y"}),
         ("`prompt` is 5, neither text nor", {"prompt": 5, "chosen": "x", "rejected": "y"}),
         ("`system` is 5, not text", {**GOOD, "system": 5}),
@@ -771,6 +768,8 @@ heads = st.sampled_from([b"", b"PAR1", b"\x1f\x8b", b"prompt,a,b\n"])
 
 @quick
 @given(content=contents, head=heads)
+@example(content=b"\x0c\n", head=b"")
+@example(content=b"\xe2\x80\xa8", head=b"")
 def test_whatever_bytes_a_file_holds_reading_ends_in_ballots_or_a_user_error(tmp_path: Path, content, head) -> None:
     path = tmp_path / "bytes"
     path.write_bytes(head + content)
@@ -879,19 +878,24 @@ def test_the_hash_is_that_of_the_content_that_trains(tmp_path: Path) -> None:
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A hub that knows `owner/one` with one split and `owner/two` with two."""
+    """A hub that knows `owner/one` with one split, `owner/two` with two, `owner/many` with two configurations."""
     import datasets
     import huggingface_hub
 
     def info(name: str, timeout: float) -> None:
         assert timeout <= 30
-        if name not in ("owner/one", "owner/two"):
+        if name not in ("owner/one", "owner/two", "owner/many"):
             raise ConnectionError("no\nsuch host")
 
-    def load(name: str, split: str | None) -> object:
-        if name not in ("owner/one", "owner/two"):
+    def load(name: str, configuration: str | None = None, *, split: str | None) -> object:
+        if name not in ("owner/one", "owner/two", "owner/many"):
             raise FileNotFoundError("not cached")
-        splits = {"train": [GOOD]} if name == "owner/one" else {"train": [GOOD], "test": [GOOD, GOOD]}
+        if name == "owner/many" and configuration not in ("first", "second"):
+            raise ValueError(
+                "Config name is missing.\nPlease pick one among the available configs: ['first', 'second']"
+            )
+        one = name == "owner/one" or configuration == "first"
+        splits = {"train": [GOOD]} if one else {"train": [GOOD], "test": [GOOD, GOOD]}
         loaded = datasets.DatasetDict({key: datasets.Dataset.from_list(rows) for key, rows in splits.items()})
         return loaded if split is None else loaded[split]
 
@@ -906,6 +910,15 @@ def test_a_hub_data_set_is_read_by_name_and_split(hub, tmp_path: Path) -> None:
     assert read_ballots("owner/two:test").source == "owner/two:test"
     assert read_prompts("owner/two:test") == ("q",)
     assert "choose a split: owner/two:train, owner/two:test" in error_of(lambda: read_ballots("owner/two"))
+
+
+def test_of_several_configurations_one_is_named(hub) -> None:
+    assert len(read_ballots("owner/many:first")) == 1
+    assert len(read_ballots("owner/many:second:test")) == 2
+    choose = "choose one: owner/many:first, owner/many:second"
+    assert choose in error_of(lambda: read_ballots("owner/many"))
+    splits = "choose a split: owner/many:second:train, owner/many:second:test"
+    assert splits in error_of(lambda: read_ballots("owner/many:second"))
 
 
 def test_a_hub_out_of_reach_is_one_line_and_a_cached_copy_needs_none(hub, monkeypatch) -> None:

@@ -19,7 +19,7 @@ from preftune.evidence.results import read_results, read_samples, read_study
 from preftune.evidence.rows import write_json
 from preftune.report import write_report
 from preftune.report.folding import ENOUGH, LONG, fold
-from preftune.text import harmless
+from preftune.text import excerpt, harmless
 
 any_text = st.text(st.characters(exclude_categories=()))
 
@@ -81,6 +81,18 @@ def test_hostile_text_hides_nothing_and_reorders_nothing(evil: Path) -> None:
     assert hidden <= {"\n"}
     for mark in ("⟨U+202E⟩", "⟨U+001B⟩", "⟨U+0000⟩", "⟨U+D800⟩", "⟨U+2028⟩"):
         assert mark in Page(html).text
+
+
+def test_what_looks_like_a_secret_is_told_on_by_no_text_that_is_shown() -> None:
+    secret = "hf_" + "aB3" * 12
+    for shown in (
+        harmless(f"my key is {secret}."),
+        excerpt(f"my key is {secret}, and so on"),
+        excerpt("x " * 25 + secret),
+    ):
+        assert secret not in shown and secret[10:] not in shown
+    assert harmless(f"my key is {secret}.").startswith("my key is hf_")
+    assert excerpt("two\n lines") == "'two lines'" and len(excerpt("a" * 100)) == 62
 
 
 @given(text=any_text)

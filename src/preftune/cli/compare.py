@@ -9,22 +9,23 @@ from typing import Any
 from ..methods import METHODS
 from .command import Command, exit_if_failed
 from .flags import Parsed, option_flags, settings_flags
+from .reading import READING, read_ballots, reading_of
 
 LATER = (  # what is looked at when the data and the model are there
-    *("model", "reference", "data", "eval_data", "eval_fraction", "prompts", "eval_prompts", "out"),
+    *("model", "reference", "data", "eval_data", "eval_fraction", "prompts", "eval_prompts", "out", "allow_overlap"),
 )
 
 
 def settled(given: Parsed) -> dict[str, Any]:
     """The keywords of `compare`: what is compared is settled first, then the files are read. No torch."""
-    from ..data import read_ballots, read_prompts
+    from ..data import read_prompts
     from ..study import settle_study
 
-    options = dict(given)
+    options = {name: value for name, value in given.items() if name not in reading_of(given)}
     settle_study(**{name: value for name, value in options.items() if name not in LATER})
-    options["ballots"] = read_ballots(options.pop("data"))
+    options["ballots"] = read_ballots(options.pop("data"), given)
     if "eval_data" in options:
-        options["eval_ballots"] = read_ballots(options.pop("eval_data"))
+        options["eval_ballots"] = read_ballots(options.pop("eval_data"), given)
     if "prompts" in options:
         options["prompts"] = read_prompts(options.pop("prompts"))
     options["arms"] = options.pop("methods")
@@ -51,6 +52,8 @@ COMMAND = Command(
         "reference",
         "eval-data",
         "eval-fraction",
+        "allow-overlap",
+        *READING,
         "prompts",
         "eval-prompts",
         "samples",

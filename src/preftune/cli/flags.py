@@ -62,7 +62,7 @@ def arms(value: Any) -> str:
 OWN: dict[str, Flag] = {
     "model": Flag(str, "folder, GGUF file or hub name to start from"),
     "reference": Flag(str, "model to stay close to (default: --model)"),
-    "data": Flag(str, "JSONL, JSON, CSV, Parquet (.gz) or hub data set"),
+    "data": Flag(str, "JSONL, JSON, CSV, Parquet, Arrow (.gz), a folder of them, or hub data set"),
     "eval-data": Flag(str, "ballots to evaluate on (compare: part of --data)"),
     "eval-fraction": Flag(float, "share of prompts held out (default: 0.1; train: 0)"),
     "prompts": Flag(str, "file of prompts to sample from (default: held-out prompts)"),
@@ -89,11 +89,16 @@ OWN: dict[str, Flag] = {
     "reward": Flag(str, "folder of a reward model (default: one is fitted to the same votes)"),
     "prompt": Flag(str, "a prompt, as text"),
     "size": Flag(str, "default, or full for a larger grid"),
+    "columns": Flag(str, "which column is what, such as prompt=question,chosen=best,rejected=worst"),
+    "score-gap": Flag(float, "scores of one prompt that differ by no more are a tie (default: 0)"),
+    "skip-bad": Flag(bool, "leave out rows that cannot be read, and count them (default: false)", switch=True),
+    "preview": Flag(int, "show how the first N rows are read, and write nothing"),
     "merge-prompts": Flag(bool, "one ballot per prompt: responses joined, votes pooled (default: false)", switch=True),
     "quick": Flag(bool, "fewer steps and seeds: a look, no result (default: false)", switch=True),
     "compare": Flag(bool, "two studies of the same data beside each other (--out: comparison.html)", switch=True),
     "json": Flag(bool, "print verdict.json instead", switch=True),
     "md": Flag(bool, "print a summary for a pull request instead", switch=True),
+    "allow-overlap": Flag(bool, "prompts that were trained on: a caveat, no error", switch=True),
     "resume": Flag(bool, "go on with an interrupted run", switch=True),
     "stores": Flag(
         bool,
@@ -101,7 +106,7 @@ OWN: dict[str, Flag] = {
         switch=True,
     ),
 }
-NARGS: dict[str, Any] = {"folders": "+", "what": "?"}  # positional arguments that may be many, or none
+NARGS: dict[str, Any] = {"folders": "+", "what": "?", "out_file": "?"}  # positional arguments that may be many, or none
 
 
 def declared(name: str, method: str = "") -> Flag | None:

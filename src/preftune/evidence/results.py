@@ -51,6 +51,7 @@ _EMPTY_INFO: dict[str, Any] = {
     "targets": {},
     "pilots": {},  # what chose the learning rate of an arm, by arm
     "notes": [],
+    "caveats": [],
     "seconds": {},
     "failed": {},  # why, by run
     "gold": None,

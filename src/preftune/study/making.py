@@ -31,7 +31,7 @@ def make_runs(runner: Runner, info: dict[str, Any], fresh: Fresh, clock: Clock) 
     """Do every run of the runner's plan; `study.json` with what is known of it afterwards."""
     plan, path = runner.plan, runner.folder / "study.json"
     if plan.needs_reward:
-        rewards = fit_rewards(runner.folder, runner.bench, plan, runner.data, runner.questions)
+        rewards = fit_rewards(runner.folder, runner.bench, plan, runner.data, runner.questions, runner.digests)
         info["opinions"] = {**info["opinions"], PROXY: PROXY_WORDS}
         models = {condition_name(*where): dict(reward.model.info) for where, reward in rewards.items()}
         info["reward"] = {"kind": plan.kind, **models}

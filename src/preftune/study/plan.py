@@ -251,6 +251,17 @@ def check_shares(votes_per_prompt: int | None, validation_fraction: float) -> No
         raise UserError(f"--validation-fraction {validation_fraction}: must be at least 0 and below 1")
 
 
+def training_and_held_out(
+    ballots: Sequence[Ballot], eval_ballots: Sequence[Ballot] | None, fraction: float, prompts: int
+) -> tuple[tuple[Ballot, ...], tuple[Ballot, ...]]:
+    """What is trained on, and what is held out: the ballots given for it, else a share of the prompts, so many at
+    most."""
+    if eval_ballots is not None:
+        return tuple(ballots), tuple(eval_ballots)
+    distinct = len({ballot.prompt for ballot in ballots})
+    return split_by_prompt(ballots, min(fraction, prompts / max(distinct, 1)), seed=0)
+
+
 def make_data(
     plan: Plan,
     training: Sequence[Ballot],

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..data import Ballot, Prompt, split_by_prompt
+from ..data import Ballot, Prompt
 from ..evidence import REFERENCE, Comparison, Outlook, PlannedEnd, StudyRecord, outlook, read_study, verdict
 from ..judges import Judge
 from ..methods import Selection
@@ -23,8 +23,19 @@ from .beta_search import MOST, assumed_betas
 from .describing import continued, describe_study
 from .making import prepare_trainings
 from .naming import condition_folder, run_name, run_seed
+from .overlap import check_overlap, prompts_of, trained_on
 from .pilots import SHARE, fresh_ballots, validation_share
-from .plan import Betas, Plan, StudyData, TrainingKey, check_searchable, check_shares, make_data, make_plan
+from .plan import (
+    Betas,
+    Plan,
+    StudyData,
+    TrainingKey,
+    check_searchable,
+    check_shares,
+    make_data,
+    make_plan,
+    training_and_held_out,
+)
 from .probing import Probe, probe, work
 from .questions import Questions, held_out_prompts, make_questions
 from .rates import FURTHER, RATES
@@ -105,6 +116,7 @@ def plan_study(
     checkpoints: int = 3,
     kind: str | None = None,
     judge: Judge | None = None,
+    allow_overlap: bool = False,
     **options: Any,
 ) -> Forecast:
     """The study that `compare` would make of the same arguments. Raises UserError for what it would refuse."""
@@ -116,20 +128,25 @@ def plan_study(
     before = read_study(folder) if (folder / "study.json").exists() else None
     searching, piloted = still_to_find(plan, before)
     plan = with_betas(plan, before)
-    bench = open_workbench(model, reference=reference, precision=settings.precision, device=settings.device)
-    if eval_ballots is None:
-        fraction = min(eval_fraction, eval_prompts / max(len({ballot.prompt for ballot in ballots}), 1))
-        train_ballots, eval_ballots = split_by_prompt(ballots, fraction, seed=0)
-    else:
-        train_ballots = tuple(ballots)
+    train_ballots, held_out = training_and_held_out(ballots, eval_ballots, eval_fraction, eval_prompts)
+    sets = {"the held-out part of --data" if eval_ballots is None else "--eval-data": prompts_of(held_out)}
+    sets |= {"--prompts": list(prompts)} if prompts is not None else {}
+    check_overlap(sets, trained_on(train_ballots, model), allowed=allow_overlap)
+    bench = open_workbench(
+        model,
+        reference=reference,
+        precision=settings.precision,
+        device=settings.device,
+        template=settings.template_options,
+    )
     form = bench.base.form
-    data = make_data(plan, train_ballots, eval_ballots, form, votes_per_prompt, validation_fraction)
-    asked = tuple(prompts) if prompts is not None else held_out_prompts(eval_ballots, eval_prompts)
+    data = make_data(plan, train_ballots, held_out, form, votes_per_prompt, validation_fraction)
+    asked = tuple(prompts) if prompts is not None else held_out_prompts(held_out, eval_prompts)
     questions, cuts = make_questions(
         asked, data.held_out, form, settings.max_length, samples, max_new_tokens, judge, {}
     )
     trainings = prepare_trainings(bench, plan, data)
-    fresh_ballots(plan, data, {*asked, *(ballot.prompt for ballot in eval_ballots)}, form)
+    fresh_ballots(plan, data, {*asked, *(ballot.prompt for ballot in held_out)}, form)
     for fitted in (folder / "rewards").glob("*"):
         check_fitted(fitted, plan.kind)
     info = continued(folder, describe_study(plan, bench, ballots, data, questions, trainings, cuts))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..console import say
+from ..data import keep_digests
 from ..errors import Interrupted, UserError
 from ..evidence import (
     Estimate,
@@ -60,6 +61,7 @@ class Runner:
     questions: Questions
     trainings: dict[TrainingKey, AnyTraining]
     rewards: Mapping[tuple[int, float], StudyReward]
+    digests: frozenset[str]
     preferences: dict[TrainingKey, Mapping[str, Any]] = field(default_factory=dict)
     when_done: Callable[[], None] = lambda: None  # after every run
 
@@ -77,7 +79,9 @@ class Runner:
             recipe = self.plan.fitting_recipe(arm)
             tokens, held_out = self.data.votes[seed, noise].tokens, self.data.held_out.ballots
             place = self._place(arm, seed, noise)
-            targets = set_targets(Fitting(self.bench, tokens, held_out, recipe, self.plan.kind, seed, place))
+            targets = set_targets(
+                Fitting(self.bench, tokens, held_out, recipe, self.plan.kind, seed, place, self.digests)
+            )
             self.trainings[key] = prepare_targets(self.plan.recipe(arm), targets, self.bench.layout, seed)
             self.preferences[key] = targets.info
         return self.trainings[key]
@@ -181,6 +185,7 @@ class Runner:
         )
         with closing(policy):
             policy.save(folder)
+        keep_digests(folder, self.digests)
         metrics = read_metrics(folder / "metrics.jsonl")
         spent = budget(training, metrics)
         found = run_alarms(metrics) + self._held_out_alarms(identity["run"])

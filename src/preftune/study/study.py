@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..console import say
-from ..data import Ballot, Prompt, split_by_prompt
+from ..data import Ballot, Prompt
 from ..evidence import Result, StudyRecord, Verdict, read_study, verdict, write_json
 from ..judges import Judge
 from ..model import open_workbench
@@ -21,8 +21,9 @@ from .describing import continued, describe_study, open_study
 from .looking import check_hours, described_looks, make_looks
 from .looks import Clock, reserved
 from .making import make_runs, prepare_trainings
+from .overlap import check_overlap, prompts_of, together, trained_on
 from .pilots import fresh_ballots, validation_share
-from .plan import Betas, make_data, settle_study
+from .plan import Betas, make_data, settle_study, training_and_held_out
 from .questions import held_out_prompts, make_questions
 from .runs import Runner
 
@@ -83,6 +84,7 @@ def compare(
     title: str = "",
     command: str = "",
     notes: Sequence[str] = (),
+    allow_overlap: bool = False,
     **options: Any,
 ) -> Study:
     """Train every arm at every β and seed on identical votes, evaluate all of them alike, and draw the report.
@@ -120,6 +122,7 @@ def compare(
             where only amortized-ipo uses it).
         judge: the reward of a response, where one is known (`gold`); `others` are second opinions.
         title, command, notes: shown in the report.
+        allow_overlap: ask prompts that were trained on too, with a caveat; without it they are an error.
         options: the fields of `Settings`, and options of the methods compared, for every arm whose method has them.
             With `lr="auto"`, short pilots on training prompts choose the rate of every arm that has none of its own,
             judged on validation prompts (a tenth of the training ones, if no other share is given).
@@ -147,29 +150,32 @@ def compare(
     folder = Path(out)
     most_prompts = reserved(eval_prompts, until, folder)
     validation_fraction = validation_share(plan, validation_fraction)
+    train_ballots, held_out = training_and_held_out(ballots, eval_ballots, eval_fraction, most_prompts)
+    sets = {"the held-out part of --data" if eval_ballots is None else "--eval-data": prompts_of(held_out)}
+    sets |= {"--prompts": list(prompts)} if prompts is not None else {}
+    seen = trained_on(train_ballots, model)
+    caveats = check_overlap(sets, seen, allowed=allow_overlap)
     with only_writer(folder):
         bench = open_workbench(
-            model, reference=reference, precision=plan.settings.precision, device=plan.settings.device
+            model,
+            reference=reference,
+            precision=plan.settings.precision,
+            device=plan.settings.device,
+            template=plan.settings.template_options,
         )
-        if eval_ballots is None:
-            distinct = len({ballot.prompt for ballot in ballots})
-            fraction = min(eval_fraction, most_prompts / max(distinct, 1))
-            train_ballots, eval_ballots = split_by_prompt(ballots, fraction, seed=0)
-        else:
-            train_ballots = tuple(ballots)
         form, length = bench.base.form, plan.settings.max_length
-        data = make_data(plan, train_ballots, eval_ballots, form, votes_per_prompt, validation_fraction)
-        asked = tuple(prompts) if prompts is not None else held_out_prompts(eval_ballots, most_prompts)
+        data = make_data(plan, train_ballots, held_out, form, votes_per_prompt, validation_fraction)
+        asked = tuple(prompts) if prompts is not None else held_out_prompts(held_out, most_prompts)
         questions, cuts = make_questions(
             asked, data.held_out, form, length, samples, max_new_tokens, judge, others or {}
         )
         trainings = prepare_trainings(bench, plan, data)
-        fresh = fresh_ballots(plan, data, {*asked, *(ballot.prompt for ballot in eval_ballots)}, form)
+        fresh = fresh_ballots(plan, data, {*asked, *(ballot.prompt for ballot in held_out)}, form)
         info = describe_study(plan, bench, ballots, data, questions, trainings, cuts)
         info["data"] |= {"votes_per_prompt": votes_per_prompt} if votes_per_prompt is not None else {}
         info["data"] |= {"validation_fraction": validation_fraction} if plan.auto_lr else {}
         info |= {"title": title or f"{', '.join(info['arms'])} on {Path(str(model)).name}", "command": command}
-        info |= {"notes": list(notes), "seconds": {}}
+        info |= {"notes": list(notes), "caveats": caveats, "seconds": {}}
         info |= described_looks(eval_prompts, len(questions.prompts), hours) if until else {}
         for fitted in (folder / "rewards").glob("*"):
             check_fitted(fitted, plan.kind)
@@ -178,15 +184,16 @@ def compare(
             check_hours(hours, plan, bench, data, questions, trainings)
         info = open_study(folder, info)
         say(f"layout: {bench.layout.name} ({bench.layout.reason})")
-        held_out, trained_on = len(data.held_out.ballots), len(data.training.ballots)
-        say(f"{trained_on} ballots to train on, {held_out} held out, {len(asked)} prompts")
+        count = f"{len(data.training.ballots)} ballots to train on, {len(data.held_out.ballots)} held out"
+        say(f"{count}, {len(questions.prompts)} prompts")
         say(f"skipped: {describe_counts(info['data']['skipped'])}")
         for line in info["targets"].values():
             say(line)
         clock = Clock.of(folder, info["seconds"].get("study", 0.0), started)
         if info["looks"] and not until:  # grown by hand: as the last look was evaluated
             questions = questions.part(0, info["looks"]["done"][-1]["prompts"])
-        runner = Runner(folder, bench, plan, data, questions, dict(trainings), {}, when_done=clock.save)
+        known = together(seen)
+        runner = Runner(folder, bench, plan, data, questions, dict(trainings), {}, known, when_done=clock.save)
         comparison = Study(folder)
         make = make_looks if until else make_runs
         info = make(runner, info, fresh, clock)
