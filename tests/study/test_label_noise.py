@@ -20,7 +20,7 @@ from preftune.evidence.conclusion import verdict
 from preftune.evidence.results import REFERENCE, read_results, read_study
 from preftune.evidence.rows import write_json, write_records
 from preftune.judges.judge import Judge
-from preftune.study import runs
+from preftune.study import asking, runs
 from preftune.study.naming import run_name
 from preftune.study.study import Study, compare
 from preftune.training.arms import parse_arm
@@ -177,7 +177,7 @@ def test_noise_is_in_the_training_and_validation_votes_and_nowhere_else(
             seen[noise] = (self.data.votes[0, noise], self.questions, self.data.held_out)
             raise Enough
 
-        monkeypatch.setattr(runs.Runner, "evaluate_reference", stop)
+        monkeypatch.setattr(asking.Evaluator, "evaluate_reference", stop)
         with pytest.raises(Enough):
             run_study(model, tmp_path / f"s{noise}", "ipo", label_noise=[noise], seeds=[0])
     (clean, asked, held_out), (noisy, asked_too, held_out_too) = seen[0.0], seen[0.3]

@@ -27,7 +27,7 @@ from preftune.evidence.results import REFERENCE, read_results, read_samples
 from preftune.evidence.rows import write_json
 from preftune.judges.judge import Judge
 from preftune.model.sampling import Rollout
-from preftune.study import pilots, runs, study
+from preftune.study import making, pilots, runs
 from preftune.study.naming import run_seed
 from preftune.study.plan import make_plan
 from preftune.study.rates import Tried, best_of, choose_rate, rate_beyond, rates_to_try
@@ -399,7 +399,7 @@ def test_the_judges_are_never_asked_by_a_pilot(model: str, tmp_path: Path, monke
         going_on.clear()
         return found
 
-    monkeypatch.setattr(study, "settle_rates", settled)
+    monkeypatch.setattr(making, "settle_rates", settled)
     judge = Judge("gold", "watched", rewards)
     small = AUTO | {"betas": [0.1], "steps": 8, "judge": judge, "others": {"other": judge}, "kind": "frozen"}
     done = compare("dpo,sft,rloo", make_ballots(60), model=model, out=tmp_path / "s", **small)
@@ -429,7 +429,7 @@ def test_a_pilot_is_judged_by_the_validation_log_loss_of_the_results(
     nothing = {"lr": 1.0, "reason": "", "tried": []}
     with monkeypatch.context() as patch:
         patch.setattr(pilots, "pilot_arm", lambda runner, arm, fresh: jobs.append((runner, fresh)) or nothing)
-        patch.setattr(study.Runner, "run_all", lambda self: {})
+        patch.setattr(runs.Runner, "run_all", lambda self: {})
         compare("sft", make_ballots(60), out=tmp_path / "look", **small)
     runner, fresh = jobs[0]
     total = tokens = loss = weight = 0.0

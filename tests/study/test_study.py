@@ -12,7 +12,7 @@ from preftune.data.ballots import Ballot, Message, Vote
 from preftune.errors import Interrupted, UserError
 from preftune.evidence.results import REFERENCE, read_results, read_samples
 from preftune.evidence.rows import write_json
-from preftune.study import runs
+from preftune.study import asking, runs
 from preftune.study.naming import run_name
 from preftune.study.policies import evaluate_folders, find_policy, sample_folders
 from preftune.study.study import Study, compare
@@ -83,7 +83,7 @@ def test_doing_it_again_trains_nothing_and_changes_no_row(whole: Study, model: s
 
 
 def test_an_interrupted_study_ends_in_the_same_rows(whole: Study, model: str, tmp_path: Path, monkeypatch) -> None:
-    real, calls = runs.Runner._evaluate, []
+    real, calls = asking.Evaluator.evaluate, []
 
     def stop_at_the_fifth(self, *args):
         calls.append(args)
@@ -91,10 +91,10 @@ def test_an_interrupted_study_ends_in_the_same_rows(whole: Study, model: str, tm
             raise Interrupted("enough")
         return real(self, *args)
 
-    monkeypatch.setattr(runs.Runner, "_evaluate", stop_at_the_fifth)
+    monkeypatch.setattr(asking.Evaluator, "evaluate", stop_at_the_fifth)
     with pytest.raises(Interrupted):
         compare("dpo,ipo,sft", make_ballots(), model=model, out=tmp_path / "s", **QUICK)
-    monkeypatch.setattr(runs.Runner, "_evaluate", real)
+    monkeypatch.setattr(asking.Evaluator, "evaluate", real)
     assert Study(tmp_path / "s").report().exists(), "an unfinished study has a report too"
     resumed = compare("dpo,ipo,sft", make_ballots(), model=model, out=tmp_path / "s", **QUICK)
     assert rows_of(resumed.folder) == rows_of(whole.folder)
