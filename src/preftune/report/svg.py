@@ -5,6 +5,7 @@ Colours and sizes are classes (`chart.css`), so that one drawing serves a light 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -66,7 +67,9 @@ def axis_over(title: str, values: Iterable[float], count: int = 6, *, zero: bool
     """A linear axis over all finite values (and 0, if asked), at least so long, with about `count` round ticks."""
     found = [value for value in values if math.isfinite(value)] + [0.0] * zero
     low, high = (min(found), max(found)) if found else (0.0, 1.0)
-    missing = max(least, 1e-6 * max(abs(low), abs(high), 1e-3)) - (high - low)
+    size = max(abs(low), abs(high))
+    one_value = 0.1 * size or 1.0 if high - low <= 1e-6 * size else 0.0
+    missing = max(least, one_value) - (high - low)
     if missing > 0:
         low, high = low - missing / 2, high + missing / 2
     space = 0.04 * (high - low)
@@ -101,9 +104,9 @@ def tick_texts(axis: Axis) -> list[str]:
     """The ticks in print, all with the decimals that the finest of them needs."""
     if axis.root:
         return [f"{tick:g}" for tick in axis.ticks]
-    step = min((b - a for a, b in zip(axis.ticks, axis.ticks[1:], strict=False)), default=1.0)
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    if abs(step) >= 10_000:
+    step = min((b - a for a, b in itertools.pairwise(axis.ticks)), default=1.0)
+    decimals = next((d for d in range(9) if abs(step * 10**d - round(step * 10**d)) < 1e-3 * step * 10**d), 9)
+    if step >= 10_000:
         return [f"{tick / 1000:,.0f}k" for tick in axis.ticks]
     return [f"{tick:,.{decimals}f}".replace("-", "−") for tick in axis.ticks]
 
