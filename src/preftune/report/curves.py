@@ -96,11 +96,11 @@ def _curves(runs: Mapping[str, Points], settings: Mapping[str, Setting]) -> list
 
 
 def mean_of(runs: Sequence[Points]) -> Points:
-    """The mean of curves where all of them have a value, over the steps of the longest."""
+    """The mean at each step of the longest curve, over those that have come so far."""
     steps = [step for step, _ in max(runs, key=len)]
     xs, ys = zip(*(zip(*points, strict=True) for points in runs), strict=True)
     values = [np.interp(steps, x, y, left=math.nan, right=math.nan) for x, y in zip(xs, ys, strict=True)]
-    means = np.mean(values, axis=0).tolist()
+    means = np.nanmean(values, axis=0).tolist()
     return [(step, value) for step, value in zip(steps, means, strict=True) if math.isfinite(value)]
 
 
@@ -156,6 +156,7 @@ def _is_real(value: float | None) -> bool:
 
 def _around(row: Result) -> tuple[float, float]:
     length, error = row.length or 0.0, row.length_se or 0.0
+    error = error if math.isfinite(error) else 0.0
     return length - error, length + error
 
 
