@@ -18,4 +18,4 @@ def script_policy(scripts: Sequence[str]) -> list[str]:
     """What the page may do: run exactly these scripts and fetch nothing, whatever a model wrote into it."""
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     hashes = " ".join(f"'sha256-{digest}'" for digest in digests)
-    return ["default-src 'none'", f"script-src {hashes}", "style-src 'unsafe-inline'", "img-src data: blob:"]
+    return ["default-src 'none'", f"script-src {hashes}", "style-src 'unsafe-inline'", "img-src data:"]

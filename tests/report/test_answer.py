@@ -64,7 +64,7 @@ def test_the_headline_names_the_better_arm_and_calls_nothing_better_without_evid
 
 def test_a_headline_is_told_with_its_alarms(tmp_path: Path) -> None:
     study = read_study(write_alarming_study(tmp_path, prompts=8))
-    assert headline(study, verdict(study)).startswith("With alarms: ")
+    assert headline(study, verdict(study)).startswith("Alarms were raised. ")
 
 
 def made(a: str, b: str, value: float, p: float) -> Comparison:
@@ -246,6 +246,14 @@ def test_an_arm_of_one_study_is_compared_with_that_of_the_other(two: tuple[Path,
     page = Page(write_comparison(*two, tmp_path / "both.html").read_text(encoding="utf-8"))
     assert "At the same KL dpo[A] gains more reward than dpo[B]." in page.words
     assert [side.mark for side in beside.studies] == ["A", "B"] and "first beside second" in page.words
+
+
+def test_each_study_is_asked_for_its_own_runs(two: tuple[Path, Path], tmp_path: Path) -> None:
+    other = tmp_path / "third"
+    other.mkdir()
+    write_synthetic_study(other, curves={"dpo": (0.5, 0.03)}, arms=("dpo",), betas=(0.2,), seeds=(0, 1, 2), prompts=32)
+    merged, _ = put_beside(read_study(two[0]), read_study(other))
+    assert len(merged.expected()) == 4 + 3 and merged.unfinished() == () == merged.at_noise(0.0).unfinished()
 
 
 def test_settings_that_differ_are_told(two: tuple[Path, Path]) -> None:

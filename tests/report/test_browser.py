@@ -240,6 +240,9 @@ def test_a_phone_scrolls_tables_and_nothing_else(kind: str, visit: Any, request:
     assert table.evaluate("box => { box.scrollLeft = 200; return box.scrollLeft; }") == 200
     lefts = table.evaluate("box => [box, box.querySelector('tbody th')].map(e => e.getBoundingClientRect().left)")
     assert lefts[1] == pytest.approx(lefts[0], abs=2), "the first column stays"
+    for name in page.locator("tr.result th").locator("visible=true").all()[:40]:
+        box = name.bounding_box()
+        assert box is None or 110 < box["width"] < 190, "and has room for a name, and no more"
 
 
 # --- for everybody ----------------------------------------------------------------------------------------------------

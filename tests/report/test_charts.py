@@ -17,13 +17,14 @@ from preftune.errors import UserError
 from preftune.evidence import bracket, read_study, verdict
 from preftune.evidence.results import read_results
 from preftune.report import frontier_image
-from preftune.report.curves import bins_of, calibration_panels, mean_of, smooth, training_panels
+from preftune.report.calibration import Bin, bins_of, calibration_panels, pooled
+from preftune.report.curves import mean_of, smooth, training_panels
 from preftune.report.frontier import draw, frontier_panels, scene_of
 from preftune.report.looks import looks
 from preftune.report.pictures import alone
 from preftune.report.svg import Frame, axis_over, dot, frame_of, label, line, root_axis, round_ticks, tick_texts
 
-numbers = st.floats(-1e6, 1e6, allow_nan=False)
+numbers = st.floats(-1e6, 1e6, allow_nan=False).map(lambda value: round(value, 5))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,9 @@ def test_a_linear_axis_holds_every_value_and_has_about_so_many_round_ticks(value
     assert all(-1e-9 <= axis.at(value) <= 1 + 1e-9 for value in values)
     assert count / 2 - 1 <= len(axis.ticks) <= 2 * count + 1
     assert all(-1e-6 <= axis.at(tick) <= 1 + 1e-6 for tick in axis.ticks)
-    assert len(set(tick_texts(axis))) == len(axis.ticks), "two ticks that read the same"
+    for tick, words in zip(axis.ticks, tick_texts(axis), strict=True):
+        said = float(words.replace("−", "-").replace(",", "").replace("k", "e3"))
+        assert said == pytest.approx(tick, abs=1e-6 * (axis.high - axis.low)), "a tick stands where it says"
 
 
 @given(values=st.lists(st.floats(0, 1e4), min_size=1, max_size=8), count=st.integers(3, 8))
@@ -196,6 +199,19 @@ def test_calibration_is_drawn_for_every_arm_that_has_it(plain: Path, tmp_path: P
     assert panel.title == "dpo" and "predicted 0.52, observed 0.60\n40 votes" in panel.wide
     assert calibration_panels(read_study(plain)) == []
     assert bins_of([bins[0], {"predicted": math.nan, "observed": 1, "votes": 1}, 7]) == [(0.52, 0.6, 40.0)]
+
+
+bins = st.builds(Bin, st.floats(0.5, 1), st.floats(0, 1), st.integers(1, 50).map(float))
+
+
+@given(st.lists(bins, min_size=1, max_size=30))
+def test_pooling_bins_keeps_every_vote_and_the_means(found: list[Bin]) -> None:
+    together = pooled(found)
+    assert len(together) <= 10 and [b.predicted for b in together] == sorted(b.predicted for b in together)
+    for i in (0, 1):
+        before, after = (sum(b.votes * b[i] for b in group) for group in (found, together))
+        assert after == pytest.approx(before)
+    assert sum(b.votes for b in together) == sum(b.votes for b in found)
 
 
 def test_more_than_six_arms_repeat_colours_in_other_shapes(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import math
 import re
 import unicodedata
 from dataclasses import replace
@@ -15,8 +16,8 @@ from report_pages import EVIL, Page, change, page_of, set_info, spoil
 from synthetic_study import write_synthetic_study
 
 from preftune.evidence.conclusion import verdict
-from preftune.evidence.results import read_results, read_samples, read_study
-from preftune.evidence.rows import write_json
+from preftune.evidence.results import Result, read_metrics, read_results, read_samples, read_study
+from preftune.evidence.rows import write_json, write_records
 from preftune.report import write_report
 from preftune.report.folding import ENOUGH, LONG, fold
 from preftune.text import excerpt, harmless
@@ -242,6 +243,25 @@ def test_numbers_that_are_none_break_nothing(tmp_path: Path) -> None:
     assert "The KL is not a number" in page.words and "unknown" in page.words
     drawn = [value for tag, attrs in page.tags if tag in ("path", "text", "svg") for value in attrs.values() if value]
     assert drawn and not [value for value in drawn if re.search(r"\b(nan|inf)\b", value)]
+
+
+@pytest.mark.parametrize("wild", [float("nan"), float("inf"), -1e308, 1e308, 1e-308])
+def test_wild_numbers_are_drawn_nowhere_and_break_nothing(tmp_path: Path, wild: float) -> None:
+    folder = write_synthetic_study(tmp_path, prompts=4)
+
+    def spoil(row: Result) -> Result:
+        errors = {name: wild for name in ("gain_se", "kl_se", "length_se", "reward_se", "accuracy_se")}
+        return replace(row, **errors, **({"length": wild, "gain": wild} if row.step == 16 else {}))
+
+    change(folder, "results.jsonl", read_results, spoil)
+    if not math.isfinite(wild):
+        change(folder, "samples.jsonl", read_samples, lambda row: replace(row, reward=wild) if row.step == 16 else row)
+    for path in folder.glob("runs/*/metrics.jsonl"):
+        write_records(path, [{**step, "loss": wild, "margin": wild} for step in read_metrics(path)])
+    page = page_of(folder)
+    drawn = [value for tag, attrs in page.tags if tag in ("path", "text", "svg") for value in attrs.values() if value]
+    assert drawn and not [value for value in drawn if re.search(r"\b(nan|inf)\b", value)]
+    assert (folder / "frontier.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_folder_of_json_files_alone_says_enough(tmp_path: Path) -> None:

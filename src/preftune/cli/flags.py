@@ -67,7 +67,7 @@ OWN: dict[str, Flag] = {
     "eval-fraction": Flag(float, "share of prompts held out (default: 0.1; train: 0)"),
     "prompts": Flag(str, "file of prompts to sample from (default: held-out prompts)"),
     "eval-prompts": Flag(int, "hold out, and sample from, at most so many prompts (default: 64)"),
-    "out": Flag(str, "folder to write (lab: file)"),
+    "out": Flag(str, "folder to write (lab, report --compare: file)"),
     "methods": Flag(arms, "arms to compare, such as dpo,ipo,ipo[reduction=mean]"),
     "beta": Flag(float, "strength of the KL term"),
     "betas": Flag(betas, "strengths of the KL term, such as 0.05,0.1 (default: auto, found for each arm by KL)"),

@@ -118,11 +118,15 @@ class Sample:
     extra: Mapping[str, float] = field(default_factory=dict)
 
 
+Asked = tuple[str, float | None, int, float]  # arm, β, seed, noise
+
+
 @dataclass(frozen=True)
 class StudyRecord:
     """A study folder as read: `info` is study.json; `metrics` has the optimiser steps of each run, by run id.
 
-    `notes` say in plain words what could not be read, so that a page drawn from an interrupted study says so.
+    `notes` say in plain words what could not be read, so that a page drawn from an interrupted study says so. `asked`
+    are the runs that were asked for, where they are not all combinations of what `info` has.
     """
 
     folder: Path
@@ -131,6 +135,7 @@ class StudyRecord:
     samples: tuple[Sample, ...]
     metrics: Mapping[str, tuple[Mapping[str, float], ...]]
     notes: tuple[str, ...] = ()
+    asked: tuple[Asked, ...] | None = None
 
     def noises(self) -> tuple[float, ...]:
         """The rates of label noise that were asked for or have been evaluated."""
@@ -146,10 +151,13 @@ class StudyRecord:
             results=results,
             samples=tuple(sample for sample in self.samples if sample.run in runs),
             metrics={run: steps for run, steps in self.metrics.items() if run in runs},
+            asked=self.asked and tuple(run for run in self.asked if run[3] == noise),
         )
 
-    def expected(self) -> tuple[tuple[str, float | None, int, float], ...]:
+    def expected(self) -> tuple[Asked, ...]:
         """(arm, β, seed, noise) of every run that was asked for; an arm without β has one run per seed."""
+        if self.asked is not None:
+            return self.asked
         return tuple(
             (arm, beta, seed, float(noise))
             for arm in self.info["arms"]
@@ -191,7 +199,7 @@ class StudyRecord:
         longest = max((row.step for row in self.trained() if row.method != SELECTION), default=0)
         return int(self.info["steps"].get(arm, longest))
 
-    def unfinished(self) -> tuple[tuple[str, float | None, int, float], ...]:
+    def unfinished(self) -> tuple[Asked, ...]:
         """The expected runs that have not reached their arm's last step (by default, that of the longest run)."""
         finals = [row for row in self.finals() if row.step >= self.last_step(row.arm)]
         done = {(row.arm, row.beta, row.seed, row.noise) for row in finals}

@@ -15,6 +15,7 @@ MARKS = ("A", "B")
 NOT_SETTINGS = ("steps", "optimiser_steps")
 WHAT_MUST_BE_ALIKE = (  # words, where it stands in study.json
     ("data", ("data", "tokens_sha256")),
+    ("data", ("data", "sha256")),
     ("reference model", ("reference", "sha256")),
     ("judge", ("gold", "name")),
     ("--max-new-tokens", ("settings", "max_new_tokens")),
@@ -131,6 +132,7 @@ def marked(study: StudyRecord, mark: str) -> StudyRecord:
         results=tuple(row(result) for result in study.results),
         samples=tuple(replace(sample, run=run(sample.run)) for sample in study.samples),
         metrics={run(name): steps for name, steps in study.metrics.items()},
+        asked=tuple((arm(name), beta, seed, noise) for name, beta, seed, noise in study.expected()),
     )
 
 
@@ -155,6 +157,7 @@ def _merged(a: StudyRecord, b: StudyRecord) -> StudyRecord:
         samples=a.samples + texts,
         metrics={**a.metrics, **b.metrics},
         notes=tuple(dict.fromkeys([*a.notes, *b.notes])),
+        asked=a.expected() + b.expected(),
     )
 
 

@@ -125,7 +125,7 @@ def headline(study: StudyRecord, answer: Verdict) -> str:
     if answer.axis == ACCURACY:
         return "Nothing scored the samples, so no method is called better here."
     told = [_of_pairs(answer.at_noise(noise).comparisons) for noise in noises]
-    alarms = "With alarms: " if answer.alarmed else ""
+    alarms = "Alarms were raised. " if answer.alarmed else ""
     if len(set(told)) == 1:
         return alarms + told[0]
     return alarms + " ".join(f"{noise_in_words(noise)}: {words}" for noise, words in zip(noises, told, strict=True))

@@ -1,18 +1,18 @@
-"""What happened on the way: training curves, lengths, and how well implicit rewards are calibrated."""
+"""What happened on the way: training curves, and the lengths of samples."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
 
 from ..evidence import Estimate, Result, StudyRecord, run_names
 from .frontier import KL_TITLE, Panel
-from .looks import Look, beta_text, dashes, looks
+from .looks import beta_text, dashes, looks
 from .svg import Axis, Frame, axis_over, chart, dot, frame_of, line, of_arm, root_axis
 
 BINS = 60  # points that a training curve is drawn with at most
@@ -36,7 +36,14 @@ CURVES = {  # column of metrics.jsonl: title, note
 RATIOS = ("log_ratio_preferred", "log_ratio_other")
 
 Points = list[tuple[float, float]]
-Setting = tuple[str, str]  # an arm, and its β in print
+
+
+class Setting(NamedTuple):
+    """Whose runs are averaged: an arm at one β; `noisy` where it learned from flipped votes."""
+
+    arm: str
+    beta: str
+    noisy: bool
 
 
 class Curve(NamedTuple):
@@ -60,10 +67,14 @@ def training_panels(study: StudyRecord) -> dict[str, Panel]:
     for name, (title, note) in CURVES.items():
         found = {run: points for run, points in logged[name].items() if points}
         if found:
-            curves = _curves(found, {run: (rows[run].arm, beta_text(rows[run])) for run in found})
+            curves = _curves(found, {run: _setting(rows[run]) for run in found})
             values = shared if name in RATIOS else [value for curve in curves for _, value in curve.points]
             panels[name] = Panel(title, note, _drawn(study, curves, values, title))
     return panels
+
+
+def _setting(row: Result) -> Setting:
+    return Setting(row.arm, beta_text(row), row.noise > 0)
 
 
 def _logged(steps: Sequence[Mapping[str, float]], name: str) -> Points:
@@ -76,7 +87,7 @@ def _logged(steps: Sequence[Mapping[str, float]], name: str) -> Points:
 
 
 def _curves(runs: Mapping[str, Points], settings: Mapping[str, Setting]) -> list[Curve]:
-    """The runs, faintly, where they are few; then a smooth mean over the runs of each arm and β."""
+    """The runs, faintly, where they are few; then a smooth mean over the runs of each setting."""
     groups: dict[Setting, list[Points]] = defaultdict(list)
     for run, points in runs.items():
         groups[settings[run]].append(points)
@@ -85,11 +96,11 @@ def _curves(runs: Mapping[str, Points], settings: Mapping[str, Setting]) -> list
 
 
 def mean_of(runs: Sequence[Points]) -> Points:
-    """The mean of curves where all of them have a value, over the steps of the longest."""
+    """The mean at each step of the longest curve, over those that have come so far."""
     steps = [step for step, _ in max(runs, key=len)]
     xs, ys = zip(*(zip(*points, strict=True) for points in runs), strict=True)
     values = [np.interp(steps, x, y, left=math.nan, right=math.nan) for x, y in zip(xs, ys, strict=True)]
-    means = np.mean(values, axis=0).tolist()
+    means = np.nanmean(values, axis=0).tolist()
     return [(step, value) for step, value in zip(steps, means, strict=True) if math.isfinite(value)]
 
 
@@ -109,8 +120,8 @@ def _drawn(study: StudyRecord, curves: Sequence[Curve], values: Iterable[float],
 
 def _lines(study: StudyRecord, curves: Sequence[Curve], frame: Frame) -> Iterator[Markup]:
     styles, patterns = looks(study), dashes(study)
-    for (arm, beta), points, faint in curves:
-        look, classes = styles[arm], "line faint" if faint else "line"
+    for (arm, beta, noisy), points, faint in curves:
+        look, classes = styles[arm], "line faint" if faint else "line thin" if noisy else "line"
         dash = () if faint else patterns[beta]
         yield line([frame.at(x, y) for x, y in points], f"{classes} {look.colour}", look.number, dash)
 
@@ -145,6 +156,7 @@ def _is_real(value: float | None) -> bool:
 
 def _around(row: Result) -> tuple[float, float]:
     length, error = row.length or 0.0, row.length_se or 0.0
+    error = error if math.isfinite(error) else 0.0
     return length - error, length + error
 
 
@@ -172,61 +184,3 @@ def _lengths(study: StudyRecord, rows: Sequence[Result], frame: Frame) -> Iterat
         yield dot(
             (x, y), look.shape, f"dot {look.colour}", look.number, tip, 0.9 if (row.run, row.step) in last else 0.4
         )
-
-
-# --- calibration ------------------------------------------------------------------------------------------------------
-
-
-def calibration_panels(study: StudyRecord) -> list[Panel]:
-    """What each arm's last policies predict of held-out votes, from their log-ratios, against what the votes say."""
-    styles, names = looks(study), run_names(study)
-    rows = {row.run: row for row in study.finals()}
-    panels = []
-    for arm, look in styles.items():
-        own = {run: bins_of(study.info["calibration"].get(run)) for run, row in rows.items() if row.arm == arm}
-        found = {names[run]: bins for run, bins in own.items() if bins}
-        if found:
-            panels.append(Panel(arm, _betas(rows, arm, own), reliability_chart(found, look, f"Calibration of {arm}")))
-    return panels
-
-
-def reward_reliability(reward: Mapping[str, Any]) -> Panel | None:
-    """The same of the learned rewards, by seed."""
-    found = {seed: bins_of(info.get("reliability")) for seed, info in reward.items() if isinstance(info, Mapping)}
-    found = {seed: bins for seed, bins in found.items() if bins}
-    if not found:
-        return None
-    title = "Calibration of the learned reward"
-    return Panel(title, "on held-out votes", reliability_chart(found, Look(0, "a0", "circle"), title))
-
-
-def _betas(rows: Mapping[str, Result], arm: str, found: Mapping[str, Any]) -> str:
-    betas = dict.fromkeys(beta_text(rows[run]) for run, bins in found.items() if bins)
-    return ", ".join(betas)
-
-
-def bins_of(value: Any) -> list[tuple[float, float, float]]:
-    """(predicted, observed, votes) of every bin that is whole; what a file holds of another kind is no bin."""
-    rows = [row for row in value if isinstance(row, Mapping)] if isinstance(value, list) else []
-    bins = [tuple(row.get(name) for name in ("predicted", "observed", "votes")) for row in rows]
-    whole = [bin for bin in bins if all(isinstance(x, int | float) and math.isfinite(x) for x in bin)]
-    return [(float(p or 0), float(o or 0), float(v or 0)) for p, o, v in whole]
-
-
-def reliability_chart(runs: Mapping[str, Sequence[tuple[float, float, float]]], look: Look, words: str) -> Markup:
-    """Predicted against observed from ½ to 1; the larger a mark, the more votes; on the diagonal all is well."""
-    ticks = (0.0, 0.25, 0.5, 0.75, 1.0)
-    low = 0.0 if any(observed < 0.45 for bins in runs.values() for _, observed, _ in bins) else 0.4
-    ticks_y = ticks if low == 0 else (0.4, 0.6, 0.8, 1.0)
-    x, y = Axis("predicted", 0.48, 1.02, (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)), Axis("observed", low - 0.02, 1.03, ticks_y)
-    frame = Frame(300, 260, x, y, left=40, top=25)
-    most = max(votes for bins in runs.values() for *_, votes in bins) or 1.0
-    marks = [line([frame.at(0.5, 0.5), frame.at(1, 1)], "base")]
-    for name, bins in runs.items():
-        places = [frame.at(predicted, observed) for predicted, observed, _ in bins]
-        marks.append(line(places, f"line thin {look.colour}", look.number))
-        for place, (predicted, observed, votes) in zip(places, bins, strict=True):
-            tip = f"{name}\npredicted {predicted:.2f}, observed {observed:.2f}\n{votes:g} votes"
-            size = 0.5 + math.sqrt(max(votes, 0.0) / most)
-            marks.append(dot(place, look.shape, f"dot end-dot {look.colour}", look.number, tip, size))
-    return chart(frame, marks, f"{words}: predicted against observed share")

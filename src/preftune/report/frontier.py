@@ -25,6 +25,7 @@ from ..evidence import (
 from .looks import Look, looks
 from .svg import Axis, Frame, Place, axis_over, chart, dot, frame_of, label, line, of_arm, root_axis
 
+MOST_PLACES = 4  # of comparison that are drawn
 FEW = 60  # points up to which every checkpoint has its error bars
 KL_TITLE = "KL from the reference, nats (√ scale)"
 
@@ -122,9 +123,9 @@ def _place(point: Point, scene: Scene, frame: Frame) -> Place:
 
 
 def _compared(scene: Scene, frame: Frame) -> Iterator[Markup]:
-    """Where pairs of arms are compared; said where there is one place."""
+    """Where pairs of arms are compared, if these are few places; said where there is one."""
     places = sorted({pair.kl for pair in scene.answer.comparisons if pair.difference and pair.kl})
-    for kl in places:
+    for kl in places if len(places) <= MOST_PLACES else ():
         x, top = frame.at(kl, frame.y.high)
         yield line([(x, top), (x, frame.height - frame.bottom)], "rule")
         if len(places) == 1:

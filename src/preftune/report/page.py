@@ -13,8 +13,9 @@ from ..evidence import StudyRecord, Verdict
 from ..page import inline, script_policy
 from ..text import harmless
 from .beside import Beside, across, of_same_arms
+from .calibration import calibration_panels, reward_reliability
 from .cards import cards, headline, in_sight, progress
-from .curves import RATIOS, calibration_panels, length_panel, reward_reliability, training_panels
+from .curves import RATIOS, length_panel, training_panels
 from .downloads import downloads
 from .facts import DATA_WORDS, Fact, compared, duration, facts, look_rows, rate_rows
 from .frontier import frontier_panels, proxy_panels

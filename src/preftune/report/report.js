@@ -55,8 +55,8 @@ document.addEventListener("pointerover", event => {
   tip.style.top = `${below ? event.clientY + 16 : event.clientY - tip.offsetHeight - 10}px`;
 });
 
-// --- on paper, what is folded in the answer is open ---
-const folded = () => document.querySelectorAll(".cards details, .alarms details, #conclude details");
+// --- on paper, what is folded in the answer is open; of many pairs, the table has the rest ---
+const folded = () => document.querySelectorAll(".card details, .alarms details, #conclude details");
 addEventListener("beforeprint", () => { for (const part of folded()) part.open = true; });
 
 // --- files to take away ---

@@ -5,6 +5,7 @@ Colours and sizes are classes (`chart.css`), so that one drawing serves a light 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -15,6 +16,8 @@ from ..text import harmless
 
 Place = tuple[float, float]
 
+FAR = 1e300  # what is farther from 0 is on no axis
+OUTSIDE = 10.0  # times the plot
 SHAPES = {  # about 10 pixels wide, around the origin
     "circle": "M5 0A5 5 0 1 1-5 0A5 5 0 1 1 5 0Z",
     "square": "M-4.4-4.4H4.4V4.4H-4.4Z",
@@ -53,8 +56,8 @@ class Frame(NamedTuple):
     bottom: int = 42
 
     def at(self, x: float, y: float) -> Place:
-        """The pixels of a pair of values."""
-        across, up = self.x.at(x), self.y.at(y)
+        """The pixels of a pair of values; what is far outside of the plot stays so, and finite."""
+        across, up = (min(max(share, -OUTSIDE), OUTSIDE) for share in (self.x.at(x), self.y.at(y)))
         wide, high = self.width - self.left - self.right, self.height - self.top - self.bottom
         return self.left + across * wide, self.top + (1 - up) * high
 
@@ -63,10 +66,12 @@ class Frame(NamedTuple):
 
 
 def axis_over(title: str, values: Iterable[float], count: int = 6, *, zero: bool = False, least: float = 0.0) -> Axis:
-    """A linear axis over all finite values (and 0, if asked), at least so long, with about `count` round ticks."""
-    found = [value for value in values if math.isfinite(value)] + [0.0] * zero
+    """A linear axis over all values (and 0, if asked), at least so long, with about `count` round ticks."""
+    found = [value for value in values if abs(value) < FAR] + [0.0] * zero
     low, high = (min(found), max(found)) if found else (0.0, 1.0)
-    missing = max(least, 1e-6 * max(abs(low), abs(high), 1e-3)) - (high - low)
+    size = max(abs(low), abs(high))
+    one_value = 0.1 * size or 1.0 if high - low <= 1e-6 * size else 0.0
+    missing = max(least, one_value) - (high - low)
     if missing > 0:
         low, high = low - missing / 2, high + missing / 2
     space = 0.04 * (high - low)
@@ -76,7 +81,7 @@ def axis_over(title: str, values: Iterable[float], count: int = 6, *, zero: bool
 
 def root_axis(title: str, values: Iterable[float], count: int = 6) -> Axis:
     """A square-root axis from 0 over all finite values; its ticks are about evenly spaced and have one digit."""
-    top = max((value for value in values if math.isfinite(value)), default=0.0) * 1.06 or 1.0
+    top = max((value for value in values if abs(value) < FAR), default=0.0) * 1.06 or 1.0
     wanted = (top * (i / count) ** 2 for i in range(1, count + 1))
     ticks = dict.fromkeys([0.0, *(float(f"{value:.1g}") for value in wanted)])
     return Axis(title, 0.0, top, tuple(tick for tick in ticks if tick <= top), root=True)
@@ -101,9 +106,11 @@ def tick_texts(axis: Axis) -> list[str]:
     """The ticks in print, all with the decimals that the finest of them needs."""
     if axis.root:
         return [f"{tick:g}" for tick in axis.ticks]
-    step = min((b - a for a, b in zip(axis.ticks, axis.ticks[1:], strict=False)), default=1.0)
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    if abs(step) >= 10_000:
+    step = min((b - a for a, b in itertools.pairwise(axis.ticks)), default=1.0)
+    decimals = next((d for d in range(9) if abs(step * 10**d - round(step * 10**d)) < 1e-3 * step * 10**d), 9)
+    if step >= 10_000_000:
+        return [f"{tick:.3g}".replace("-", "−") for tick in axis.ticks]
+    if step >= 10_000:
         return [f"{tick / 1000:,.0f}k" for tick in axis.ticks]
     return [f"{tick:,.{decimals}f}".replace("-", "−") for tick in axis.ticks]
 
