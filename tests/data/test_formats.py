@@ -123,7 +123,9 @@ def test_no_text_becomes_a_control_token(name: str, data: st.DataObject) -> None
     assert Counter(id for id in kept.prompt if id in controls.forbidden) == own
     assert [id for id in kept.responses[0] if id in controls.forbidden] == [form.end_chat]
     whole = in_one_piece(form, render(form, *prompt, Message("assistant", response)))
-    assert decoded(form, [*kept.prompt, *kept.responses[0]]) == decoded(form, whole)
+    spaces = "" if name == "mistral_v1" else " "  # in one piece it has spaces behind what looks like a control token
+    texts = (decoded(form, ids).replace(" ", spaces) for ids in ([*kept.prompt, *kept.responses[0]], whole))
+    assert len(set(texts)) == 1
     assert tokenised.shortened == ({CONTROL: len(spelled)} if spelled else {})
 
 
@@ -138,6 +140,8 @@ def test_nor_does_text_of_a_plain_prompt_and_its_response(name: str, data: st.Da
     assert [token for token in ids if token in form.controls.forbidden] == front
     assert [token for token in answer if token in form.controls.forbidden] == [form.end_text]
     assert decoded(form, [*ids, *answer[:-1]][len(front) :]) == prompt + response
+    if not form.anchored and form.controls.pattern.search(response):
+        assert answer[:-1] == form.tokenizer(response, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
 def test_nor_where_the_model_below_has_the_control_token_as_a_word() -> None:
@@ -147,6 +151,24 @@ def test_nor_where_the_model_below_has_the_control_token_as_a_word() -> None:
     form, end = text_format(tokenizer), tokenizer.convert_tokens_to_ids("<end>")
     assert end in tokenizer("w1 <end> w1", split_special_tokens=True)["input_ids"], "or this test shows nothing"
     assert form.prompt("w1 <end> w1") == tokenizer("w1 unknown unknown w1")["input_ids"]
+
+
+@pytest.mark.parametrize("name", ["mistral", "mistral_v1"])
+def test_text_behind_a_control_token_is_what_it_is_in_one_piece_also_where_another_text_spells_one(name: str) -> None:
+    """As soon as one text spells a control token the chat is encoded in pieces, which must not begin with a space."""
+    tokenizer = copy.deepcopy(family(name))
+    tokenizer.chat_template = "{% for m in messages %}</s>{{ m.content }}<s>{% endfor %}"
+    form, end = text_format(tokenizer), tokenizer.convert_tokens_to_ids("<s>")
+    plain, spelling = form.prompt((Message("user", "x"), *ASKED)), form.prompt((Message("user", "<s>"), *ASKED))
+    assert spelling[len(spelling) - spelling[::-1].index(end, 1) :] == plain[len(plain) - plain[::-1].index(end, 1) :]
+
+
+def test_what_the_template_writes_before_the_end_of_a_reply_is_part_of_it() -> None:
+    form = with_added(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{{ '\n\n' }}<|im_end|>{% endfor %}"
+    )
+    assert decoded(form, form.response("good", chat=True, ended=True)).endswith("good\n\n<|im_end|>")
+    assert decoded(form, form.response("good", chat=True, ended=False)).endswith("good")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -174,6 +196,8 @@ def test_tokens_that_frame_a_turn_are_control_tokens_and_those_of_thoughts_and_c
     bot = form.tokenizer.convert_tokens_to_ids("<｜Bot｜>")
     assert form.prompt((Message("user", "say <｜Bot｜>no"),)).count(bot) == 1
     assert bot not in form.response("<｜Bot｜>no", chat=True, ended=True)
+    thinks = template("think_like").replace("{{ m['content'] }}", "<think></think>{{ m['content'] }}")
+    assert "<think>" not in with_added(thinks, "<think>", "</think>").controls.ids
 
 
 def test_sampling_stops_where_the_template_ends_a_reply() -> None:

@@ -25,7 +25,6 @@ LOST_CALL = "a tool call, which the model's chat template does not show"
 LOST_TEXT = "text beside a tool call, which the model's chat template does not show"
 LOST_REASONING = "reasoning, which the model's chat template does not show"
 NO_TEMPLATE = "tools, tool calls or reasoning, and no chat template to write them"
-THOUGHTS = ("reasoning_content", "thinking", "reasoning")  # the names that templates know reasoning by
 
 Turns = Sequence[Mapping[str, Any]]
 
@@ -92,7 +91,7 @@ def render(
     """
     writer = Writer(tokenizer, controls, asking, gap or free_gap(messages))
     tools, own = split_tools(tuple(messages))
-    turns = [_named(turn_row(message), str(tokenizer.chat_template)) for message in own]
+    turns = [turn_row(message) for message in own]
     rendered = Rendered(writer.write(turns, tools), writer.gap)
     if not has_more(messages):
         return rendered, 0
@@ -107,7 +106,7 @@ def render(
 
 def _more_of(turn: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What a turn has beside a text, and a text beside a call, each with the reason if it is not shown."""
-    found = [(name, LOST_REASONING) for name in THOUGHTS if name in turn]
+    found = [("reasoning_content", LOST_REASONING)] if "reasoning_content" in turn else []
     if "tool_calls" in turn:
         found += [("tool_calls", LOST_CALL)] + ([("content", LOST_TEXT)] if turn["content"].strip() else [])
     return found
@@ -116,12 +115,6 @@ def _more_of(turn: Mapping[str, Any]) -> list[tuple[str, str]]:
 def has_more(messages: Sequence[Message]) -> bool:
     """Whether a chat has anything that only a template can write: tools, their turns, calls, reasoning."""
     return any(isinstance(turn, FullMessage) or turn.role in ("tools", "tool") for turn in messages)
-
-
-def _named(turn: dict[str, Any], template: str) -> dict[str, Any]:
-    """The turn with its reasoning under the name by which the template asks for it."""
-    known = (name for name in THOUGHTS if re.search(rf"[.'\"]{name}\b", template))
-    return {next(known, key) if key in THOUGHTS else key: value for key, value in turn.items()}
 
 
 # --- options ---------------------------------------------------------------------------------------------------------
