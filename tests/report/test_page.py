@@ -245,6 +245,25 @@ def test_numbers_that_are_none_break_nothing(tmp_path: Path) -> None:
     assert drawn and not [value for value in drawn if re.search(r"\b(nan|inf)\b", value)]
 
 
+def test_values_of_other_kinds_than_ours_break_nothing(tmp_path: Path) -> None:
+    folder = write_synthetic_study(tmp_path, prompts=4)
+    page = page_of(
+        set_info(
+            folder,
+            gold={"description": ["one", 2]},
+            opinions={"other": 3, "more": None},
+            notes=[{"a": 1}, None, 7],
+            data={"votes_train": "many", "skipped": [1, 2], "rows": None},
+            settings={"lr": {"from": 1, "to": [2]}, "batch_size": "eight"},
+            reward={"kind": 3, "0": {"held_out": {"accuracy": 1}, "reliability": 4, "baselines": [1]}},
+            budgets={"dpo-0.1-0": {"votes_seen": "some"}, "ipo-0.1-0": 4},
+            preferences={"dpo-0.1-0": {"held_out": {"accuracy": {"value": "high"}}}},
+            seconds={"study": "long"},
+        )
+    )
+    assert "The reward is not named" in page.words and "lr: from 1" in page.words
+
+
 @pytest.mark.parametrize("wild", [float("nan"), float("inf"), -1e308, 1e308, 1e-308])
 def test_wild_numbers_are_drawn_nowhere_and_break_nothing(tmp_path: Path, wild: float) -> None:
     folder = write_synthetic_study(tmp_path, prompts=4)
