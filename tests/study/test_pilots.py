@@ -247,7 +247,11 @@ def test_pilots_never_become_points(whole: Study) -> None:
 def test_the_report_names_the_rates(whole: Study) -> None:
     told = info_of(whole.folder)["pilots"]
     page = whole.report().read_text(encoding="utf-8")
-    assert f"dpo {told['dpo']['lr']:g} (" in page and f"sft {told['sft']['lr']:g} (" in page
+    section = page.split("How learning rates were chosen")[1].split("</table>")[0]
+    for arm in ("dpo", "sft"):
+        assert (
+            f"{arm}</th><td>{told[arm]['lr']:g}</td>" in section and f"of {len(told[arm]['tried'])} pilots" in section
+        )
 
 
 def test_going_on_repeats_no_pilot_and_keeps_the_frozen_rates(
@@ -374,7 +378,7 @@ def test_no_validation_prompt_is_trained_on_or_evaluated_on(
     small = AUTO | {"betas": [0.1], "steps": 2, "model": model, "validation_fraction": 0.5}
     compare("dpo", ballots, out=tmp_path / "s", **small)
     _, out = split_by_prompt(ballots, 0.5, seed=1)
-    given = {"eval_ballots": out[:5], "prompts": [ballot.prompt for ballot in out[3:8]]}
+    given = {"eval_ballots": out[:5], "prompts": [ballot.prompt for ballot in out[3:8]], "allow_overlap": True}
     compare("dpo", ballots, out=tmp_path / "t", **small | given)
     assert len(seen) >= 8
     for judged, trained_on, asked in seen:
@@ -382,7 +386,7 @@ def test_no_validation_prompt_is_trained_on_or_evaluated_on(
         assert not judged & trained_on and not judged & asked
     assert len(seen[-1][0]) == len({ballot.prompt for ballot in out[8:]} - {ballot.prompt for ballot in out[:8]})
     with pytest.raises(UserError, match="needs two validation prompts that are not evaluated on, and has 0"):
-        compare("dpo", ballots, out=tmp_path / "u", **small | {"eval_ballots": out})
+        compare("dpo", ballots, out=tmp_path / "u", **small | {"eval_ballots": out, "allow_overlap": True})
     assert not (tmp_path / "u").exists()
 
 

@@ -106,7 +106,8 @@ def tick_texts(axis: Axis) -> list[str]:
     """The ticks in print, all with the decimals that the finest of them needs."""
     if axis.root:
         return [f"{tick:g}" for tick in axis.ticks]
-    step = min((b - a for a, b in itertools.pairwise(axis.ticks)), default=1.0)
+    alone = abs(axis.ticks[0]) if axis.ticks else 0.0
+    step = min((b - a for a, b in itertools.pairwise(axis.ticks)), default=alone or 1.0)
     decimals = next((d for d in range(9) if abs(step * 10**d - round(step * 10**d)) < 1e-3 * step * 10**d), 9)
     if step >= 10_000_000:
         return [f"{tick:.3g}".replace("-", "−") for tick in axis.ticks]
