@@ -268,6 +268,27 @@ def chat(*replies: str) -> list[dict[str, str]]:
         ({"fields": RECORD, "responses": [{"user_id": "u", "values": {"order": {"value": ORDER["value"]}}}]}, Y),
         ({"fields": RECORD, "responses": {}, "suggestions": {"best": {"value": "response-2", "agent": "m"}}}, Y),
         ({**RECORD, "order": [{"user_id": "u", "value": ORDER, "status": "submitted"}]}, Y),
+        (
+            {
+                **RECORD,
+                "response-1-rating": [{"user_id": "u", "value": 2}, {"user_id": "v", "value": 3}],
+                "response-2-rating": [{"user_id": "u", "value": 4}],
+            },
+            Y,
+        ),
+        ({"input": "q", "targets": {"choices": ["x", "y"], "labels": [1, 0]}}, X),
+        ({"instruction": "q", "input": "", "output": ["x", "y"]}, X),
+        (
+            {
+                "contents": [{"role": "user", "parts": [{"text": "q"}]}],
+                "completions": [
+                    {"score": score, "completion": {"role": "model", "parts": [{"text": text}]}}
+                    for score, text in ((0.0, "x"), (1.0, "y"))
+                ],
+            },
+            Y,
+        ),
+        ({"prompt": "q", "responses": ["x", "y"], "scores": [1, 2], "annotations": [{"rating": "3"}]}, Y),
         ({**RECORD, "best.responses": ["response-1"], "best.responses.users": ["u"]}, X),
     ],
 )

@@ -94,6 +94,14 @@ def exported(fields: Fields, row: Row, columns: Columns) -> None:
         raise Unusable(NO_VOTES if names else "a record without two responses to compare")
 
 
+def in_order(fields: Fields, row: Row, columns: Columns) -> None:
+    """Outputs stand in the order of preference."""
+    outputs = fields["responses"]
+    if not isinstance(outputs, list):
+        raise ValueError("no preference: one `output` to an instruction, and nothing to compare it with")
+    fields["ranks"] = list(range(1, len(outputs) + 1))
+
+
 def last_reply(fields: Fields, row: Row, columns: Columns) -> None:
     """The chosen response is the last turn of the chat."""
     chat = fields["messages"]

@@ -132,7 +132,7 @@ def _group(row: Plain) -> Contents:
         if all(isinstance(entry, str) for entry in entries):  # our own form is taken word for word
             return Contents(with_system(stated_prompt(fields), fields), tuple(entries), votes)
         return Contents(*_split(fields, entries), votes)
-    if fields.get("annotations") is not None and written is None:
+    if written is None and annotations_of(fields):
         return Contents(*_split(fields, entries), pool(one.vote for one in annotations_of(fields)))
     return _ordered(row, entries)
 
@@ -235,11 +235,16 @@ def _vote(vote: object) -> Vote:
 def annotations_of(row: Row) -> tuple[Annotation, ...]:
     """What a row keeps of the single judgements that its votes are made of."""
     stated = row.get("annotations")
-    if stated is None:
+    if stated is None or not _is_ours(stated):
         return ()
     if not isinstance(stated, list) or not all(isinstance(one, dict) for one in stated):
         raise ValueError(f"`annotations` is {reprlib.repr(stated)}, not a list of {{a, b, winner, by}}")
     return tuple(map(_annotation, stated))
+
+
+def _is_ours(annotations: Any) -> bool:
+    """Whether it names winners: other data sets have other things under that name."""
+    return not isinstance(annotations, list) or any(isinstance(one, dict) and "winner" in one for one in annotations)
 
 
 def _annotation(said: Row) -> Annotation:

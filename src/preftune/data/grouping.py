@@ -87,8 +87,8 @@ class Waiting:
 
 
 PROMPT_FIELDS = (
-    *("prompt", "conversations", "conversation", "question", "instruction", "context", "messages", "input", "query"),
-    *("trajectory", "user_prompt", "user_input", "problem", "post", "history", "system", "system_prompt"),
+    *("prompt", "conversations", "conversation", "question", "instruction", "context", "messages", "contents", "input"),
+    *("query", "trajectory", "user_prompt", "user_input", "problem", "post", "history", "system", "system_prompt"),
 )
 
 

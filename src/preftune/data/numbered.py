@@ -47,6 +47,7 @@ def as_group(fields: dict[str, Any], row: Row, names: Sequence[str]) -> bool:
     fields["responses"] = [row.get(name) for name in names]
     if said:
         fields["annotations"] = [note for value, by in said for note in annotations_of(value, by, names)]
+        fields["annotations"] += _by_ratings(row, names)
         if not fields["annotations"]:
             raise Unusable(NO_VOTES)
         return True
@@ -102,6 +103,19 @@ def _suggested(row: Row) -> Iterator[tuple[Any, str]]:
             yield value, str(row.get(f"{title}.agent") or "suggestion")
 
 
+def _by_ratings(row: Row, names: Sequence[str]) -> list[dict[str, Any]]:
+    """What each person says of all pairs by rating every response in a question of its own."""
+    rated: dict[str, dict[int, float]] = {}
+    for k, name in enumerate(names):
+        for title in (f"{name}{gap}{word}" for gap in "-_" for word in ("rating", "score")):
+            own = {key: row[key] for key in (title, f"{title} ", f"{title}.responses") if key in row}
+            own |= {f"{key}{end}": row.get(f"{key}{end}") for key in own for end in (".users", ".status")}
+            for value, by in (*_listed(own), *_columns(own)):
+                if isinstance(value, int | float):
+                    rated.setdefault(by, {})[k] = -value
+    return [note for by, ranks in rated.items() for note in _by_ranks(ranks, by)]
+
+
 def annotations_of(value: Any, by: str, names: Sequence[str]) -> list[dict[str, Any]]:
     """What one answer says of all pairs: the best one over each other, or by rank; nothing if it is about neither."""
     ranks = _ranks(value, names)
@@ -109,11 +123,15 @@ def annotations_of(value: Any, by: str, names: Sequence[str]) -> list[dict[str, 
     if place is not None:
         return [{"a": place, "b": k, "winner": "a", "by": by} for k in range(len(names)) if k != place]
     if ranks:
-        pairs = combinations([k for k in range(len(names)) if k in ranks], 2)
-        return [{"a": a, "b": b, "winner": _lower(ranks[a], ranks[b]), "by": by} for a, b in pairs]
+        return _by_ranks(ranks, by)
     if isinstance(value, str) and len(names) == 2 and (winner := plain_winner(value.strip().lower())):
         return [{"a": 0, "b": 1, "winner": winner, "by": by}]
     return []
+
+
+def _by_ranks(ranks: Mapping[int, float], by: str) -> list[dict[str, Any]]:
+    pairs = combinations(sorted(ranks), 2)
+    return [{"a": a, "b": b, "winner": _lower(ranks[a], ranks[b]), "by": by} for a, b in pairs]
 
 
 def _lower(one: float, other: float) -> str:

@@ -181,7 +181,10 @@ def _prompt_of(row: object, how: How) -> Prompt:
         raise ValueError(row.why)
     fields = how.renamed(fields_of(row))
     kind = kind_of(fields)
-    return prompt_alone(kind.plain(fields, stated=how.columns).fields if kind and not kind.layout.rows else fields)
+    if kind and not kind.layout.rows:
+        with suppress(ValueError, Unusable):  # of what is said of responses, which a prompt may do without
+            return prompt_alone(kind.plain(fields, stated=how.columns).fields)
+    return prompt_alone(fields)
 
 
 def write_ballots(ballots: Iterable[Ballot], path: str | Path) -> None:
