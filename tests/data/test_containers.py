@@ -247,3 +247,15 @@ def test_rows_come_one_by_one_before_the_file_is_at_its_end(tmp_path: Path) -> N
     assert (second.ballot, second.bad, second.row) == (None, True, BAD[1])
     assert (third.ballot, third.bad, third.reason) == (None, False, "an empty response")
     assert next(stream).reason.startswith("is not UTF-8 text")
+
+
+def test_an_object_that_a_layout_looks_into_may_stand_in_a_cell(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(
+        "question,answer_0,answer_1,score_0,score_1\n"
+        '"{""full_text"": ""q"", ""id"": 1}","{""x"": 1}","[1, 2]",1,0\n'
+        "\"{'full_text': 'r'}\",x,y,0,1\n"
+    )
+    first, second = read_ballots(path)
+    assert (first.prompt, first.responses) == ("q", ('{"x": 1}', "[1, 2]"))
+    assert (second.prompt, second.votes[0].p) == ("r", 0)

@@ -17,20 +17,9 @@ from ..errors import UserError
 from .chats import is_turn
 from .documents import Broken, rows_in
 from .fields import decoded, structure_of, twice
-from .layouts import KNOWN, is_known
+from .layouts import HELD, KNOWN, is_known
 
-STRUCTURED = {"conversations", "conversation", "messages", "turns", "votes", "ranks", "scores", "ended", "annotations"}
-STRUCTURED |= {
-    "responses",
-    "replies",
-    "completions",
-    "answers",
-    "generations",
-    "ratings",
-    "summaries",
-    "info",
-    "candidates",
-}
+CHATS = {"conversations", "conversation", "messages", "turns"}  # never text, whatever is in them
 ARCHIVES = {b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstandard"}
 NO_TEXT = "is not UTF-8 text; save the file as UTF-8"
 BLANK = b" \t\r\n\v\f\xef\xbb\xbf"
@@ -247,14 +236,16 @@ def _cells(header: Sequence[str], record: Sequence[str]) -> dict[str, object] | 
 
 
 def _cell(title: str, text: str) -> object:
-    """Text, None for an empty cell, or the lists and objects that a cell holds as JSON or as Python prints them."""
+    """Text, None for an empty cell, or the chat or object that a cell holds as JSON or as Python prints it.
+
+    Lists of responses, ranks and the like stay text here: their layout knows them.
+    """
     if text[:1] not in ("[", "{"):
         return text or None
     value, _ = structure_of(text)
     is_chat = is_turn(value) or (isinstance(value, list) and bool(value) and all(map(is_turn, value)))
-    if not is_chat and title not in STRUCTURED and not (title == "question" and "full_text" in text):
-        return text
-    return decoded(title, text)
+    is_held = isinstance(value, dict) and not HELD.get(title, frozenset()).isdisjoint(value)
+    return decoded(title, text) if is_chat or is_held or title in CHATS else text
 
 
 # --- Parquet and Arrow ------------------------------------------------------------------------------------------------

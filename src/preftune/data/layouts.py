@@ -30,7 +30,12 @@ ROLES = (
     *("rank", "score", "desirable", "by", "id", "source", "weight", "ended", "tools", "annotations"),
 )
 KINDS = tuple(kind for layout in LAYOUTS for kind in layout.kinds)
+PATHS = {one for kind in KINDS for path in kind.paths.values() for one in path.split("|")}
 KNOWN = frozenset(PASSED).union(*(kind.reads for kind in KINDS))
+HELD: dict[str, frozenset[str]] = {  # what stands inside of a column, by column
+    head: frozenset(path.split(".")[1] for path in PATHS if path.startswith(f"{head}."))
+    for head in {path.split(".")[0] for path in PATHS if "." in path}
+}
 ASKED = frozenset(
     {"prompt", "turns", "messages", "conversations", "conversation", "question", "instruction", "context"}
 )
