@@ -202,6 +202,39 @@ def test_what_decides_an_ambiguous_file_is_in_its_error() -> None:
     assert votes_of(safer)[1] == {"Fish. > Bowline."}
 
 
+@pytest.mark.parametrize(
+    ("row", "nearest", "columns"),
+    [
+        (
+            {"question": "q", "best": "x", "worst": "y"},
+            "chosen and rejected",
+            "prompt=question,chosen=best,rejected=worst",
+        ),
+        (
+            {"id": 1, "ask": "q", "answer_x": "x", "answer_y": "y", "verdict": "x"},
+            "two responses",
+            "prompt=ask,a=answer_x",
+        ),
+        (
+            {"prompt": "q", "reply_texts": ["x", "y"], "stars": [1, 2]},
+            "ranked or scored",
+            "responses=reply_texts,scores=stars",
+        ),
+        ({"prompt": "q", "response": "x", "is_safe": True}, "unpaired feedback", "response=response,desirable=is_safe"),
+        ({"prompt": "q", "my_answer": "x", "stars": 3}, "rated responses", "response=my_answer,score=stars"),
+    ],
+)
+def test_an_unknown_layout_is_told_the_nearest_one_and_the_columns_that_would_read_it(
+    tmp_path: Path, row: dict[str, Any], nearest: str, columns: str
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row))
+    message = error_of(lambda: read_ballots(path))
+    assert f"the nearest is '{nearest}" in message
+    proposed = message.partition("--columns ")[2].partition(" ")[0]
+    assert columns in proposed and "…" not in proposed
+
+
 def test_an_ambiguous_row_is_never_left_out_as_bad() -> None:
     """Leaving out the rows with label 0 would keep only those in which the first response wins."""
     assert ":2: `label` is 0" in error_of(lambda: read_ballots(CASES / "layouts" / "shp_renamed.jsonl", skip_bad=True))

@@ -66,12 +66,7 @@ def _split(fields: Row, entries: Sequence[Any]) -> tuple[Prompt | None, tuple[st
 def _asked(fields: Row, sides: Sequence[Side]) -> Prompt | None:
     """The stated prompt. A whole conversation beside sides that are whole conversations states nothing more."""
     stated = stated_prompt(fields)
-    if (
-        fields.get("prompt") is None
-        and not isinstance(stated, str | None)
-        and stated
-        and stated[-1].role == "assistant"
-    ):
+    if isinstance(stated, tuple) and stated[-1:] and stated[-1].role == "assistant" and fields.get("prompt") is None:
         whole = [not isinstance(side, str) and side[0].role != "assistant" for side in sides if side]
         return None if whole and all(whole) else stated
     return stated
@@ -103,7 +98,7 @@ def _chosen(row: Plain) -> tuple[Statement, bool]:
             "`chosen` loses by the `votes`, `p`, `label` or scores beside it, where `a` and 1 are `chosen`: "
             "keep the right one"
         )
-    tied = row.fields.get("score_a") is not None and bool(said) and said[-1].p == 0.5
+    tied = row.fields.get("score_a") is not None and bool(said) and said[0].p == 0.5
     return (said[0] if said else Statement(1.0)), tied
 
 
