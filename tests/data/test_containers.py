@@ -165,6 +165,15 @@ def test_a_column_that_nobody_reads_may_hold_anything(tmp_path: Path, container:
         with pyarrow.ipc.new_stream(path, table.schema) as writer:
             writer.write_table(table)
     assert len(read_ballots(path)) == 1
+    assert read_prompts(path) == ("q",)
+
+
+def test_a_file_of_prompts_with_a_time_that_nobody_reads_is_read_and_its_columns_are_named(tmp_path: Path) -> None:
+    far = pyarrow.array([2**62], pyarrow.timestamp("us"))
+    table = pyarrow.table({"prompt": ["q"], "reply": ["x"], "seen": far})
+    pyarrow.parquet.write_table(table, tmp_path / "rows")
+    assert read_prompts(tmp_path / "rows") == ("q",)
+    assert "the row has 'prompt', 'reply'; the nearest is" in error_of(lambda: read_ballots(tmp_path / "rows"))
 
 
 def test_a_column_that_is_named_is_read_whatever_its_name(tmp_path: Path) -> None:
@@ -174,7 +183,7 @@ def test_a_column_that_is_named_is_read_whatever_its_name(tmp_path: Path) -> Non
     ballots = read_ballots(path, columns="prompt=ask,chosen=info.good,rejected=poor")
     assert (ballots[0].prompt, ballots[0].responses) == ("q", ("x", "y"))
     assert read_prompts(path, columns={"prompt": "ask"}) == ("q",)
-    assert "the row has 'ask', 'info', 'poor', 'when'" in error_of(lambda: read_ballots(path))
+    assert "the row has 'ask', 'info', 'poor'; the nearest is" in error_of(lambda: read_ballots(path))
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,12 @@ The files of `cases` are made after public reports and data cards; all of their 
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from preftune.data.ballots import Ballot, Vote
@@ -48,6 +51,14 @@ def error_of(read: Callable[[], object]) -> str:
     return str(caught.value)
 
 
+ASKED = [{"role": "user", "content": "q"}]
+SIDE = {text: {"role": "assistant", "content": text} for text in "stxyz"}
+GOOD = {"prompt": "q", "chosen": "x", "rejected": "y"}
+X, Y, TIE = {"x > y"}, {"y > x"}, {"x = y"}
+NUMBERS = {"prompt": "q", "response_1": "x", "response_2": "y", "response_3": "z"}
+PARTS = [[{"type": "text", "text": text, "image": None}] for text in ("q", "x", "y")]
+RECORD = {"prompt": "q", "response-1": "x", "response-2": "y"}
+ORDER = {"rank": [1, 2], "value": ["response-2", "response-1"]}
 READ: dict[str, tuple[list[set[str]], dict[str, int]]] = {
     "axolotl-2415.jsonl": (
         [{"Bowline. > I know many knots, and all of them are lovely."}, {"Jib. > Anchor."}],
@@ -216,7 +227,7 @@ def test_what_decides_an_ambiguous_file_is_in_its_error() -> None:
             "prompt=ask,a=answer_x",
         ),
         (
-            {"prompt": "q", "reply_texts": ["x", "y"], "stars": [1, 2]},
+            {"prompt": "q", "reply_texts": ["x", "y"], "stars": [2, 1]},
             "ranked or scored",
             "responses=reply_texts,scores=stars",
         ),
@@ -233,6 +244,8 @@ def test_an_unknown_layout_is_told_the_nearest_one_and_the_columns_that_would_re
     assert f"the nearest is '{nearest}" in message
     proposed = message.partition("--columns ")[2].partition(" ")[0]
     assert columns in proposed and "…" not in proposed
+    if "response=" not in proposed:  # else one row is no ballot
+        assert votes_of(read_ballots(path, columns=proposed)) == [X]
 
 
 def test_an_ambiguous_row_is_never_left_out_as_bad() -> None:
@@ -241,15 +254,6 @@ def test_an_ambiguous_row_is_never_left_out_as_bad() -> None:
 
 
 # ---------------------------------------------------------------------------------------------- relatives
-
-ASKED = [{"role": "user", "content": "q"}]
-SIDE = {text: {"role": "assistant", "content": text} for text in "stxyz"}
-GOOD = {"prompt": "q", "chosen": "x", "rejected": "y"}
-X, Y, TIE = {"x > y"}, {"y > x"}, {"x = y"}
-NUMBERS = {"prompt": "q", "response_1": "x", "response_2": "y", "response_3": "z"}
-PARTS = [[{"type": "text", "text": text, "image": None}] for text in ("q", "x", "y")]
-RECORD = {"prompt": "q", "response-1": "x", "response-2": "y"}
-ORDER = {"rank": [1, 2], "value": ["response-2", "response-1"]}
 
 
 def chat(*replies: str) -> list[dict[str, str]]:
@@ -331,7 +335,9 @@ def test_relatives_of_the_layouts_mean_what_they_say(tmp_path: Path, row: dict[s
     (ballot,) = ballots = read_ballots(path)
     assert votes_of(ballots) == [votes]
     assert last(ballot) == "q"
-    assert path.read_text() == json.dumps(row) + "\n"
+    with suppress(pyarrow.ArrowException):  # a column is of one type there
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "row.parquet")
+        assert votes_of(read_ballots(tmp_path / "row.parquet")) == [votes], "the columns that are read are enough"
 
 
 def test_turns_that_come_after_what_was_judged_are_cut_off(tmp_path: Path) -> None:
@@ -363,6 +369,11 @@ def test_scores_that_differ_by_no_more_than_the_gap_are_a_tie(tmp_path: Path, ga
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert votes_of(read_ballots(path, score_gap=gap)) == [TIE if gap >= 1 else X] * 4
+
+
+@pytest.mark.parametrize("gap", [-1, float("nan"), float("inf")])
+def test_a_gap_that_is_none_is_refused(gap: float) -> None:
+    assert f"--score-gap {gap:g}" in error_of(lambda: read_ballots(CASES / "layouts" / "nectar.jsonl", score_gap=gap))
 
 
 TREE = [

@@ -926,6 +926,16 @@ def test_a_hub_data_set_is_read_by_name_and_split(hub, tmp_path: Path) -> None:
     assert "choose a split: owner/two:train, owner/two:test" in error_of(lambda: read_ballots("owner/two"))
 
 
+def test_a_column_that_is_named_is_read_from_the_hub_too(hub, monkeypatch) -> None:
+    import datasets
+
+    rows = datasets.Dataset.from_list([{"ask": "q", "good": "x", "poor": "y", "prompt": "other"}])
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: rows)
+    ballots = read_ballots("owner/one", columns="prompt=ask,chosen=good,rejected=poor")
+    assert (ballots[0].prompt, ballots[0].responses) == ("q", ("x", "y"))
+    assert "the row has 'ask', 'good', 'poor', 'prompt'; the nearest is" in error_of(lambda: read_ballots("owner/one"))
+
+
 def test_of_several_configurations_one_is_named(hub) -> None:
     assert len(read_ballots("owner/many:first")) == 1
     assert len(read_ballots("owner/many:second:test")) == 2

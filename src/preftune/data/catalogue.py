@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .adapting import RATINGS, any_word, binary, chat_then_binary, in_order, last_reply, one_rating, status
+from .adapting import ALIASES, RATINGS, any_word, binary, chat_then_binary, in_order, last_reply, one_rating, status
 from .layout import ASKED, BREAD, NILE, Layout, Q, says
 from .numbered import STEMS
 from .public import PUBLIC
@@ -161,7 +161,7 @@ OWN = (
         ),
         "",
         variants=PAIRS,
-        takes=GIVEN,
+        takes=(*GIVEN, *ALIASES, "best", "ranks", "ranking", "scores", "ratings"),
         adapt=any_word,
     ),
     Layout(

@@ -81,6 +81,11 @@ def kind_of(row: Row) -> Kind | None:
     return _kind_of_names(tuple(key for key, value in row.items() if value is not None)) or kind
 
 
+def fits(titles: Iterable[str]) -> bool:
+    """Whether rows with these columns are of a known layout."""
+    return _kind_of_names(tuple(titles)) is not None
+
+
 def is_known(row: Row) -> bool:
     """Whether an object is a row that a layout fits, or a prompt with nothing beside it."""
     return _kind_of_names(tuple(row)) is not None or not ASKED.isdisjoint(row)

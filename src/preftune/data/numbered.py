@@ -21,7 +21,16 @@ STEMS = (
 )
 NUMBERED = re.compile(rf"({'|'.join(STEMS)})([-_ ]?)(\d+|[a-zA-Z])")
 MEASURES = (("ranks", ("rank", "ranking")), ("scores", ("score", "rating", "reward")))
+SAID = re.compile(
+    r"\.responses(\.users|\.status)?$|[.-]suggestion(\.agent)?$|(^|[-_])(rank|score|rating|reward)($|[-_]|\d)"
+)
+BEST = ("winner", "preferred", "preference", "best", "chosen")
 DISCARDED = ("discarded", "draft", "missing")
+
+
+def is_said(title: str) -> bool:
+    """Whether a column may hold a numbered response, or what was said of one."""
+    return bool(NUMBERED.fullmatch(title) or SAID.search(title))
 
 
 @lru_cache(maxsize=1024)
@@ -56,7 +65,7 @@ def as_group(fields: dict[str, Any], row: Row, names: Sequence[str]) -> bool:
         if measured:
             fields[role] = measured
             return True
-    best = next((row[key] for key in ("winner", "preferred", "preference", "best", "chosen") if key in row), None)
+    best = next((row[key] for key in BEST if key in row), None)
     place = _place(best, names)
     if place is not None:
         fields["votes"] = [{"a": place, "b": k, "p": 1} for k in range(len(names)) if k != place]

@@ -192,6 +192,7 @@ PUBLIC = (
         ),
         "Argilla (records.to_json, FeedbackDataset)",
         beside=("responses",),
+        takes=("suggestions",),
         adapt=exported,
     ),
     Layout(

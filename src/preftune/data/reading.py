@@ -58,6 +58,8 @@ def stream_ballots(
     Rows that make ballots together come last; until then they wait on disk. Arguments are those of `read_ballots`.
     Raises UserError for a file that cannot be read at all, and for rows that may mean two things.
     """
+    if not 0 <= score_gap < float("inf"):
+        raise UserError(f"--score-gap {score_gap:g}: must be 0 or more")
     how = How(parse_columns(columns) if columns else {}, score_gap)
     tables = open_tables(source, frozenset(path.split(".")[0] for path in how.columns.values()))
     waiting = Waiting()
