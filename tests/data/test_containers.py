@@ -208,6 +208,14 @@ def test_cells_of_csv_that_are_no_literals_are_text(tmp_path: Path) -> None:
     assert read_ballots(path)[0].responses == ("[not a list", "{nor: this\\d")
 
 
+def test_lists_in_the_cells_of_responses_are_text_and_that_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('prompt,chosen,rejected\nq,"[""x"", ""z""]","[""y""]"\nr,"[1, 2]",y\n')
+    ballots = read_ballots(path)
+    assert [ballot.responses for ballot in ballots] == [('["x", "z"]', '["y"]'), ("[1, 2]", "y")]
+    assert ballots.noted == {"responses that are lists or objects in a text: taken word for word": 1}
+
+
 def test_objects_that_numpy_printed_into_a_cell_are_a_chat(tmp_path: Path) -> None:
     cells = [f"[{{'content': 'q', 'role': 'user'}}\n {{'content': {text!r}, 'role': 'assistant'}}]" for text in "xy"]
     path = tmp_path / "rows.csv"

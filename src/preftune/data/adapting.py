@@ -10,7 +10,7 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any
 
-from .fields import Ambiguous, Row, Unusable, is_missing
+from .fields import Ambiguous, Row, Unusable, is_missing, structure_of
 from .layout import PASSED
 from .numbered import as_group, flattened, responses_in
 from .verdicts import NO_VOTES
@@ -117,6 +117,7 @@ def steps(fields: Fields, row: Row, columns: Columns) -> None:
 def individual(fields: Fields, row: Row, columns: Columns) -> None:
     """HelpSteer has each annotator's own score beside the one that counts."""
     stated = row.get("individual_preference") or row.get("all_preferences_unprocessed")
+    stated = structure_of(stated)[0] if isinstance(stated, str) else stated
     if not isinstance(stated, list) or fields.get("annotations") is not None:
         return
     scores = [one.get("score", one.get("strength")) for one in stated if isinstance(one, dict)]

@@ -30,7 +30,10 @@ class Waiting:
         self.base.execute(
             "CREATE TABLE rows (n INTEGER PRIMARY KEY, kind TEXT, key TEXT, own TEXT, place TEXT, row TEXT)"
         )
-        self.first: dict[str, float] = {}
+
+    def close(self) -> None:
+        """Forget all rows."""
+        self.base.close()
 
     def add(self, kind: str, row: Plain, place: str, number: str) -> None:
         """Keep a row: of one prompt (kind "prompt") or of one parent ("tree")."""

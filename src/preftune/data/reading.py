@@ -14,7 +14,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,13 +62,13 @@ def stream_ballots(
         raise UserError(f"--score-gap {score_gap:g}: must be 0 or more")
     how = How(parse_columns(columns) if columns else {}, score_gap)
     tables = open_tables(source, frozenset(path.split(".")[0] for path in how.columns.values()))
-    waiting = Waiting()
-    for table in tables:
-        before = f"{Path(table.name).stem}:" if len(tables) > 1 else ""
-        for number, row in table.rows:
-            yield from _outcomes(row, table.where(number), f"{before}{number}", how, waiting)
-    for place, found in waiting.ballots():
-        yield _outcome(place, found)
+    with closing(Waiting()) as waiting:
+        for table in tables:
+            before = f"{Path(table.name).stem}:" if len(tables) > 1 else ""
+            for number, row in table.rows:
+                yield from _outcomes(row, table.where(number), f"{before}{number}", how, waiting)
+        for place, found in waiting.ballots():
+            yield _outcome(place, found)
 
 
 def _outcomes(row: object, place: str, number: str, how: How, waiting: Waiting) -> Iterator[Outcome]:
