@@ -4,6 +4,7 @@ The files of `cases` are made after public reports and data cards; all of their 
 """
 
 import json
+import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -409,6 +410,17 @@ def test_rows_of_one_prompt_are_a_ballot_wherever_they_stand(tmp_path: Path) -> 
     assert [ballot.prompt for ballot in ballots] == ["q", "r"]
     assert votes_of(ballots) == [{"x > y", "x = z", "z > y"}, {"t > s"}]
     assert ballots.skipped == {"a single response, with no other one to the same prompt to compare it with": 1}
+
+
+def test_a_full_disk_under_waiting_rows_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"prompt": "q", "response": "x", "helpfulness": 1}))
+
+    def full(*row: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr("preftune.data.grouping.Waiting.add", full)
+    assert f"{path}: rows that make ballots together wait in a temporary file" in error_of(lambda: read_ballots(path))
 
 
 def test_two_ratings_of_a_response_are_a_question(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
@@ -62,13 +63,17 @@ def stream_ballots(
         raise UserError(f"--score-gap {score_gap:g}: must be 0 or more")
     how = How(parse_columns(columns) if columns else {}, score_gap)
     tables = open_tables(source, frozenset(path.split(".")[0] for path in how.columns.values()))
-    with closing(Waiting()) as waiting:
-        for table in tables:
-            before = f"{Path(table.name).stem}:" if len(tables) > 1 else ""
-            for number, row in table.rows:
-                yield from _outcomes(row, table.where(number), f"{before}{number}", how, waiting)
-        for place, found in waiting.ballots():
-            yield _outcome(place, found)
+    try:
+        with closing(Waiting()) as waiting:
+            for table in tables:
+                before = f"{Path(table.name).stem}:" if len(tables) > 1 else ""
+                for number, row in table.rows:
+                    yield from _outcomes(row, table.where(number), f"{before}{number}", how, waiting)
+            for place, found in waiting.ballots():
+                yield _outcome(place, found)
+    except sqlite3.Error as error:
+        where = "rows that make ballots together wait in a temporary file, which cannot be kept"
+        raise UserError(f"{source}: {where} ({error}); SQLITE_TMPDIR names another folder for it") from None
 
 
 def _outcomes(row: object, place: str, number: str, how: How, waiting: Waiting) -> Iterator[Outcome]:
