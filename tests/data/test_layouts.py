@@ -299,6 +299,8 @@ def chat(*replies: str) -> list[dict[str, str]]:
         ({**NUMBERS, "ranking": [2, 1, 3]}, {"y > x", "x > z", "y > z"}),
         ({**NUMBERS, "rating_1": 1, "rating_2": 2, "rating_3": 2}, {"y > x", "z > x", "y = z"}),
         ({**NUMBERS, "winner": "response_3"}, {"z > x", "z > y"}),
+        ({"prompt": "q", "answer_a": "x", "answer_b": "y", "answer_c": "z", "best": "C"}, {"z > x", "z > y"}),
+        ({"prompt": "q", "responses": ["x", "y", "z"], "better_index": 1}, {"y > x", "y > z"}),
         ({"prompt": json.dumps(ASKED), "chosen": json.dumps([SIDE["x"]]), "rejected": json.dumps([SIDE["y"]])}, X),
         ({"prompt": "q", "responses": '["x", "y"]', "scores": "[1, 2]"}, Y),
         ({"prompt": "q", "completions": ["x", "y", "z"], "rewards": ["5", "N/A", "1"]}, {"x > z"}),

@@ -542,6 +542,7 @@ SYSTEM = {"role": "system", "content": "S"}
         ("`votes.a` is nan", {**PAIR, "votes": {"a": math.nan, "b": 2}}),
         ("must be counts under `a`, `b` and `tie`", {**PAIR, "votes": {"a": 1, "b": 2, "both bad": 1}}),
         ("must be counts under `a`, `b` and `tie`", {**PAIR, "votes": 3}),
+        ("`label` names one of two responses, and there are 3", {**GROUP, "label": 2}),
         ("`ranks` must be a list of 3 numbers", {**GROUP, "ranks": [1, 2]}),
         ("`scores` must be a list of 3 numbers", {**GROUP, "scores": [1, 2, 3, 4]}),
         ("`scores` must be a list of 3 numbers", {**GROUP, "scores": 5}),

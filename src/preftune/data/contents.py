@@ -18,7 +18,8 @@ from .verdicts import NO_VOTES, Statement, agreed, is_stated, statements_of
 
 FEW = "fewer than two responses"
 UNSCORED = "a response without a rank or score"
-RANKS, SCORES = ("rank",), ("score", "overall_score", "pm_score", "rating", "reward", "avg_rating")
+RANKS, SCORES = ("rank",), ("score", "overall_score", "fine-grained_score", "pm_score", "rating", "reward")
+OF_TWO = ("label", "winner", "first_wins", "p")
 FORMS = (
     "a row needs `chosen` and `rejected`; or `a` and `b` with `label`, `winner`, `votes` or `p`; or `responses` with "
     "`votes`, `ranks` or `scores`; --columns can say which column that is, as in --columns winner=COLUMN"
@@ -175,7 +176,15 @@ def _said_of_group(row: Plain, entries: Sequence[Any]) -> tuple[tuple[Vote, ...]
     if row.fields.get("votes") is not None:
         raise ValueError(f"`votes` is {reprlib.repr(row.fields['votes'])}, not a list of votes")
     best = row.fields.get("better_index")
-    if best is None or len(entries) < 2:
+    if best is None:
+        one_of = next(
+            (role for role in ("label", "winner", "first_wins", "p") if row.fields.get(role) is not None), None
+        )
+        if one_of:
+            raise ValueError(
+                f"`{row.name(one_of)}` names one of two responses, and there are {len(entries)}: --columns "
+                "better_index=COLUMN names the column with the place of the best one, from 0"
+            )
         return None
     place = number_of(best, row.name("better_index"))
     if place not in range(len(entries)):

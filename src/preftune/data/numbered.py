@@ -148,7 +148,13 @@ def _lower(one: float, other: float) -> str:
 
 
 def _place(value: Any, names: Sequence[str]) -> int | None:
-    return names.index(value) if isinstance(value, str) and value in names else None
+    if not isinstance(value, str):
+        return None
+    ends = [NUMBERED.fullmatch(name) for name in names]
+    letters = [end[3].lower() for end in ends if end and end[3].isalpha()]
+    if value in names:
+        return names.index(value)
+    return letters.index(value.lower()) if len(letters) == len(names) and value.lower() in letters else None
 
 
 def _ranks(value: Any, names: Sequence[str]) -> dict[int, float]:
