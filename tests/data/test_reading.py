@@ -38,7 +38,7 @@ def examples(kind: str) -> list[str]:
     return [line for block in re.findall(rf"```{kind}\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
 
 
-EXAMPLES, PROMPT_EXAMPLES = examples("json"), examples("json prompts")
+EXAMPLES, TOGETHER, PROMPT_EXAMPLES = examples("json"), examples("json together"), examples("json prompts")
 
 
 def read_rows(tmp_path: Path, *rows: object) -> BallotSet:
@@ -714,7 +714,9 @@ scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_f
 FIELDS = (
     "prompt chosen rejected a b label votes p responses replies ranks scores rank score text role content from value "
     "conversations context system weight ended id source tie turns messages instruction input tools tool_calls "
-    "function_call reasoning thinking system_prompt"
+    "function_call reasoning thinking system_prompt winner preference completion output response history better_index "
+    "message_id parent_id replies info summaries choice conversation_a conversation_b turn fields suggestions user_id "
+    "response_1 response_2 response_3 ranking kto_tag desirable parts images type annotations by rows row columns data"
 )
 known = st.sampled_from(FIELDS.split())
 values = st.recursive(
@@ -725,7 +727,7 @@ values = st.recursive(
 @st.composite
 def damaged_rows(draw: st.DrawFn) -> Any:
     """A good row of any form in which one value, at any depth, is replaced or gone."""
-    row = json.loads(draw(st.sampled_from(EXAMPLES + PROMPT_EXAMPLES)))
+    row = json.loads(draw(st.sampled_from(EXAMPLES + TOGETHER + PROMPT_EXAMPLES)))
     place: Any = row
     while True:
         key = draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
