@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .fields import Ambiguous, Row, Unusable, is_missing, structure_of
-from .layout import PASSED
+from .layout import PASSED, VERDICTS
 from .numbered import as_group, flattened, responses_in
 from .verdicts import NO_VOTES
 
@@ -70,9 +70,8 @@ def any_word(fields: Fields, row: Row, columns: Columns) -> Mapping[str, str] | 
 
     Three numbered responses or more are a group, and so are those that people answered a question about.
     """
-    if as_group(fields, row, responses_in(tuple(row))):
-        return None
-    if any(row.get(key) is not None for key in ("votes", "p", "label", "winner")):
+    stated = any(row.get(key) is not None for key in VERDICTS)
+    if as_group(fields, row, responses_in(tuple(row)), stated=stated) or stated:
         return None
     for key in (*ALIASES, *(() if "rejected" in row else ("chosen",))):
         if row.get(key) is not None:

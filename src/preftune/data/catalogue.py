@@ -161,7 +161,7 @@ OWN = (
         ),
         "",
         variants=PAIRS,
-        takes=(*GIVEN, *ALIASES, "best", "ranks", "ranking", "scores", "ratings"),
+        takes=(*GIVEN, *ALIASES, "best", "ranking", "ratings", "rewards"),
         adapt=any_word,
     ),
     Layout(

@@ -177,9 +177,7 @@ def _said_of_group(row: Plain, entries: Sequence[Any]) -> tuple[tuple[Vote, ...]
         raise ValueError(f"`votes` is {reprlib.repr(row.fields['votes'])}, not a list of votes")
     best = row.fields.get("better_index")
     if best is None:
-        one_of = next(
-            (role for role in ("label", "winner", "first_wins", "p") if row.fields.get(role) is not None), None
-        )
+        one_of = next((role for role in OF_TWO if row.fields.get(role) is not None), None)
         if one_of:
             raise ValueError(
                 f"`{row.name(one_of)}` names one of two responses, and there are {len(entries)}: --columns "
