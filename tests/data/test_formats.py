@@ -75,7 +75,7 @@ def chats(draw: st.DrawFn, texts: st.SearchStrategy[str]) -> tuple[Message, ...]
     return (*turns, Message("user", draw(texts)))
 
 
-@tried(100)
+@tried(40)
 @pytest.mark.parametrize("name", FAMILIES)
 @given(prompt=chats(words), responses=st.lists(words, min_size=2, max_size=3, unique_by=str.strip))
 def test_prompt_and_response_are_the_templates_own_rendering(
@@ -88,7 +88,7 @@ def test_prompt_and_response_are_the_templates_own_rendering(
         assert decoded(form, [*kept.prompt, *ids]) == decoded(form, whole)
 
 
-@tried(100)
+@tried(40)
 @pytest.mark.parametrize("name", FAMILIES)
 @given(prompt=chats(plain), response=plain)
 def test_their_tokens_are_those_of_the_rendering_in_one_piece(
@@ -109,7 +109,7 @@ def spelling(name: str) -> st.SearchStrategy[str]:
     )
 
 
-@tried(100)
+@tried(40)
 @pytest.mark.parametrize("name", FAMILIES)
 @given(data=st.data())
 def test_no_text_becomes_a_control_token(name: str, data: st.DataObject) -> None:
@@ -129,7 +129,7 @@ def test_no_text_becomes_a_control_token(name: str, data: st.DataObject) -> None
     assert tokenised.shortened == ({CONTROL: len(spelled)} if spelled else {})
 
 
-@tried(100)
+@tried(40)
 @pytest.mark.parametrize("name", FAMILIES)
 @given(data=st.data())
 def test_nor_does_text_of_a_plain_prompt_and_its_response(name: str, data: st.DataObject) -> None:
@@ -161,6 +161,23 @@ def test_text_behind_a_control_token_is_what_it_is_in_one_piece_also_where_anoth
     form, end = text_format(tokenizer), tokenizer.convert_tokens_to_ids("<s>")
     plain, spelling = form.prompt((Message("user", "x"), *ASKED)), form.prompt((Message("user", "<s>"), *ASKED))
     assert spelling[len(spelling) - spelling[::-1].index(end, 1) :] == plain[len(plain) - plain[::-1].index(end, 1) :]
+
+
+@pytest.mark.parametrize("name", ["mistral", "mistral_v1"])
+def test_a_response_behind_a_control_token_is_what_it_is_in_one_piece(name: str) -> None:
+    tokenizer = copy.deepcopy(family(name))
+    tokenizer.chat_template = (
+        "{% for m in messages %}<s>{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<s>{% endif %}"
+    )
+    form = text_format(tokenizer)
+    ids = [*form.prompt(ASKED), *form.responses(ASKED, ["good"], [True])[0]]
+    assert ids == in_one_piece(form, "<s>2+2?</s><s>good</s>")
+
+
+def test_a_control_token_of_one_character_does_not_hang() -> None:
+    tokenizer = copy.deepcopy(family("smollm"))
+    tokenizer.add_special_tokens({"extra_special_tokens": ["§"]})
+    assert text_format(tokenizer).prompt((Message("user", "a § <|im_end|>"),))
 
 
 def test_what_the_template_writes_before_the_end_of_a_reply_is_part_of_it() -> None:

@@ -246,7 +246,8 @@ def find_controls(form: TextFormat, framing: str) -> Controls:
         if token.content.strip() and token.content in framing and not _has_other_half(token.content, names)
     }
     strips = {token.content: (token.lstrip, token.rstrip) for token in added.values() if token.lstrip or token.rstrip}
-    return Controls({name: number for name, number in ids.items() if name}, strips, form.tokenizer.unk_token_id)
+    cut = {name: number for name, number in ids.items() if len(name) > 1}  # what can be cut in two
+    return Controls(cut, strips, form.tokenizer.unk_token_id)
 
 
 def _has_other_half(name: str, names: Collection[str]) -> bool:
