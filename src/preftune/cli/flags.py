@@ -71,6 +71,9 @@ OWN: dict[str, Flag] = {
     "prompt": Flag(str, "a prompt, as text"),
     "size": Flag(str, "default, or full for a larger grid"),
     "merge-prompts": Flag(bool, "one ballot per prompt: responses joined, votes pooled (default: false)", switch=True),
+    "strict": Flag(bool, "exit 1 if there is a warning or an error", switch=True),
+    "json": Flag(str, "file to write what was found to, as JSON"),
+    "html": Flag(str, "file to write what was found to, as a page"),
     "quick": Flag(bool, "fewer steps and seeds: a look, no result (default: false)", switch=True),
     "resume": Flag(bool, "go on with an interrupted run", switch=True),
     "stores": Flag(
@@ -79,7 +82,7 @@ OWN: dict[str, Flag] = {
         switch=True,
     ),
 }
-NARGS: dict[str, Any] = {"folders": "+", "what": "?"}  # positional arguments that may be many, or none
+NARGS: dict[str, Any] = {"folders": "+", "what": "?", "out_file": "?"}  # positional arguments that may be many, or none
 
 
 def declared(name: str, method: str = "") -> Flag | None:

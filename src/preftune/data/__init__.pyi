@@ -7,6 +7,7 @@ from .ballots import flip_votes as flip_votes
 from .ballots import limit_votes as limit_votes
 from .ballots import split_by_prompt as split_by_prompt
 from .baselines import fit_baselines as fit_baselines
+from .baselines import fit_rules as fit_rules
 from .branches import BranchBatch as BranchBatch
 from .branches import Branches as Branches
 from .branches import BranchPlan as BranchPlan
@@ -14,12 +15,16 @@ from .branches import branch_layout as branch_layout
 from .branches import pack as pack
 from .branches import padded_layout as padded_layout
 from .branches import sent as sent
+from .fields import Row as Row
 from .logistic import fit_linear as fit_linear
 from .logistic import noisy_loss as noisy_loss
 from .reading import merge_prompts as merge_prompts
 from .reading import read_ballots as read_ballots
 from .reading import read_prompts as read_prompts
 from .reading import write_ballots as write_ballots
+from .streaming import Seen as Seen
+from .streaming import Stream as Stream
+from .streaming import stream_rows as stream_rows
 from .tokens import REFUSED as REFUSED
 from .tokens import TextFormat as TextFormat
 from .tokens import TokenBallot as TokenBallot

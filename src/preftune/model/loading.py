@@ -89,6 +89,19 @@ def check_weights(model: nn.Module, where: str) -> None:
             raise UserError(f"{where}: its weight {name} holds values that are not finite; fetch or train it again")
 
 
+def load_form(name: str) -> TextFormat:
+    """How a model's texts become tokens, from its tokenizer alone. Raises UserError where there is none."""
+    path = Path(name)
+    folder, options = (str(path.parent), {"gguf_file": path.name}) if name.endswith(".gguf") else (name, {})
+    if options and not path.is_file():
+        raise UserError(f"--model {name}: no such file")
+    if path.exists() and not options and not any(path.glob("*token*.json")):
+        raise UserError(f"--model {name}: no tokenizer there (a model folder has a tokenizer.json)")
+    hint = "" if path.exists() else "; it is no local folder, and the hub did not serve it"
+    with loading(f"--model {name}: its tokenizer cannot be loaded{hint}"):
+        return text_format(AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options))
+
+
 def load_any(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model and its tokenizer: of a GGUF file, a folder with an adapter, any folder, or the hub."""
     if name.endswith(".gguf"):
