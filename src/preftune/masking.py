@@ -32,6 +32,7 @@ WEB = Secret("web token", re.compile(r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]+"))
 ADDRESS = Secret("password in an address", re.compile(r"://[^\s/:@]{1,64}:([^\s/@]{3,64})@"))
 NAMED = Secret("password after its name", re.compile(rf"(?<![A-Za-z]){NAMES}['\"]?\s*[:=]\s*['\"]?({VALUE})"))
 
+NAMED_BY = ("assw", "ASSW", "key", "KEY", "Key", "token", "TOKEN", "Token")
 NEEDLES = (  # rarest character, needle, what it may be
     ("-", "-----BEGIN", BLOCK),
     ("K", "AKIA", AWS),
@@ -44,10 +45,13 @@ NEEDLES = (  # rarest character, needle, what it may be
     ("-", "xox", SLACK),
     ("J", "eyJ", WEB),
     ("@", "://", ADDRESS),
-    *((":", word, NAMED) for word in ("assw", "ASSW", "key", "KEY", "Key", "token", "TOKEN", "Token")),
-    *(("=", word, NAMED) for word in ("assw", "ASSW", "key", "KEY", "Key", "token", "TOKEN", "Token")),
+    *(
+        (sign, word, NAMED)
+        for sign in ":="
+        for word in ("assw", "ASSW", "key", "KEY", "Key", "token", "TOKEN", "Token")
+    ),
 )
-RARE = tuple(dict.fromkeys(rare for rare, _, _ in NEEDLES))
+BY_RARE = {rare: [(needle, secret) for r, needle, secret in NEEDLES if r == rare] for rare, _, _ in NEEDLES}
 KEPT = 4  # characters of a secret that stay in sight
 HIDDEN = "•••"
 
@@ -62,8 +66,8 @@ class Found(NamedTuple):
 
 def secrets_in(text: str) -> Iterator[Found]:
     """Whatever in a text looks like a secret, kind by kind."""
-    there = {rare for rare in RARE if rare in text}
-    suspected = [secret for rare, needle, secret in NEEDLES if rare in there and needle in text]
+    there = [needles for rare, needles in BY_RARE.items() if rare in text]
+    suspected = [secret for needles in there for needle, secret in needles if needle in text]
     for kind, pattern in dict.fromkeys(suspected):
         for match in pattern.finditer(text):
             yield Found(kind, *match.span(pattern.groups))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ..evidence import Estimate
 from .checked import Checked
 from .finding import NOTE, WARNING, Finding, Found, by_share, percent, plural
-from .rules import WHITE_SPACE, Tell
+from .rules import FEWEST, WHITE_SPACE, Tell
 
 SOLVED = 0.7  # of decided votes: a length rule that gets so many right has solved the data
 WORDS_SOLVE = 0.8  # the same of a model of words
@@ -27,17 +28,15 @@ def length_rule(checked: Checked) -> Found:
     if not decided:
         return
     name, wins = max((("longer", lengths.longer_won), ("shorter", lengths.shorter_won)), key=lambda one: one[1])
-    solved = wins >= SOLVED * decided and decided >= 20
     says = f"The {name} response wins {percent(wins, decided)} of {decided:,} decided votes."
     fitted = checked.rules.fitted.get("length")
     if fitted:
         says += f" A fitted length rule agrees with {100 * fitted.value:.0f}% of held-out votes."
-    do = (
-        f"a model will learn to write {name} responses: balance the lengths, or compare at equal length"
-        if solved
-        else ""
-    )
-    yield Finding("length", WARNING if solved else NOTE, says, do, wins, decided)
+    if wins >= SOLVED * decided and decided >= FEWEST:
+        do = f"a model will learn to write {name} responses: balance the lengths, or compare at equal length"
+        yield Finding("length", WARNING, says, do, wins, decided)
+    else:
+        yield Finding("length", NOTE, says, "", wins, decided)
 
 
 def words(checked: Checked) -> Found:
@@ -45,12 +44,17 @@ def words(checked: Checked) -> Found:
     found = rules.fitted.get("tfidf")
     if not found:
         return
-    low = found.value - 2 * (found.se or 0.0)
     says = f"Words alone (TF-IDF) agree with {100 * found.value:.0f}% of {rules.held_out:,} held-out votes."
-    do = "the votes follow words rather than answers, or the sides come from two writers: read some" * (
-        low >= WORDS_SOLVE
-    )
-    yield Finding("words", WARNING if low >= WORDS_SOLVE else NOTE, says, do, 0, rules.held_out)
+    if _low(found) >= WORDS_SOLVE:
+        do = "the votes follow words rather than answers, or the sides come from two writers: read some"
+        yield Finding("words", WARNING, says, do, 0, rules.held_out)
+    else:
+        yield Finding("words", NOTE, says, "", 0, rules.held_out)
+
+
+def _low(found: Estimate) -> float:
+    """What an estimate is at least."""
+    return found.value - 2 * (found.se or 0.0)
 
 
 def tells(checked: Checked) -> Found:
@@ -83,16 +87,21 @@ def one_model(checked: Checked) -> Found:
             says = f"In {percent(tell.mixed, 1)} of the pairs one response has {tell.name} and the other has not."
             do_so = f"one model's samples are alike in that. {do[0].upper()}{do[1:]}"
             yield Finding("mixed", NOTE, says, do_so, 0, checked.rules.decided)
+    yield from _writers(checked, do)
+
+
+def _writers(checked: Checked, do: str) -> Found:
+    """Whether each side looks like a writer's own; where the first always wins, `words` tells what they say of both."""
     found = checked.rules.fitted.get("tfidf") if checked.winner_first else checked.rules.sides
-    if found:
-        sides = "preferred and other responses" if checked.winner_first else "the first and the second response"
-        says = f"Words tell {sides} apart in {100 * found.value:.0f}% of held-out pairs"
-        if found.value - 2 * (found.se or 0.0) >= APART:
-            yield Finding("two-writers", WARNING, f"{says}: they look like two writers'.", do, 0, ballots)
-        else:
-            yield Finding(
-                "one-writer", NOTE, f"{says}: no sign that each side has a writer of its own.", "", 0, ballots
-            )
+    if not found:
+        return
+    sides = "preferred and other responses" if checked.winner_first else "the first and the second response"
+    says = f"Words tell {sides} apart in {100 * found.value:.0f}% of held-out pairs"
+    ballots = checked.tally.reading.ballots
+    if _low(found) >= APART:
+        yield Finding("two-writers", WARNING, f"{says}: they look like two writers'.", do, 0, ballots)
+    else:
+        yield Finding("one-writer", NOTE, f"{says}: no sign of two writers, one for each side.", "", 0, ballots)
 
 
 def likenesses(checked: Checked) -> Found:

@@ -7,7 +7,8 @@ digest with a probability of 3·10⁻⁸.
 from __future__ import annotations
 
 from array import array
-from hashlib import blake2b
+
+from xxhash import xxh3_64_intdigest
 
 from ..data import Prompt, Vote
 from .facts import Counted
@@ -21,11 +22,7 @@ SPACE = bytes(range(33))  # and what else controls a line
 
 def digest(text: str) -> int:
     """Eight bytes that stand for a text."""
-    return _digest(text.encode("utf-8", "surrogatepass"))
-
-
-def _digest(data: bytes) -> int:
-    return int.from_bytes(blake2b(data, digest_size=8).digest(), "little")
+    return xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"))
 
 
 def exact(prompt: Prompt) -> int:
@@ -37,8 +34,8 @@ def exact(prompt: Prompt) -> int:
 
 def loose(prompt: Prompt) -> int:
     """The digest of what a prompt says, whatever its letters' case, its white space, and how it marks its turns."""
-    text = "".join(turns(prompt)).casefold()
-    return _digest(text.encode("utf-8", "surrogatepass").translate(None, SPACE))
+    text = prompt if isinstance(prompt, str) else "".join(turns(prompt))
+    return xxh3_64_intdigest(text.casefold().encode("utf-8", "surrogatepass").translate(None, SPACE))
 
 
 class Kept:

@@ -20,6 +20,8 @@ MODELS = (
 ENTRIES = ("models", "responses", "replies", "completions", "answers", "generations")
 NAMING = frozenset(ANNOTATORS)
 MODELS_NAMED = frozenset((*ENTRIES, *(key for pair in MODELS for key in pair)))
+COUNTING = frozenset(("votes", "annotations"))
+STATING = frozenset(("votes", "label", "p"))
 OUTCOMES = {"a": 0, "b": 1, "tie": 2, "both_bad": 2}
 
 
@@ -35,8 +37,14 @@ class Counted(NamedTuple):
         return self.a + self.b + self.tie
 
 
+NONE = Counted()
+SINGLE = {1.0: Counted(a=1), 0.0: Counted(b=1), 0.5: Counted(tie=1)}
+
+
 def counted_votes(row: Row, ballot: Ballot) -> list[Counted]:
     """How many single votes each vote of a ballot stands for; none where the row does not say."""
+    if COUNTING.isdisjoint(row):
+        return [_single(vote) for vote in ballot.votes]
     stated = row.get("votes")
     if isinstance(stated, dict) and len(ballot.votes) == 1 and len(ballot.responses) == 2:
         return [_stated(stated)]
@@ -48,6 +56,8 @@ def counted_votes(row: Row, ballot: Ballot) -> list[Counted]:
 
 def has_tie(row: Row) -> bool:
     """Whether somebody voted for neither, also in a row that cannot be used."""
+    if STATING.isdisjoint(row):
+        return False
     stated = row.get("votes")
     if isinstance(stated, dict):
         return _whole(stated.get("tie")) > 0
@@ -81,11 +91,13 @@ def _annotated(annotations: Sequence[Any], votes: Sequence[Vote]) -> list[Counte
 
 def _single(vote: Vote) -> Counted:
     """A share of ½ that counts twice may be two ties or one vote for each: only what is certain is counted."""
+    if vote.weight == 1.0:
+        return SINGLE.get(vote.p, NONE)
     if not float(vote.weight).is_integer() or vote.weight > 65535:
-        return Counted()
+        return NONE
     if vote.p in (0.0, 1.0):
         return Counted(a=int(vote.p * vote.weight), b=int((1 - vote.p) * vote.weight))
-    return Counted(tie=1) if vote.p == 0.5 and vote.weight == 1 else Counted()
+    return NONE
 
 
 def annotators(row: Row) -> list[str]:

@@ -88,8 +88,7 @@ class Votes:
     responses: Counter[int] = field(default_factory=Counter)  # ballots by number of responses
     votes: int = 0
     weight: float = 0.0
-    hard: int = 0
-    soft: int = 0
+    hard: int = 0  # votes that say 0 or 1
     ties: int = 0  # votes that say ½
     first_won: int = 0
     second_won: int = 0
@@ -98,6 +97,11 @@ class Votes:
     annotators: Counter[str] = field(default_factory=Counter)
     models: Counter[tuple[str, ...]] = field(default_factory=Counter)
     ended: int = 0  # responses that did not come to their own end
+
+    @property
+    def soft(self) -> int:
+        """Votes that say a share other than ½."""
+        return self.votes - self.hard - self.ties
 
     def add(self, seen: Seen) -> None:
         self.rows_with_tie += has_tie(seen.row)
@@ -110,11 +114,13 @@ class Votes:
         for vote in ballot.votes:
             self.votes += 1
             self.weight += vote.weight
+            if vote.p == 0.5:
+                self.ties += 1
+                continue
             self.hard += vote.p in (0.0, 1.0)
-            self.ties += vote.p == 0.5
-            self.first_won += (vote.p > 0.5) == (vote.a < vote.b) and vote.p != 0.5
-            self.second_won += (vote.p > 0.5) != (vote.a < vote.b) and vote.p != 0.5
-        self.soft = self.votes - self.hard - self.ties
+            first = (vote.p > 0.5) == (vote.a < vote.b)
+            self.first_won += first
+            self.second_won += not first
         _count(self.annotators, annotators(seen.row))
         if wrote := models(seen.row):
             _count(self.models, [wrote])
