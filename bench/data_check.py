@@ -22,7 +22,7 @@ from typing import Any
 from bench.machine import describe_machine, write_results
 from preftune.checking import check_file, findings_of
 from preftune.checking.checked import count_rows
-from preftune.data import stream_rows
+from preftune.checking.rows import stream_rows
 
 WORDS, SENTENCES = 5_000, 20_000
 

@@ -33,7 +33,6 @@ TORCH_FREE = (
     ".data.ballots import Ballot",
     ".data.reading import read_ballots",
     ".data.baselines import fit_baselines",
-    ".data.streaming import stream_rows",
     ".data.tokens import text_format",
     ".checking import *",
     ".methods import METHODS, find_method, AmortizedOptions",

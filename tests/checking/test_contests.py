@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -16,6 +17,7 @@ from preftune import Ballot, Vote
 from preftune.checking.contests import krippendorff, leak, weigh
 from preftune.checking.digests import Kept
 from preftune.checking.facts import Counted, counted_votes
+from preftune.data import Annotation
 
 PAIRS = st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 3), st.sampled_from([0.0, 0.5, 1.0]))
 VOTES = st.lists(PAIRS.filter(lambda vote: vote[1] != vote[2]), max_size=14)
@@ -109,8 +111,8 @@ def test_votes_that_list_the_winner_first_are_judged_from_both_sides() -> None:
 def test_votes_are_counted_where_the_row_says_how_many() -> None:
     ballot = Ballot("x", ("a", "b"), (Vote(0, 1, 0.625, 4),))
     assert counted_votes({"votes": {"a": 2, "b": 1, "tie": 1}}, ballot) == [Counted(2, 1, 1)]
-    said = [{"a": 0, "b": 1, "winner": "a", "by": "x"}, {"a": 1, "b": 0, "winner": "a", "by": "y"}]
-    assert counted_votes({"annotations": said}, ballot) == [Counted(1, 1, 0)]
+    said = (Annotation(0, 1, "a", "x"), Annotation(1, 0, "a", "y"), Annotation(0, 1, "both_bad", "z"))
+    assert counted_votes({}, replace(ballot, annotations=said)) == [Counted(1, 1, 1)]
     assert counted_votes({}, ballot) == [Counted()]  # .625 of four may be 2, 1, 1 or five half votes
     assert counted_votes({}, Ballot("x", ("a", "b"), (Vote(1, 0, 0.0, 3),))) == [Counted(0, 3, 0)]
 

@@ -62,8 +62,8 @@ def test_strict_is_exit_1_for_a_warning_and_0_without_one(run, data, tmp_path):
         (["check", "{data}", "--eval-data", "{folder}/none.jsonl"], "none.jsonl"),
         (["check", "{data}", "--model", "{folder}"], "no tokenizer"),
         (["check", "{data}", "out.jsonl"], "one too many"),
-        (["chek", "{data}"], "data check FILE"),
-        (["convert", "{data}"], "name the file to write"),
+        (["chek", "{data}"], "did you mean data check?"),
+        (["convert", "{data}"], "missing: out_file"),
     ],
 )
 def test_a_mistake_is_one_line_exit_2_and_nothing_written(arguments, says, run, data, tmp_path, monkeypatch):

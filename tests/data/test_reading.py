@@ -12,6 +12,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from hypothesis import HealthCheck, assume, example, given
 from hypothesis import strategies as st
 from properties import tried
 
-from preftune.data.ballots import Ballot, BallotSet, Message, Vote
+from preftune.data.ballots import WINNERS, Annotation, Ballot, BallotSet, Message, Vote
 from preftune.data.reading import merge_prompts, read_ballots, read_prompts, write_ballots
 from preftune.errors import UserError
 
@@ -85,7 +86,9 @@ def usable_ballots(draw: st.DrawFn, prompts: st.SearchStrategy[Any] = texts | ch
     votes = st.builds(lambda pair, p, w: Vote(*pair, p, w), pairs, st.floats(0, 1), weight)
     ended = draw(st.lists(st.booleans(), min_size=len(responses), max_size=len(responses)))
     votes_ = tuple(draw(st.lists(votes, min_size=1, max_size=4)))
-    return Ballot(draw(prompts), tuple(responses), votes_, draw(st.text()), draw(st.text()), tuple(ended))
+    notes = st.builds(lambda pair, won, by: Annotation(*pair, won, by), pairs, st.sampled_from(WINNERS), st.text())
+    said = tuple(draw(st.lists(notes, max_size=3)))
+    return Ballot(draw(prompts), tuple(responses), votes_, draw(st.text()), draw(st.text()), tuple(ended), said)
 
 
 @quick
@@ -195,7 +198,8 @@ def test_every_form_of_one_chat_gives_the_same_ballot(tmp_path: Path, row: dict[
     ],
 )
 def test_plain_text_is_taken_to_the_letter(tmp_path: Path, row: dict[str, Any]) -> None:
-    assert read_row(tmp_path, row) == Ballot("Q", (" yes\n", "no"), (Vote(0, 1, 1.0),), "1")
+    ballot = replace(read_row(tmp_path, row), annotations=())
+    assert ballot == Ballot("Q", (" yes\n", "no"), (Vote(0, 1, 1.0),), "1")
 
 
 def test_instruction_and_input_stand_on_two_lines_and_a_system_text_opens_a_chat(tmp_path: Path) -> None:
@@ -435,14 +439,19 @@ REASONED = "reasoning beside a turn's text, which cannot be rendered yet"
         ("no votes", {"prompt": "q", "a": "x", "b": "y", "label": None}),
         ("no votes", {"prompt": "q", "responses": ["x", "y"], "votes": []}),
         ("no votes", {"prompt": "q", "responses": ["x", "y", "z"], "ranks": None}),
+        ("a response without a rank or score", {"prompt": "q", "responses": ["x", "y"], "scores": [1, None]}),
+        ("a response without a rank or score", {"prompt": "q", "responses": ["x", "y"], "ratings": ["N/A", "3"]}),
         ("no votes", {"prompt": "q", "replies": [{"text": "x", "rank": None}, {"text": "y", "rank": None}]}),
         ("no votes", {**GOOD, "weight": 0}),
         ("no votes", {"prompt": "q", "responses": ["x", "y", ""], "votes": [{"a": 0, "b": 2, "p": 1}]}),
         ("fewer than two responses", {"prompt": "q", "replies": [{"text": "x", "rank": 0}]}),
         ("fewer than two responses", {"prompt": "q", "responses": [], "scores": []}),
-        ("a chat that does not end with the assistant's turn", {"chosen": TURNS, "rejected": [*TURNS[:2], TURNS[0]]}),
         (
-            "a turn of a role other than system, user or assistant",
+            "a response whose turn is not the assistant's (its role is user)",
+            {"chosen": TURNS, "rejected": [*TURNS[:2], TURNS[0]]},
+        ),
+        (
+            "a turn of a role other than system, user or assistant ('tool')",
             {"prompt": [{"role": "tool", "content": "1"}], "chosen": "x", "rejected": "y"},
         ),
         (CALLED, {"prompt": "q", "chosen": {**said("x"), "tool_calls": CALLS}, "rejected": said("y")}),
@@ -512,15 +521,19 @@ SYSTEM = {"role": "system", "content": "S"}
         ("must be an object", ["x"]),
         ("must be an object", "text"),
         ("must be an object", None),
-        ("the row has 'prompt', 'reply'; a row needs `chosen` and `rejected`", {"prompt": "q", "reply": "x"}),
+        ("no known layout: the row has 'prompt', 'reply'; the nearest is", {"prompt": "q", "reply": "x"}),
+        ("--columns prompt=question,chosen=best,rejected=worst", {"question": "q", "best": "x", "worst": "y"}),
         ("the row has no fields", {}),
-        ("without `label`, `votes` or `p`", {**PAIR, "winner": "a"}),
+        ("without `label`, `winner`, `votes` or `p`", PAIR),
+        ("`winner` is 'z', which names no winner", {**PAIR, "winner": "z"}),
         ("without `votes`, `ranks` or `scores`", GROUP),
-        ("`label` is 0; it must be 1", {**PAIR, "label": 0}),
+        ("`label` is 0: either 1 is the first and 0 the second (--columns first_wins=label), or", {**PAIR, "label": 0}),
+        ("`winner` is 1: either", {**PAIR, "winner": 1}),
+        ("`preference` is '2': either", {**PAIR, "preference": "2"}),
         ("`label` is 3; it must be 1", {**PAIR, "label": 3}),
         ("`label` is 1.5; it must be 1", {**PAIR, "label": 1.5}),
-        ("`label` is True, not a finite number", {**PAIR, "label": True}),
-        ("`label` is 'a', not a finite number", {**PAIR, "label": "a"}),
+        ("`label` is True: either", {**PAIR, "label": True}),
+        ("`label` is 'z', not a finite number", {**PAIR, "label": "z"}),
         ("p = 1.2 is outside [0, 1]", {**PAIR, "p": 1.2}),
         ("p = -0.1 is outside [0, 1]", {**PAIR, "p": -0.1}),
         ("p = 2.0 is outside [0, 1]", {**GOOD, "p": 2}),
@@ -532,9 +545,7 @@ SYSTEM = {"role": "system", "content": "S"}
         ("`ranks` must be a list of 3 numbers", {**GROUP, "ranks": [1, 2]}),
         ("`scores` must be a list of 3 numbers", {**GROUP, "scores": [1, 2, 3, 4]}),
         ("`scores` must be a list of 3 numbers", {**GROUP, "scores": 5}),
-        ("`rank` is None, not a finite number", {**GROUP, "ranks": [1, None, 2]}),
         ("`score` is inf, not a finite number", {**GROUP, "scores": [1, math.inf, 2]}),
-        ("`rank` is None", {"prompt": "q", "replies": [{"text": "x", "rank": 1}, {"text": "y"}]}),
         ("not a list of votes", {**GROUP, "votes": {"a": 1, "b": 1}}),
         ("names response 3, counted from 0; there are 3", {**GROUP, "votes": [{"a": 0, "b": 3, "p": 1}]}),
         ("with itself", {**GROUP, "votes": [{"a": 1, "b": 1, "p": 1}]}),
@@ -571,7 +582,7 @@ SYSTEM = {"role": "system", "content": "S"}
                 {"votes": {"a": 2, "b": 1}, "p": 0},
             )
         ),
-        ("`label` is 0; it must be 1", {**GOOD, "label": 0}),
+        ("`label` is 0: either", {**GOOD, "label": 0}),
         ("must be counts under `a`, `b` and `tie`", {**GOOD, "votes": [{"a": 0, "b": 1, "p": 1}]}),
         ("p = 7.0 is outside [0, 1]", {**PAIR, "votes": {"a": 1}, "p": 7}),
         ("name different winners", {**GROUP, "ranks": [1, 2, 2], "scores": [2, 2, 3]}),
@@ -596,7 +607,7 @@ SYSTEM = {"role": "system", "content": "S"}
         ("a response is 5, neither text nor messages", {"prompt": "q", "chosen": 5, "rejected": "y"}),
         ("a response is {'model': 'm'}", {"prompt": "q", "responses": [{"model": "m"}, "y"], "ranks": [1, 2]}),
         ("`responses` is 'x', not a list", {"prompt": "q", "responses": "x", "ranks": [1]}),
-        ("a chat is a list of", {"prompt": "q", "chosen": ["x"], "rejected": ["y"]}),
+        ("a chat is a list of", {"prompt": ["q"], "chosen": "x", "rejected": "y"}),
         ("the content of a turn is 5", {"prompt": [{"role": "user", "content": 5}], "chosen": "x", "rejected": "y"}),
         ("`prompt` is 5, neither text nor", {"prompt": 5, "chosen": "x", "rejected": "y"}),
         ("`system` is 5, not text", {**GOOD, "system": 5}),

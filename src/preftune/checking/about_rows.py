@@ -58,6 +58,11 @@ def skipped(checked: Checked) -> Found:
         yield Finding("dropped", NOTE, says, "", reading.dropped, reading.ballots)
 
 
+def noted(checked: Checked) -> Found:
+    for reason, count in checked.tally.reading.noted.most_common():
+        yield Finding("noted", NOTE, f"{count:,} × {reason}.", "", count, checked.tally.reading.ballots)
+
+
 def leaks(checked: Checked) -> Found:
     found = checked.leak
     if found and found.alike:

@@ -6,10 +6,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ..data import Seen, Stream, TextFormat, stream_rows
+from ..data import TextFormat
+from ..errors import UserError
 from .contests import Contests, Leak, leak, weigh
 from .digests import Kept
+from .rows import Seen, stream_rows
 from .rules import Rules, ask_rules
 from .tally import Tally
 from .tokens import Tokens, count_tokens
@@ -22,7 +25,6 @@ class Checked:
     """What was found out about a file: all findings, the page and the JSON follow from it."""
 
     file: str
-    unit: str
     tally: Tally
     contests: Contests
     rules: Rules
@@ -37,7 +39,7 @@ class Checked:
         return lists_winner_first(self.tally)
 
     def where(self, row: int) -> str:
-        return f"{Path(self.file).name}{self.unit}{row}"
+        return f"{Path(self.file).name}{self.tally.reading.unit}{row}"
 
 
 def check_file(
@@ -49,20 +51,23 @@ def check_file(
     eval_source: str = "",
     seed: int = 0,
     track: Track = iter,
+    **how: Any,
 ) -> Checked:
-    """Look at a preference file of any size; with the text format of a `model`, at its lengths in tokens too, and with
-    an `eval_source` at the prompts that both share. Raises UserError for a file that holds no rows.
+    """Look at a preference file of any size.
+
+    With the text format of a `model`, at its lengths in tokens too; with an `eval_source`, at the prompts that both
+    share. `how` it is read is as for `read_ballots`. Raises UserError for a file that holds no rows.
     """
     start = time.perf_counter()
     evaluation = prompts_of(eval_source, track) if eval_source else None
-    stream = stream_rows(source)
-    tally = count_rows(stream, seed=seed, track=track)
+    tally = count_rows(stream_rows(source, **how), seed=seed, track=track)
+    if not tally.reading.rows:
+        raise UserError(f"{source}: holds no rows")
     winner_first = lists_winner_first(tally)
     contests = weigh(tally.kept, named=bool(tally.votes.annotators), winner_first=winner_first)
     ballots = [ballot for _, ballot in tally.sample.ballots]
     return Checked(
-        file=stream.name,
-        unit=stream.unit,
+        file=source,
         tally=tally,
         contests=contests,
         rules=ask_rules(ballots, seed=seed, winner_first=winner_first),
@@ -74,10 +79,10 @@ def check_file(
     )
 
 
-def count_rows(stream: Stream, *, seed: int = 0, track: Track = iter) -> Tally:
+def count_rows(rows: Iterable[Seen], *, seed: int = 0, track: Track = iter) -> Tally:
     """The one pass."""
     tally = Tally(seed)
-    for seen in track(stream.rows):
+    for seen in track(rows):
         tally.add(seen)
     return tally
 
@@ -85,7 +90,7 @@ def count_rows(stream: Stream, *, seed: int = 0, track: Track = iter) -> Tally:
 def prompts_of(source: str, track: Track = iter) -> Kept:
     """The digests of the prompts of a file."""
     kept = Kept()
-    for seen in track(stream_rows(source).rows):
+    for seen in track(stream_rows(source)):
         if seen.prompt is not None:
             kept.add_prompt(seen.number, seen.prompt)
     return kept

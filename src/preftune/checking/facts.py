@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..data import Ballot, Row, Vote
+from ..data import Annotation, Ballot, Vote
+from .rows import Row
 
 ANNOTATORS = ("annotator", "annotator_id", "annotators", "judge", "judge_id", "worker", "worker_id", "labeler", "rater")
 MODELS = (
@@ -20,9 +21,7 @@ MODELS = (
 ENTRIES = ("models", "responses", "replies", "completions", "answers", "generations")
 NAMING = frozenset(ANNOTATORS)
 MODELS_NAMED = frozenset((*ENTRIES, *(key for pair in MODELS for key in pair)))
-COUNTING = frozenset(("votes", "annotations"))
-STATING = frozenset(("votes", "label", "p"))
-OUTCOMES = {"a": 0, "b": 1, "tie": 2, "both_bad": 2}
+TIES = ("tie", "both_bad")
 
 
 class Counted(NamedTuple):
@@ -43,27 +42,22 @@ SINGLE = {1.0: Counted(a=1), 0.0: Counted(b=1), 0.5: Counted(tie=1)}
 
 def counted_votes(row: Row, ballot: Ballot) -> list[Counted]:
     """How many single votes each vote of a ballot stands for; none where the row does not say."""
-    if COUNTING.isdisjoint(row):
-        return [_single(vote) for vote in ballot.votes]
+    if ballot.annotations:
+        return _annotated(ballot.annotations, ballot.votes)
     stated = row.get("votes")
     if isinstance(stated, dict) and len(ballot.votes) == 1 and len(ballot.responses) == 2:
         return [_stated(stated)]
-    annotations = row.get("annotations")
-    if isinstance(annotations, list) and annotations:
-        return _annotated(annotations, ballot.votes)
     return [_single(vote) for vote in ballot.votes]
 
 
-def has_tie(row: Row) -> bool:
+def has_tie(row: Row, ballot: Ballot | None) -> bool:
     """Whether somebody voted for neither, also in a row that cannot be used."""
-    if STATING.isdisjoint(row):
-        return False
+    if ballot and any(one.winner in TIES for one in ballot.annotations):
+        return True
     stated = row.get("votes")
     if isinstance(stated, dict):
         return _whole(stated.get("tie")) > 0
-    if isinstance(stated, list):
-        return any(isinstance(vote, dict) and vote.get("p") == 0.5 for vote in stated)
-    return (isinstance(row.get("label"), str) and "tie" in row["label"]) or row.get("p") == 0.5
+    return any(vote.p == 0.5 for vote in ballot.votes) if ballot else False
 
 
 def _stated(votes: Mapping[str, Any]) -> Counted:
@@ -78,14 +72,13 @@ def _whole(value: object) -> int:
     return int(number) if 0 < number < 65536 and number.is_integer() else 0
 
 
-def _annotated(annotations: Sequence[Any], votes: Sequence[Vote]) -> list[Counted]:
+def _annotated(annotations: Sequence[Annotation], votes: Sequence[Vote]) -> list[Counted]:
     """Annotations are of pairs that may be told from either side."""
     counts: Counter[tuple[int, int, int]] = Counter()
     for one in annotations:
-        if isinstance(one, dict) and one.get("winner") in OUTCOMES and isinstance(one.get("a"), int):
-            side = OUTCOMES[one["winner"]]
-            counts[one["a"], one.get("b", -1), side] += 1
-            counts[one.get("b", -1), one["a"], side if side == 2 else 1 - side] += 1
+        side = 2 if one.winner in TIES else int(one.winner == "b")
+        counts[one.a, one.b, side] += 1
+        counts[one.b, one.a, side if side == 2 else 1 - side] += 1
     return [Counted(*(counts[vote.a, vote.b, side] for side in range(3))) for vote in votes]
 
 
@@ -100,11 +93,10 @@ def _single(vote: Vote) -> Counted:
     return NONE
 
 
-def annotators(row: Row) -> list[str]:
+def annotators(row: Row, ballot: Ballot) -> list[str]:
     """Who voted, as far as the row names them."""
-    annotations = row.get("annotations")
-    if isinstance(annotations, list):
-        return [str(one["by"]) for one in annotations if isinstance(one, dict) and one.get("by") is not None]
+    if ballot.annotations:
+        return [one.by for one in ballot.annotations if one.by]
     for key in ANNOTATORS if not NAMING.isdisjoint(row) else ():
         value = row.get(key)
         if isinstance(value, str | int):

@@ -12,6 +12,7 @@ LOOKS: Sequence[Callable[[Checked], Found]] = (
     about_rows.unusable,
     about_rows.broken,
     about_rows.skipped,
+    about_rows.noted,
     about_rows.leaks,
     about_rows.texts,
     about_rows.roles,

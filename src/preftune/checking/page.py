@@ -51,7 +51,7 @@ def page_of(checked: Checked, findings: Sequence[Finding]) -> str:
     tally = checked.tally
     return environment.get_template("page.html.j2").render(
         title=Path(checked.file).name or checked.file,
-        unit="line " if checked.unit == ":" else "row ",
+        unit="line " if tally.reading.unit == ":" else "row ",
         counts=counts_line(checked),
         verdict=verdict_line(findings),
         findings=findings,

@@ -33,6 +33,7 @@ def record_of(checked: Checked, findings: Sequence[Finding]) -> dict[str, Any]:
         "skipped": dict(reading.skipped),
         "broken": dict(reading.broken),
         "dropped": reading.dropped,
+        "noted": dict(reading.noted),
         "fields": fields_of(checked),
         "responses": {str(count): ballots for count, ballots in sorted(votes.responses.items())},
         "votes": {

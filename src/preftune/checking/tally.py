@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from ..data import Ballot, Message, Prompt, Row, Seen
+from ..data import Ballot, Message, Prompt
 from ..masking import HIDDEN, secrets_in
 from .digests import Kept
 from .facts import annotators, counted_votes, has_tie, models
+from .rows import Row, Seen
 from .texts import EXAMPLES, Spot, Texts, excerpt, strings, turns
 
 SAMPLE = 20_000  # ballots of which what costs more is asked
@@ -33,12 +34,17 @@ class Reading:
     spots: dict[str, list[Spot]] = field(default_factory=dict)
     prompts_alone: int = 0  # rows that hold a prompt and cannot be a ballot
     dropped: int = 0  # responses left out of ballots that stayed
+    noted: Counter[str] = field(default_factory=Counter)  # what the reader says of ballots that it made
+    unit: str = ""  # what stands between the file's name and the number of a row
 
     def add(self, seen: Seen) -> None:
         self.rows += 1
+        self.unit = self.unit or (", row " if ", row " in seen.place else ":")
         if seen.ballot:
             self.ballots += 1
             self.dropped += seen.dropped
+            if seen.noted:
+                self.noted.update(seen.noted)
             return
         self.prompts_alone += seen.prompt is not None
         reason = excerpt(_discreet(seen), 0, MOST_SAID)
@@ -104,7 +110,7 @@ class Votes:
         return self.votes - self.hard - self.ties
 
     def add(self, seen: Seen) -> None:
-        self.rows_with_tie += has_tie(seen.row)
+        self.rows_with_tie += has_tie(seen.row, seen.ballot)
         if not seen.ballot:
             return
         ballot = seen.ballot
@@ -121,7 +127,7 @@ class Votes:
             first = (vote.p > 0.5) == (vote.a < vote.b)
             self.first_won += first
             self.second_won += not first
-        _count(self.annotators, annotators(seen.row))
+        _count(self.annotators, annotators(seen.row, ballot))
         if wrote := models(seen.row):
             _count(self.models, [wrote])
 

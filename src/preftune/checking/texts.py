@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ..data import Prompt, Seen
+from ..data import Prompt
 from ..masking import mask, secrets_in
 from ..text import harmless
+from .rows import Seen
 
 EXAMPLES = 3  # of each kind
 AROUND = 40  # characters shown before and after

@@ -37,7 +37,7 @@ def check(given: Parsed) -> None:
         from ..model import load_form
 
         form = load_form(given["model"])
-    options = {name: given[name] for name in ("max_length", "seed") if name in given}
+    options = {name: given[name] for name in ("max_length", "seed", "columns", "score_gap") if name in given}
     checked = check_file(
         given["file"],
         form=form,

@@ -8,6 +8,7 @@ import sys
 from ..methods import METHODS
 from .command import Command, exit_if_failed
 from .flags import Parsed, option_flags, settings_flags
+from .reading import READING, read_ballots, reading_of
 
 LATER = (  # what is looked at when the data and the model are there
     *("model", "reference", "data", "eval_data", "eval_fraction", "prompts", "eval_prompts", "samples", "out"),
@@ -16,14 +17,14 @@ LATER = (  # what is looked at when the data and the model are there
 
 def run(given: Parsed) -> None:
     """Settle what is compared, read the files, and only then load what trains."""
-    from ..data import read_ballots, read_prompts
+    from ..data import read_prompts
     from ..study import settle_study
 
-    options = dict(given)
+    options = {name: value for name, value in given.items() if name not in reading_of(given)}
     settle_study(**{name: value for name, value in options.items() if name not in LATER})
-    ballots = read_ballots(options.pop("data"))
+    ballots = read_ballots(options.pop("data"), given)
     if "eval_data" in options:
-        options["eval_ballots"] = read_ballots(options.pop("eval_data"))
+        options["eval_ballots"] = read_ballots(options.pop("eval_data"), given)
     if "prompts" in options:
         options["prompts"] = read_prompts(options.pop("prompts"))
     from ..study import compare
@@ -43,6 +44,7 @@ COMMAND = Command(
         "reference",
         "eval-data",
         "eval-fraction",
+        *READING,
         "prompts",
         "eval-prompts",
         "samples",

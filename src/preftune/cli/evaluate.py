@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from .command import Command
 from .flags import Parsed
+from .reading import READING, reading_of
 
 
 def run(given: Parsed) -> None:
     from ..study import evaluate_folders
 
-    evaluate_folders(**given)
+    reading = reading_of(given)
+    options = {name: value for name, value in given.items() if name not in reading}
+    evaluate_folders(**options, reading=reading)
 
 
 COMMAND = Command(
@@ -19,6 +22,7 @@ COMMAND = Command(
     [],
     [
         "data",
+        *READING,
         "prompts",
         "reference",
         "eval-prompts",

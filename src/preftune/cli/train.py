@@ -5,19 +5,19 @@ from __future__ import annotations
 from ..methods import METHODS
 from .command import Command
 from .flags import Parsed
+from .reading import READING, read_ballots, reading_of
 
 
 def run(given: Parsed) -> None:
     """Settle the run, read the ballots, and only then load what trains."""
-    from ..data import read_ballots
     from ..study import settle_run
 
-    options = dict(given)
+    options = {name: value for name, value in given.items() if name not in reading_of(given)}
     files = {name: options.pop(name) for name in ("data", "eval_data") if name in options}
     settle_run(**{name: value for name, value in options.items() if name not in ("model", "seed")})
-    ballots = read_ballots(files["data"])
+    ballots = read_ballots(files["data"], given)
     if "eval_data" in files:
-        options["eval_ballots"] = read_ballots(files["eval_data"])
+        options["eval_ballots"] = read_ballots(files["eval_data"], given)
     _report(options.pop("method"), ballots, options)
 
 
@@ -52,7 +52,7 @@ COMMAND = Command(
     "train one policy with one method, or a reward model",
     "preftune train ipo --model MODEL --data FILE --beta 0.1 --out DIR",
     ["model", "data", "out"],
-    ["beta", "reference", "reward", "kind", "eval-data", "eval-fraction", "seed", "resume"],
+    ["beta", "reference", "reward", "kind", "eval-data", "eval-fraction", *READING, "seed", "resume"],
     {"method": ", ".join(name for name in METHODS if name != "best-of-n")},
     of_method=True,
     hides=hides,

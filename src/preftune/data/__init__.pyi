@@ -1,3 +1,4 @@
+from .ballots import Annotation as Annotation
 from .ballots import Ballot as Ballot
 from .ballots import BallotSet as BallotSet
 from .ballots import Message as Message
@@ -18,13 +19,13 @@ from .branches import sent as sent
 from .fields import Row as Row
 from .logistic import fit_linear as fit_linear
 from .logistic import noisy_loss as noisy_loss
+from .reading import Outcome as Outcome
 from .reading import merge_prompts as merge_prompts
+from .reading import prompt_in as prompt_in
 from .reading import read_ballots as read_ballots
 from .reading import read_prompts as read_prompts
+from .reading import stream_ballots as stream_ballots
 from .reading import write_ballots as write_ballots
-from .streaming import Seen as Seen
-from .streaming import Stream as Stream
-from .streaming import stream_rows as stream_rows
 from .tokens import REFUSED as REFUSED
 from .tokens import TextFormat as TextFormat
 from .tokens import TokenBallot as TokenBallot

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, overload
+from typing import NamedTuple, TypeVar, overload
 
 
 class Message(NamedTuple):
@@ -44,13 +44,42 @@ class Vote:
         return Vote(self.b, self.a, 1 - self.p, self.weight)
 
 
+WINNERS = ("a", "b", "tie", "both_bad")
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """What one person or judge, `by`, said of responses `a` and `b`: the `winner` is a, b, tie or both_bad.
+
+    Votes are made of annotations; both_bad votes like a tie. Raises ValueError for another winner, or for a response
+    compared with itself.
+    """
+
+    a: int
+    b: int
+    winner: str
+    by: str = ""
+
+    def __post_init__(self) -> None:
+        if self.a == self.b:
+            raise ValueError(f"an annotation compares response {self.a} with itself")
+        if self.winner not in WINNERS:
+            raise ValueError(f"the winner of an annotation is {self.winner!r}; it must be one of {', '.join(WINNERS)}")
+
+    @property
+    def vote(self) -> Vote:
+        """The vote of weight 1 that this is."""
+        return Vote(self.a, self.b, {"a": 1.0, "b": 0.0}.get(self.winner, 0.5))
+
+
 @dataclass(frozen=True, slots=True)
 class Ballot:
     """One prompt, K ≥ 2 responses, and the votes over them: the unit of preference data.
 
     `prompt` is plain text or a chat. `ended[k]` says whether response k came to its own end (an end-of-text token
-    is trained only then); left empty, all did. Raises ValueError for fewer than two responses, a vote on a response
-    that is not there, or an `ended` of another length.
+    is trained only then); left empty, all did. `annotations` are what the votes are made of, where that is known: they
+    say who said what, and train nothing. Raises ValueError for fewer than two responses, a vote or annotation on a
+    response that is not there, or an `ended` of another length.
     """
 
     prompt: Prompt
@@ -59,14 +88,18 @@ class Ballot:
     id: str = ""
     source: str = ""
     ended: tuple[bool, ...] = ()
+    annotations: tuple[Annotation, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.responses) < 2:
-            raise ValueError(f"a ballot needs two responses or more, got {len(self.responses)}")
-        for vote in self.votes:
-            for k in (vote.a, vote.b):
-                if not 0 <= k < len(self.responses):
-                    raise ValueError(f"a vote names response {k}, counted from 0; there are {len(self.responses)}")
+        count = len(self.responses)
+        if count < 2:
+            raise ValueError(f"a ballot needs two responses or more, got {count}")
+        said: Iterable[Vote | Annotation] = (*self.votes, *self.annotations)
+        for one in said:
+            for k in (one.a, one.b):
+                if not 0 <= k < count:
+                    what = "a vote" if isinstance(one, Vote) else "an annotation"
+                    raise ValueError(f"{what} names response {k}, counted from 0; there are {count}")
         if not self.ended:
             object.__setattr__(self, "ended", (True,) * len(self.responses))
         if len(self.ended) != len(self.responses):
@@ -159,8 +192,10 @@ def limit_votes(ballots: Sequence[Ballot], most: int, *, seed: int) -> tuple[Bal
 class BallotSet(Sequence[Ballot]):
     """Ballots in file order, and what became of the rows that are not among them.
 
-    `rows` were read; `skipped` counts the unusable ones by reason, so that rows = ballots + skipped; `dropped` counts
-    single responses left out of ballots that stayed. `source` and `sha256` name the content.
+    `rows` were read (where a layout spreads a ballot over several rows, those count as one); `skipped` counts the
+    unusable ones by reason, so that rows = ballots + skipped; `dropped` counts single responses left out of ballots
+    that stayed, and `noted` what was read in a way that a person should know. `bad` has place and reason of the rows
+    that were skipped because they cannot be read. `source` and `sha256` name the content.
     """
 
     ballots: tuple[Ballot, ...]
@@ -169,6 +204,8 @@ class BallotSet(Sequence[Ballot]):
     source: str = ""
     sha256: str = ""
     dropped: Mapping[str, int] = field(default_factory=dict)
+    noted: Mapping[str, int] = field(default_factory=dict)
+    bad: tuple[str, ...] = ()
 
     @overload
     def __getitem__(self, index: int) -> Ballot: ...
@@ -200,20 +237,26 @@ def split_by_prompt(
     return train, tuple(ballot for ballot in ballots if ballot.prompt in held_out)
 
 
+Said = TypeVar("Said", Vote, Annotation)
+
+
 def renumbered(ballot: Ballot, places: Sequence[int | None]) -> Ballot:
     """Response k moves to places[k] (numbered as they first appear) or, at None, goes; of several the first stays.
 
-    The votes follow; a vote on a response that goes, or on two that share a place, goes.
+    Votes and annotations follow; one on a response that goes, or on two that share a place, goes.
     """
     first: dict[int, int] = {}
     for k, place in enumerate(places):
         if place is not None:
             first.setdefault(place, k)
-    votes = []
-    for vote in ballot.votes:
-        a, b = places[vote.a], places[vote.b]
-        if a is not None and b is not None and a != b:
-            votes.append(replace(vote, a=a, b=b))
+
+    def moved(said: Iterable[Said]) -> Iterator[Said]:
+        for one in said:
+            a, b = places[one.a], places[one.b]
+            if a is not None and b is not None and a != b:
+                yield replace(one, a=a, b=b)
+
+    votes, annotations = tuple(moved(ballot.votes)), tuple(moved(ballot.annotations))
     responses = tuple(ballot.responses[k] for k in first.values())
     ended = tuple(ballot.ended[k] for k in first.values())
-    return replace(ballot, responses=responses, ended=ended, votes=tuple(votes))
+    return replace(ballot, responses=responses, ended=ended, votes=votes, annotations=annotations)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import reprlib
 from collections.abc import Iterable, Sequence
@@ -11,14 +12,19 @@ from .ballots import Message, Prompt
 from .fields import Row, Unusable
 
 PROMPT_DIFFERS = "a prompt that differs between the sides"
-NOT_ASSISTANT = "a chat that does not end with the assistant's turn"
-OTHER_ROLE = "a turn of a role other than system, user or assistant"
+NOT_ASSISTANT = "a response whose turn is not the assistant's (its role is {role})"
+OTHER_ROLE = "a turn of a role other than system, user or assistant ({role})"
 ONE_TRANSCRIPT = "a transcript beside a response that is none"
 TOOL_CALL = "a tool call, which cannot be rendered yet"
 REASONING = "reasoning beside a turn's text, which cannot be rendered yet"
+MEDIA = "{kind} beside the text, which a text model cannot see"
 Side = str | tuple[Message, ...]  # a response alone, or the messages that end with it
-PROMPTS = ("conversations", "conversation", "question", "instruction", "context")  # `prompt` comes before them all
-TEXTS = ("text", "content", "response", "answer")
+PROMPTS = (  # the first of these groups that has a value; two of one group are a question
+    ("prompt",),
+    ("conversations", "conversation", "question", "instruction", "context"),
+    ("messages", "input", "query", "trajectory", "user_prompt", "user_input", "problem", "post"),
+)
+TEXTS = ("text", "content", "response", "answer", "completion", "output", "generation")
 SYSTEMS = ("system", "system_prompt")
 TURN = (("role", "content"), ("from", "value"))
 CALLS = ("tool_calls", "function_call")
@@ -36,26 +42,91 @@ ROLES = {
     "bot": "assistant",
     "model": "assistant",
 }
+MEDIA_KINDS = ("image", "audio", "video", "file", "document")
+MEDIA_FIELDS = ("image", "images", "image_url", "audio", "audios", "video", "videos")
 OPENING = re.compile(r"\s*Human:")
 ANSWER = "\n\nAssistant:"
 
 
 def stated_prompt(row: Row) -> Prompt | None:
     """The prompt that a row states; None where it states none."""
-    keys = ["prompt"] if row.get("prompt") is not None else [key for key in PROMPTS if row.get(key) is not None]
+    keys = next((found for group in PROMPTS if (found := [key for key in group if row.get(key) is not None])), [])
     if len(keys) > 1:
         raise ValueError(f"which is the prompt: {', '.join(keys)}? Put what the model sees under `prompt`")
     if not keys:
         return None
-    value = row[keys[0]]
+    prompt = _prompt_of(keys[0], chat_in(row[keys[0]]), row)
+    earlier = _history(row)
+    if not earlier:
+        return prompt
+    return (*earlier, *((Message("user", prompt),) if isinstance(prompt, str) else prompt))
+
+
+def _prompt_of(key: str, value: Any, row: Row) -> Prompt:
     if isinstance(value, str):
-        extra = _input(row) if keys[0] == "instruction" else ""
+        extra = _input(row) if key == "instruction" else ""
         return f"{value}\n{extra}" if extra else value
+    if isinstance(value, list) and value and all(map(_is_exchange, value)):
+        return _exchanges([[one["input"], one["output"]] for one in value], key)
     if isinstance(value, list) or is_turn(value):
-        if keys[0] == "instruction" and _input(row):
+        if key == "instruction" and _input(row):
             raise ValueError("`input` stands beside an `instruction` that is a chat: put it into one of its turns")
         return messages_of(value)
-    raise ValueError(f"`{keys[0]}` is {reprlib.repr(value)}, neither text nor a list of messages")
+    raise ValueError(f"`{key}` is {reprlib.repr(value)}, neither text nor a list of messages")
+
+
+def _history(row: Row) -> tuple[Message, ...]:
+    """Earlier turns as a list of [what the user said, what was replied]."""
+    history = row.get("history")
+    return _exchanges(history, "history") if isinstance(history, list) else ()
+
+
+def _exchanges(pairs: list[Any], name: str) -> tuple[Message, ...]:
+    if not all(isinstance(one, list) and len(one) == 2 and all(isinstance(text, str) for text in one) for one in pairs):
+        raise ValueError(f"`{name}` is {reprlib.repr(pairs)}, not a list of [question, reply]")
+    return tuple(Message(role, text) for one in pairs for role, text in zip(("user", "assistant"), one, strict=True))
+
+
+def _is_exchange(value: object) -> bool:
+    return isinstance(value, dict) and {"input", "output"} <= value.keys()
+
+
+def chat_in(value: Any) -> Any:
+    """The chat that a text holds as JSON; else the value itself."""
+    if isinstance(value, str) and value[:1] in "[{" and ('"role"' in value or '"from"' in value):
+        try:
+            found = json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+        turns = found if isinstance(found, list) else [found]
+        return found if turns and all(map(is_turn, turns)) else value
+    return value
+
+
+def replies_to(prompt: Any, entries: Sequence[Any]) -> list[tuple[Message, ...]]:
+    """The chats of a list of turns and of each side's list of replies, as lists or as JSON in a text; [] if none."""
+    asked, *replies = [_texts_in(value) for value in (prompt, *entries)]
+    if not asked or not all(replies):
+        return []
+    if any(len(said or ()) != len(asked) for said in replies) or not all(asked):
+        raise ValueError(f"{len(asked)} turns of the prompt need as many replies on each side")
+    sides = [zip(asked, said or (), strict=True) for said in replies]
+    return [
+        tuple(
+            Message(role, text or "") for pair in side for role, text in zip(("user", "assistant"), pair, strict=True)
+        )
+        for side in sides
+    ]
+
+
+def _texts_in(value: Any) -> list[str | None] | None:
+    if isinstance(value, str) and value.lstrip()[:1] == "[":
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return None
+    known = isinstance(value, list) and bool(value) and all(isinstance(text, str | None) for text in value)
+    return value if known else None
 
 
 def _input(row: Row) -> str:
@@ -82,7 +153,7 @@ def with_system(prompt: Prompt | None, row: Row) -> Prompt | None:
 
 
 def _system(row: Row) -> str:
-    texts = {key: row[key] for key in SYSTEMS if row.get(key) is not None}
+    texts = {key: _system_text(row[key]) for key in SYSTEMS if row.get(key) is not None}
     for key, text in texts.items():
         if not isinstance(text, str):
             raise ValueError(f"`{key}` is {reprlib.repr(text)}, not text")
@@ -90,6 +161,15 @@ def _system(row: Row) -> str:
     if len({text.strip() for text in spoken}) > 1:
         raise ValueError("`system` and `system_prompt` have different texts: keep the right one")
     return spoken[0] if spoken else ""
+
+
+def _system_text(value: Any) -> Any:
+    """A system field may be a list of messages, all of them the system's."""
+    if (isinstance(value, list) and value and all(map(is_turn, value))) or is_turn(value):
+        turns = messages_of(value)
+        if all(turn.role == "system" for turn in turns):
+            return "\n\n".join(turn.content for turn in turns)
+    return value
 
 
 def is_turn(value: object) -> bool:
@@ -110,14 +190,45 @@ def messages_of(value: object) -> tuple[Message, ...]:
 def _message(turn: Row) -> Message:
     _check_silent(turn, (*THOUGHTS, "reasoning"))
     role, content = _spoken(turn)
+    if isinstance(content, list):
+        content = _joined(content)
     if not isinstance(content, str | None):
         raise ValueError(f"the content of a turn is {reprlib.repr(content)}, not text")
     name = role.lower() if isinstance(role, str) else ""
     if name in CALL_ROLES:
         raise Unusable(TOOL_CALL)
     if name not in ROLES:
-        raise Unusable(OTHER_ROLE)
+        raise Unusable(OTHER_ROLE.format(role=reprlib.repr(role)))
     return Message(ROLES[name], content or "")
+
+
+def _joined(parts: Sequence[Any]) -> str:
+    """The text of a content in parts. Unusable where a part is none: it would vanish."""
+    texts = []
+    for part in parts:
+        if not isinstance(part, str | dict):
+            raise ValueError(f"a part of a turn is {reprlib.repr(part)}, neither text nor an object with a type")
+        text, kind = (part, "text") if isinstance(part, str) else (part.get("text"), str(part.get("type") or "text"))
+        if kind in ("tool_use", "tool_result", "tool_call"):
+            raise Unusable(TOOL_CALL)
+        if kind in ("thinking", "reasoning", "redacted_thinking"):
+            raise Unusable(REASONING)
+        if kind not in ("text", "input_text", "output_text"):
+            known = next((name for name in MEDIA_KINDS if name in kind), reprlib.repr(kind))
+            raise Unusable(MEDIA.format(kind=known))
+        if isinstance(part, dict):
+            check_media(part)
+        if not isinstance(text, str):
+            raise ValueError(f"the text of a part is {reprlib.repr(text)}")
+        texts.append(text)
+    return "".join(texts)
+
+
+def check_media(fields: Row) -> None:
+    """Unusable for a row, or a part of a turn, that has pictures, sound or film beside its text."""
+    for key in MEDIA_FIELDS:
+        if fields.get(key):
+            raise Unusable(MEDIA.format(kind=key.removesuffix("s").removesuffix("_url")))
 
 
 def _spoken(turn: Row) -> tuple[Any, Any]:
@@ -141,6 +252,7 @@ def _check_silent(said: Row, thoughts: Iterable[str]) -> None:
 
 def side_of(value: object) -> Side:
     """A response as text, or as the messages that end with it; a missing or blank one is the empty text."""
+    value = chat_in(value)
     if isinstance(value, dict) and not (is_turn(value) and any(value.get(role) is not None for role, _ in TURN)):
         value = _text_of(value)
     if isinstance(value, list) or is_turn(value):
@@ -175,11 +287,12 @@ def split_sides(prompt: Prompt | None, sides: Sequence[Side]) -> tuple[Prompt | 
     texts = tuple(side for side in sides if isinstance(side, str))
     if len(texts) == len(sides):
         return prompt, texts
+    for side in sides:
+        if not isinstance(side, str) and side[-1].role != "assistant":
+            raise Unusable(NOT_ASSISTANT.format(role=side[-1].role))
     chats = [_whole(prompt, side) for side in sides if side]
     if len({chat[:-1] for chat in chats}) > 1:
         raise Unusable(PROMPT_DIFFERS)
-    if any(chat[-1].role != "assistant" for chat in chats):
-        raise Unusable(NOT_ASSISTANT)
     return chats[0][:-1], tuple(_whole(prompt, side)[-1].content if side else "" for side in sides)
 
 

@@ -1,31 +1,41 @@
-"""A file, or a hub data set, becomes numbered rows: JSONL, JSON, CSV, Parquet, gzip, told by content."""
+"""A file becomes numbered rows, one after the other: JSONL, JSON, CSV, Parquet, Arrow, gzip, told by content."""
 
 from __future__ import annotations
 
-import ast
 import csv
 import gzip
-import io
 import json
-import os
-import re
 import textwrap
-import warnings
 import zlib
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
+from typing import IO, Any, TypeVar
 
 from ..errors import UserError
-from .chats import PROMPTS, is_turn
-from .layouts import GROUPS, SIDES
+from .chats import is_turn
+from .documents import Broken, rows_in
+from .fields import decoded, structure_of, twice
+from .layouts import KNOWN
 
-STRUCTURED = {"conversations", "conversation", "messages", "turns", "votes", "ranks", "scores", "ended"}.union(*GROUPS)
-HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?")
-FILE_NAME = re.compile(r"\.(jsonl|json|csv|tsv|parquet|txt)(\.gz)?$|\.gz$", re.IGNORECASE)
+STRUCTURED = {"conversations", "conversation", "messages", "turns", "votes", "ranks", "scores", "ended", "annotations"}
+STRUCTURED |= {
+    "responses",
+    "replies",
+    "completions",
+    "answers",
+    "generations",
+    "ratings",
+    "summaries",
+    "info",
+    "candidates",
+}
 ARCHIVES = {b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstandard"}
-KNOWN = {"prompt", "turns", "messages", *PROMPTS, *(key for keys in SIDES for key in keys)}
+AT_ONCE = 512  # rows of a Parquet or Arrow file that are in memory
+
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -34,69 +44,115 @@ class Table:
 
     name: str
     unit: str
-    rows: list[tuple[int, object]]
+    rows: Iterator[tuple[int, object]]
 
     def where(self, number: int) -> str:
         return f"{self.name}{self.unit}{number}"
 
 
-def read_table(source: str | Path) -> Table:
-    """The rows of a file or of a hub data set. Raises UserError, with file and line, for what cannot be read."""
-    path, name = Path(source), str(source)
-    if isinstance(source, str) and _names_a_data_set(source):
-        table = _from_hub(source)
-    else:
-        data = read_bytes(path, name)
-        table = _from_parquet(name, data) if data.startswith(b"PAR1") else _from_text(name, decode_text(name, data))
-    if not table.rows:
-        raise UserError(f"{name}: holds no rows")
-    return table
+def open_table(path: Path, name: str, also: frozenset[str] = frozenset()) -> Table:
+    """The rows of a file. Of Parquet and Arrow only the columns that a layout reads, or that are named in `also`.
+
+    Raises UserError, with file and line, for what cannot be read, here or when the rows are taken.
+    """
+    head = next(_guarded(name, _heads(path, name)))
+    for magic, kind in ARCHIVES.items():
+        if head.startswith(magic):
+            raise UserError(f"{name}: is compressed with {kind}; unpack it, or use gzip")
+    if head.startswith(b"PAR1"):
+        return Table(name, ", row ", _guarded(name, _from_parquet(path, name, also)))
+    if head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
+        return Table(name, ", row ", _guarded(name, _from_arrow(path, name, also)))
+    return _from_text(name, _guarded(name, _lines(path, name)))
 
 
-def read_bytes(path: Path, name: str) -> bytes:
-    """The content of a file, decompressed."""
+def _opened(path: Path, name: str) -> IO[bytes]:
+    """The content of a file, decompressed as it is read."""
     try:
-        data = path.read_bytes()
-        if data.startswith(b"\x1f\x8b"):
-            data = gzip.decompress(data)
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        return gzip.open(path) if packed else path.open("rb")  # type: ignore[return-value]
     except FileNotFoundError:
         raise UserError(f"{name}: there is no such file") from None
     except IsADirectoryError:
         raise UserError(f"{name}: is a folder; name a file in it") from None
-    except (EOFError, gzip.BadGzipFile, zlib.error):
-        raise UserError(f"{name}: damaged or truncated gzip; fetch it again") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{name}: cannot be read ({error})") from None
-    for magic, kind in ARCHIVES.items():
-        if data.startswith(magic):
-            raise UserError(f"{name}: is compressed with {kind}; unpack it, or use gzip")
-    return data
 
 
-def decode_text(name: str, data: bytes) -> str:
-    """UTF-8 text. Raises UserError, with the line, for anything else, and for a file with nothing in it."""
+def _heads(path: Path, name: str) -> Iterator[bytes]:
+    with _opened(path, name) as file:
+        yield file.read(8)
+
+
+def _guarded(name: str, items: Iterator[Item]) -> Iterator[Item]:
+    """The same, where what goes wrong in between is one line for a person."""
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{name}:{line}: is not UTF-8 text; save the file as UTF-8") from None
+        yield from items
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        raise UserError(f"{name}: damaged or truncated gzip; fetch it again") from None
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read ({error})") from None
+
+
+# --- text -------------------------------------------------------------------------------------------------------------
+
+
+def _lines(path: Path, name: str) -> Iterator[bytes]:
+    with _opened(path, name) as file:
+        yield from file
+
+
+def _text(name: str, line: bytes, number: int) -> str:
+    try:
+        return line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{name}:{number}: is not UTF-8 text; save the file as UTF-8") from None
+
+
+def whole_text(path: Path, name: str) -> str:
+    """The text of a file. Raises UserError, with the line, for what is none, and for a file with nothing in it."""
+    text = "".join(_text(name, line, number) for number, line in enumerate(_guarded(name, _lines(path, name)), 1))
     if not text.strip():
         raise UserError(f"{name}: is empty")
     return text
 
 
-def _from_text(name: str, text: str) -> Table:
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    start = text.lstrip()[:1]
-    if start == "{" and len(lines) > 1 and (_is_object(lines[0][1]) or lines[1][1].startswith("{")):
-        return Table(name, ":", [(number, _json(name, line, number)) for number, line in lines])
-    if start not in ("{", "["):
-        return _from_csv(name, text)
-    document = _json(name, text)
-    rows = _rows_in(name, document)
-    if len(lines) == 1 and rows and rows[0] is document:
-        return Table(name, ":", [(lines[0][0], document)])
-    return Table(name, ", row ", list(enumerate(rows, 1)))
+def _from_text(name: str, lines: Iterator[bytes]) -> Table:
+    """Told by the first lines: one whole object and more is JSON lines, else JSON or CSV."""
+    numbered = ((number, _text(name, line, number)) for number, line in enumerate(lines, 1))
+    spoken = ((number, line) for number, line in numbered if line.strip())
+    first = list(islice(spoken, 1))
+    if not first:
+        raise UserError(f"{name}: is empty")
+    start = first[0][1].lstrip()[0]
+    if start not in "{[":
+        return Table(name, ", row ", _from_csv(name, chain([first[0]], numbered)))
+    if start == "{" and _is_object(first[0][1]):
+        second = list(islice(spoken, 1))
+        if second:
+            return Table(name, ":", _from_json_lines(name, chain(first, second, spoken)))
+    return _from_document(name, first + list(numbered))
+
+
+def _from_document(name: str, lines: list[tuple[int, str]]) -> Table:
+    start = lines[0][1].lstrip()[0]
+    spoken = [(number, line) for number, line in lines if line.strip()]
+    document = json_of("".join(line for _, line in lines), lines[0][0])
+    if isinstance(document, Broken):
+        if start == "{" and len(spoken) > 1 and spoken[1][1].startswith("{"):
+            return Table(name, ":", _from_json_lines(name, iter(spoken)))
+        raise UserError(f"{name}:{document.why}")
+    rows = rows_in(name, document)
+    if len(spoken) == 1 and rows and rows[0] is document:
+        return Table(name, ":", iter([(spoken[0][0], document)]))
+    return Table(name, ", row ", iter(enumerate(rows, 1)))
+
+
+def _from_json_lines(name: str, lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, object]]:
+    for number, line in lines:
+        row = json_of(line, number)
+        yield number, Broken(row.why.partition(": ")[2]) if isinstance(row, Broken) else row
 
 
 def _is_object(text: str) -> bool:
@@ -106,150 +162,148 @@ def _is_object(text: str) -> bool:
         return False
 
 
-def _json(name: str, text: str, line: int = 1) -> object:
-    """A JSON text that starts on this line of the file."""
+def json_of(text: str, line: int) -> object:
+    """A JSON text that starts on this line of the file; `Broken`, with the line, for what is none."""
     try:
-        return json.loads(text, object_pairs_hook=_unique)
+        return DECODER.decode(text)
     except json.JSONDecodeError as error:
         place, why = line + error.lineno - 1, f"{error.msg} at column {error.colno}"
     except (ValueError, RecursionError) as error:
         place, why = line, str(error)
-    raise UserError(f"{name}:{place}: broken JSON ({why}); mend or delete the line")
+    return Broken(f"{place}: broken JSON ({why}); mend or delete the line")
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """An object; of a key that stands twice Python would keep the last value and say nothing."""
-    if twice := _twice(key for key, _ in pairs):
-        raise ValueError(f"the key {twice[0]!r} stands twice in one object")
-    return dict(pairs)
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError(f"the key {twice(key for key, _ in pairs)[0]!r} stands twice in one object")
+    return fields
 
 
-def _twice(names: Iterable[str]) -> list[str]:
-    return [name for name, count in Counter(names).items() if count > 1]
+DECODER = json.JSONDecoder(object_pairs_hook=_unique)  # json.loads would make one for every line
 
 
-def _rows_in(name: str, document: object) -> list[object]:
-    """The rows of a JSON document: a list, an object that holds one, or an object that is a row itself."""
-    if isinstance(document, list):
-        return document
-    if not isinstance(document, dict) or KNOWN & document.keys():
-        return [document]
-    lists = [key for key, value in document.items() if isinstance(value, list)]
-    if len(lists) > 1:
-        raise UserError(f"{name}: holds several lists ({', '.join(map(repr, lists))}); keep one in a file")
-    return document[lists[0]] if lists else [document]
+# --- CSV --------------------------------------------------------------------------------------------------------------
 
 
-def _from_csv(name: str, text: str) -> Table:
-    first = text.lstrip().split("\n", 1)[0]
-    limit = csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",\t;", key=first.count), strict=True)
-    try:
-        header, *records = [record for record in reader if record]
-    except csv.Error as error:
-        raise UserError(f"{name}:{reader.line_num}: neither JSON nor readable as CSV ({error})") from None
-    finally:
-        csv.field_size_limit(limit)
-    header = [title.strip() for title in header]
-    if not KNOWN & {*header}:
+def _from_csv(name: str, lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, object]]:
+    numbered = iter(lines)
+    first = next(numbered)
+    text = (line for _, line in chain([first], numbered))
+    limit = csv.field_size_limit()
+    reader = csv.reader(text, delimiter=max(",\t;", key=first[1].count), strict=True)
+    records = _records(name, reader, limit)
+    header = [title.strip() for title in next(records)]
+    if not is_titled(header):
         raise UserError(
-            f"{name}:1: neither JSON nor a CSV header with a column that this reader knows (docs/FORMATS.md)"
+            f"{name}:1: neither JSON nor a CSV header with a column that this reader knows (docs/FORMATS.md); "
+            "--columns can say what its columns are"
         )
-    if twice := _twice(header):
-        raise UserError(f"{name}:1: two columns have the same title, {twice[0]!r}; rename one")
-    return Table(name, ", row ", [(n, _cells(name, n, header, record)) for n, record in enumerate(records, 1)])
+    if doubled := twice(header):
+        raise UserError(f"{name}:1: two columns have the same title, {doubled[0]!r}; rename one")
+    for number, record in enumerate(records, 1):
+        yield number, _cells(header, record)
 
 
-def _cells(name: str, number: int, header: Sequence[str], record: Sequence[str]) -> dict[str, object]:
+def _records(name: str, reader: Any, limit: int) -> Iterator[list[str]]:
+    """The records that are not empty; a cell may be as long as it likes, here and nowhere else."""
+    while True:
+        csv.field_size_limit(2**31 - 1)
+        try:
+            record = next(reader, None)
+        except csv.Error as error:
+            raise UserError(f"{name}:{reader.line_num}: neither JSON nor readable as CSV ({error})") from None
+        finally:
+            csv.field_size_limit(limit)
+        if record is None:
+            return
+        if record:
+            yield record
+
+
+def _cells(header: Sequence[str], record: Sequence[str]) -> dict[str, object] | Broken:
     if len(record) != len(header):
-        raise UserError(f"{name}, row {number}: has {len(record)} cells under {len(header)} titles; check its quotes")
+        return Broken(f"has {len(record)} cells under {len(header)} titles; check its quotes")
     try:
         return {title: _cell(title, text) for title, text in zip(header, record, strict=True)}
     except ValueError as error:
-        raise UserError(f"{name}, row {number}: {error}") from None
+        return Broken(str(error))
 
 
 def _cell(title: str, text: str) -> object:
     """Text, None for an empty cell, or the lists and objects that a cell holds as JSON or as Python prints them."""
     if text[:1] not in ("[", "{"):
         return text or None
-    value, twice = _structure(text)
+    value, _ = structure_of(text)
     is_chat = is_turn(value) or (isinstance(value, list) and bool(value) and all(map(is_turn, value)))
-    if not is_chat and title not in STRUCTURED:
+    if not is_chat and title not in STRUCTURED and not (title == "question" and "full_text" in text):
         return text
-    if twice:
-        raise ValueError(f"in `{title}`, the key {twice[0]!r} stands twice in one object; keep one of them")
-    return value
+    return decoded(title, text)
 
 
-def _structure(text: str) -> tuple[object, list[str]]:
-    """What a cell holds as JSON or as Python prints it (else its text), and the keys that stand twice in an object."""
-    twice: list[str] = []
-
-    def fields(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        twice.extend(_twice(key for key, _ in pairs))
-        return dict(pairs)
-
-    try:
-        return json.loads(text, object_pairs_hook=fields), twice
-    except (ValueError, RecursionError):
-        twice.clear()
-    try:
-        with warnings.catch_warnings(action="ignore"):  # text that is no Python may hold escapes that Python warns of
-            tree = ast.parse(text, mode="eval")
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Dict):
-                twice.extend(_twice(str(key.value) for key in node.keys if isinstance(key, ast.Constant)))
-        return ast.literal_eval(tree), twice
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-        return text, []
+# --- Parquet and Arrow ------------------------------------------------------------------------------------------------
 
 
-def _from_parquet(name: str, data: bytes) -> Table:
-    import pyarrow
+def _from_parquet(path: Path, name: str, also: frozenset[str]) -> Iterator[tuple[int, object]]:
     import pyarrow.parquet
 
     # With Arrow's own threads a process that ends at once is sometimes aborted by them (SIGABRT, one in eighty here).
-    source = pyarrow.BufferReader(data)
     try:
-        table = pyarrow.parquet.ParquetFile(source, pre_buffer=False).read(use_threads=False)
-        twice = _twice(table.column_names)
-        rows = [] if twice else table.to_pylist()
+        with _opened(path, name) as file:
+            source = pyarrow.BufferReader(file.read()) if isinstance(file, gzip.GzipFile) else file
+            whole = pyarrow.parquet.ParquetFile(source, pre_buffer=False)
+            columns = _wanted(name, whole.schema_arrow.names, also)
+            batches = whole.iter_batches(AT_ONCE, columns=columns, use_threads=False)
+            yield from _numbered(batches)
+    except UserError:
+        raise
     except Exception as error:  # Arrow's own, OSError, ValueError, and what makes Python's times and decimals raises
-        raise UserError(f"{name}: damaged Parquet file ({_line(error)}); fetch it again") from None
-    if twice:
-        raise UserError(f"{name}: two columns have the same title, {twice[0]!r}; rename one")
-    return Table(name, ", row ", list(enumerate(rows, 1)))
+        raise UserError(f"{name}: damaged Parquet file ({one_line(error)}); fetch it again") from None
 
 
-def _names_a_data_set(source: str) -> bool:
-    """Whether it reads `owner/name` or `owner/name:split`, and nothing here goes by that name."""
-    if not HUB_NAME.fullmatch(source) or FILE_NAME.search(source):
-        return False
-    return not os.path.exists(source) and not os.path.isdir(source.split("/")[0])
+def _from_arrow(path: Path, name: str, also: frozenset[str]) -> Iterator[tuple[int, object]]:
+    import pyarrow.ipc
 
-
-def _from_hub(source: str) -> Table:
-    """The rows of a hub data set. Cached ones are read without a network when HF_HUB_OFFLINE=1."""
-    import datasets
-    import huggingface_hub
-
-    name, _, split = source.partition(":")
     try:
-        if not huggingface_hub.constants.HF_HUB_OFFLINE:
-            huggingface_hub.dataset_info(name, timeout=10)  # fails at once where load_dataset retries for long
-        data = datasets.load_dataset(name, split=split or None)
-        splits = data if isinstance(data, dict) else {split: data}
-        rows = [row for rows in splits.values() for row in rows] if len(splits) == 1 else []
-    except Exception as error:  # the libraries below raise of their own, OSError, ValueError and more
-        raise UserError(
-            f"{source}: neither a file here nor a data set that the hub gives ({_line(error)}); without a network, "
-            "HF_HUB_OFFLINE=1 reads a cached copy"
-        ) from None
-    if len(splits) != 1:
-        raise UserError(f"{name}: choose a split: {', '.join(f'{name}:{split}' for split in splits)}")
-    return Table(source, ", row ", list(enumerate(rows, 1)))
+        with _opened(path, name) as file:
+            data = pyarrow.PythonFile(file, mode="r")
+            if file.peek(6)[:6] == b"ARROW1":  # type: ignore[attr-defined]
+                whole = pyarrow.ipc.open_file(data)
+                batches: Iterator[Any] = (whole.get_batch(i) for i in range(whole.num_record_batches))
+            else:
+                whole = pyarrow.ipc.open_stream(data)
+                batches = iter(whole)
+            columns = _wanted(name, whole.schema.names, also)
+            yield from _numbered(batch.select(columns) for batch in batches)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{name}: damaged Arrow file ({one_line(error)}); fetch it again") from None
 
 
-def _line(error: Exception) -> str:
+def _numbered(batches: Iterable[Any]) -> Iterator[tuple[int, object]]:
+    number = 0
+    for batch in batches:
+        for start in range(0, batch.num_rows, AT_ONCE):
+            for row in batch.slice(start, AT_ONCE).to_pylist():
+                number += 1
+                yield number, row
+
+
+def _wanted(name: str, titles: Sequence[str], also: frozenset[str]) -> list[str]:
+    """The columns that a layout reads; all of them if no layout fits, so that an error can name them."""
+    known = [title for title in titles if title in KNOWN or title in also]
+    if doubled := twice(known):
+        raise UserError(f"{name}: two columns have the same title, {doubled[0]!r}; rename one")
+    return known if is_titled(titles) or also else list(dict.fromkeys(titles))
+
+
+def is_titled(titles: Iterable[str]) -> bool:
+    """Whether a table with these columns can hold anything that is read."""
+    return not KNOWN.isdisjoint(titles)
+
+
+def one_line(error: Exception) -> str:
+    """An error of a library, fit for a message."""
     return textwrap.shorten(" ".join(str(error).split()), 160) or type(error).__name__

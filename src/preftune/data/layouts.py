@@ -1,277 +1,163 @@
-"""A row becomes a ballot, in the form that its fields tell; or its prompt alone. docs/FORMATS.md shows every form.
-
-A row that cannot be read raises ValueError; one that can be read and not used raises `Unusable` with the reason.
-"""
+"""Which layout a row has, told by its columns; what `--columns` says of them; the nearest layout where none fits."""
 
 from __future__ import annotations
 
-import reprlib
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
-from itertools import combinations
-from typing import Any
+import textwrap
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from functools import lru_cache
 
-from .ballots import Ballot, Message, Prompt, Vote, renumbered
-from .chats import messages_of, side_of, split_sides, stated_prompt, with_system
-from .fields import Exact, Row, Unusable, check_unicode, names_of, number_of, numbers_of
+from ..errors import UserError
+from .catalogue import LAYOUTS
+from .fields import Plain, Row, names_of, value_at
+from .layout import PASSED, VERDICTS, Kind, Layout
 
-EMPTY = "an empty response"
-IDENTICAL = "identical responses"
-NO_PROMPT = "no prompt"
-NO_VOTES = "no votes"
-FEW = "fewer than two responses"
-TOOLS = "tools beside the prompt, which cannot be rendered yet"
-
-PAIRS = (
-    ("a", "b"),
-    ("response_a", "response_b"),
-    ("response_1", "response_2"),
-    ("response1", "response2"),
-    ("output_1", "output_2"),
+ROLES = (
+    *(
+        "prompt",
+        "system",
+        "chosen",
+        "rejected",
+        "a",
+        "b",
+        "responses",
+        "response",
+        *sorted(VERDICTS),
+        "ranks",
+        "scores",
+    ),
+    *("rank", "score", "desirable", "by", "id", "source", "weight", "ended", "tools", "annotations"),
 )
-GROUPS = (("responses",), ("replies",), ("completions",), ("answers",))
-SIDES = (("chosen", "rejected"), *PAIRS, *GROUPS)
-STATEMENTS = ("votes", "p", "label")
-FORMS = (
-    "a row needs `chosen` and `rejected`; or `a` and `b` with `label`, `votes` or `p`; or `responses` with `votes`, "
-    "`ranks` or `scores` (docs/FORMATS.md shows them all)"
+KINDS = tuple(kind for layout in LAYOUTS for kind in layout.kinds)
+KNOWN = frozenset(PASSED).union(*(kind.reads for kind in KINDS))
+ASKED = frozenset(
+    {"prompt", "turns", "messages", "conversations", "conversation", "question", "instruction", "context"}
 )
+GUESSES = {  # words in the names of columns that nobody documented: used for a proposal, never for reading
+    "chosen": ("chosen", "best", "preferred", "accepted", "win", "winner", "pos", "positive", "good", "better"),
+    "rejected": ("rejected", "worst", "dispreferred", "lose", "loser", "neg", "negative", "bad", "worse"),
+    "prompt": ("prompt", "question", "query", "instruction", "input", "context", "user", "task", "request", "ask"),
+    "response": ("response", "answer", "completion", "output", "reply", "text", "generation", "assistant"),
+    "score": ("score", "rating", "reward", "grade", "stars", "quality", "points"),
+    "winner": ("winner", "label", "preference", "verdict", "choice", "vote", "judgement", "judgment"),
+}
 
 
-def ballot_of(row: Row, number: str) -> tuple[Ballot, Counter[str]]:
-    """The ballot of a row, and how many of its responses were left out, by reason."""
-    prompt, responses, votes = _contents(row)
-    _check_tools(row)
-    if len(responses) < 2:
-        raise Unusable(FEW)
-    weight = number_of(row["weight"], "weight") if row.get("weight") is not None else 1.0
-    if weight < 0:
-        raise ValueError(f"`weight` is {weight:g}; it must not be negative")
-    if weight != 1:
-        votes = tuple(replace(vote, weight=vote.weight * weight) for vote in votes) if weight else ()
-    name = number if row.get("id") is None else str(row["id"])
-    source = "" if row.get("source") is None else str(row["source"])
-    return _usable(Ballot(prompt or "", responses, votes, name, source, _ended(row, len(responses))))
+@dataclass(frozen=True)
+class How:
+    """How a person wants a file to be read: `columns` maps our roles to its columns; see `read_ballots`."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    gap: float = 0.0
+
+    def renamed(self, row: Row) -> Row:
+        """The row with the columns that were named under our names."""
+        if not self.columns:
+            return row
+        found = {role: value_at(row, path) for role, path in self.columns.items()}
+        if all(value is None for value in found.values()):
+            wrong = next(iter(self.columns.values()))
+            raise ValueError(f"--columns: there is no column `{wrong}`; the row has {names_of(row)}")
+        taken = {path.split(".")[0] for path in self.columns.values()}
+        return {key: value for key, value in row.items() if key not in taken} | found
 
 
-def _ended(row: Row, count: int) -> tuple[bool, ...]:
-    ended = row.get("ended")
-    if ended is None:
-        return (True,) * count
-    if not isinstance(ended, list) or not all(isinstance(end, bool) for end in ended):
-        raise ValueError(f"`ended` is no list of true and false, one a response, but {reprlib.repr(ended)}")
-    if len(ended) != count:
-        raise ValueError(f"`ended` has {len(ended)} entries for {count} responses")
-    return tuple(ended)
+def parse_columns(text: str | Mapping[str, str]) -> dict[str, str]:
+    """`prompt=question,chosen=best` as a map. Raises UserError for a role that there is not."""
+    pairs = text.items() if isinstance(text, Mapping) else [part.partition("=")[::2] for part in text.split(",")]
+    columns = {}
+    for role, path in ((role.strip(), path.strip()) for role, path in pairs):
+        if role not in ROLES:
+            raise UserError(f"--columns: there is no {role!r}; it takes NAME=COLUMN with a name of {', '.join(ROLES)}")
+        if not path or role in columns:
+            raise UserError(f"--columns: {role} needs one column, as in {role}=COLUMN")
+        columns[role] = path
+    return columns
 
 
-def _check_tools(row: Row) -> None:
-    """_Unusable for a row with tools: the prompt is not what the model would see without them."""
-    for key in ("tools", "functions"):
-        tools = row.get(key)
-        if tools and not (isinstance(tools, str) and tools.strip() in ("", "[]", "{}", "null")):
-            raise Unusable(TOOLS)
+def kind_of(row: Row) -> Kind | None:
+    """The layout of a row; None if no known one fits.
+
+    Arrow gives every row all columns: where those of the responses are empty, the others count.
+    """
+    kind = _kind_of_names(tuple(row))
+    if kind is None or kind.has_value(row):
+        return kind
+    return _kind_of_names(tuple(key for key, value in row.items() if value is not None)) or kind
 
 
-def _usable(ballot: Ballot) -> tuple[Ballot, Counter[str]]:
-    """The ballot without empty responses and copies, and their counts; Unusable if no contest is left."""
-    index: dict[tuple[str, bool], int] = {}
-    places = [
-        index.setdefault((text, end), len(index)) if text.strip() else None
-        for text, end in zip(ballot.responses, ballot.ended, strict=True)
-    ]
-    empty = places.count(None)
-    copies = len(places) - empty - len(index)
-    if len(places) - empty < 2:
-        raise Unusable(EMPTY)
-    if len(index) < 2:
-        raise Unusable(IDENTICAL)
-    _check_text(ballot)
-    if empty or copies:
-        ballot = renumbered(ballot, places)
-    if not ballot.votes:
-        raise Unusable(NO_VOTES)
-    return ballot.pooled() if copies else ballot, +Counter({EMPTY: empty, IDENTICAL: copies})
+def is_known(row: Row) -> bool:
+    """Whether an object is a row that a layout fits, or a prompt with nothing beside it."""
+    return _kind_of_names(tuple(row)) is not None or not ASKED.isdisjoint(row)
 
 
-def _check_text(ballot: Ballot) -> None:
-    turns = _texts(ballot.prompt)
-    if not any(text.strip() for text in turns):
-        raise Unusable(NO_PROMPT)
-    check_unicode((*turns, *ballot.responses, ballot.id, ballot.source))
+@lru_cache(maxsize=4096)
+def _kind_of_names(names: tuple[str, ...]) -> Kind | None:
+    there = frozenset(names)
+    return next((kind for kind in KINDS if kind.needs <= there), None)
 
 
-def _texts(prompt: Prompt) -> tuple[str, ...]:
-    return (prompt,) if isinstance(prompt, str) else tuple(turn.content for turn in prompt)
+def plain_of(row: Row, how: How) -> tuple[Layout, Plain]:
+    """The layout of a row, and the row under our names. Raises ValueError, with a way out, for an unknown one."""
+    row = how.renamed(row)
+    kind = kind_of(row)
+    if kind is None:
+        raise ValueError(unknown(row))
+    return kind.layout, kind.plain(row, how.gap, how.columns)
 
 
-def _contents(row: Row) -> tuple[Prompt | None, tuple[str, ...], tuple[Vote, ...]]:
-    """Prompt, responses and votes of a row in any known form."""
-    keys = _side_keys(row)
-    if not keys:
-        raise ValueError(f"no preference in a form this reader knows: the row has {names_of(row)}; {FORMS}")
-    if len(keys) == 1:
-        entries = _entries(row, keys[0])
-        votes = _group_votes(row, entries)
-        if _is_canonical(row, entries):
-            return with_system(stated_prompt(row), row), tuple(entries), votes
+# --- where nothing fits -----------------------------------------------------------------------------------------------
+
+
+def unknown(row: Row) -> str:
+    """What to say of a row of no known layout: the nearest one, and the `--columns` that would read it."""
+    kind, missing = nearest(row)
+    has = f"no known layout: the row has {names_of(row)}"
+    near = f"the nearest is {kind.layout.name!r}, which also has {textwrap.shorten(', '.join(missing), 60)}"
+    return f"{has}; {near}; to say which column is what: --columns {proposal(row)} (docs/FORMATS.md has all layouts)"
+
+
+def nearest(row: Row) -> tuple[Kind, list[str]]:
+    """The layout whose columns are most like those of a row, and which of them the row has not."""
+
+    def likeness(kind: Kind) -> float:
+        best = [max((_alike(need, name) for name in row), default=0.0) for need in kind.needs]
+        return sum(best) / max(len(best), 1) + 0.01 * len(kind.needs & row.keys())
+
+    kind = max(KINDS, key=likeness)
+    return kind, sorted(f"`{need}`" for need in kind.needs - row.keys())
+
+
+@lru_cache(maxsize=65536)
+def _alike(one: str, other: str) -> float:
+    return 1.0 if one == other else SequenceMatcher(None, one.lower(), other.lower()).ratio() * 0.8
+
+
+def proposal(row: Row) -> str:
+    """`--columns` for a row of no known layout, as far as the names of its columns tell; `…` is left to the reader."""
+    texts = [name for name, value in row.items() if isinstance(value, str | list | dict)]
+    chosen, rejected = _guess("chosen", texts), _guess("rejected", texts)
+    rest = [name for name in texts if name not in (chosen, rejected)]
+    prompt = _guess("prompt", rest)
+    answers = [name for name in rest if name != prompt and _is_like("response", name)]
+    score = _guess("score", row)
+    if chosen or rejected or len(answers) == 0:
+        parts = {"chosen": chosen, "rejected": rejected}
+    elif len(answers) >= 2:
+        parts = {"a": answers[0], "b": answers[1], "winner": _guess("winner", row)}
+    elif isinstance(row[answers[0]], list):
+        parts = {"responses": answers[0], "scores": score}
     else:
-        entries = [row[key] for key in keys]
-        votes = (Vote(0, 1, *(_chosen(row) if keys == SIDES[0] else _statement(row))),)
-    prompt, responses = split_sides(stated_prompt(row), [side_of(entry) for entry in entries])
-    return with_system(prompt, row), responses, votes
+        parts = {"response": answers[0], "score": score}
+    return ",".join(f"{role}={name or '…'}" for role, name in {"prompt": prompt, **parts}.items())
 
 
-def _side_keys(row: Row) -> tuple[str, ...]:
-    """The fields that hold the responses: the first known set of which one has a value; () if there is none."""
-    there = [keys for keys in SIDES if all(key in row for key in keys)]
-    return next((keys for keys in there if any(row[key] is not None for key in keys)), there[0] if there else ())
+def _guess(role: str, names: Iterable[str]) -> str | None:
+    exact = [name for word in GUESSES[role] for name in names if word == name.lower()]
+    return next(iter([*exact, *(name for name in names if _is_like(role, name))]), None)
 
 
-def _chosen(row: Row) -> tuple[float, float]:
-    """(p, weight) of `chosen` over `rejected`; a statement beside them may say how sure, not that `chosen` lost."""
-    stated, weight = _stated(row)
-    if any(p < 0.5 for p in stated):
-        raise ValueError(
-            "`chosen` loses by the `votes`, `p` or `label` beside it, where `a` and 1 are `chosen`: keep the right one"
-        )
-    return (stated or [1.0])[0], weight
-
-
-def _statement(row: Row) -> tuple[float, float]:
-    """(p, weight) of a pair from its `votes`, `p` or `label`, in this order; they must not contradict each other."""
-    stated, weight = _stated(row)
-    if not stated:
-        if not row.keys() & {*STATEMENTS}:
-            raise ValueError(f"a pair without `label`, `votes` or `p`: the row has {names_of(row)}; {FORMS}")
-        raise Unusable(NO_VOTES)
-    if min(stated) < 0.5 < max(stated):
-        raise ValueError("`votes`, `p` and `label` name different winners: keep the right one")
-    return stated[0], weight
-
-
-def _stated(row: Row) -> tuple[list[float], float]:
-    """What `votes`, `p` and `label` each say of the first response, and the weight of the votes."""
-    stated: list[float] = []
-    weight = 1.0
-    if row.get("votes") is not None:
-        share, weight = _share(row["votes"])
-        stated.append(share)
-    if row.get("p") is not None:
-        p = number_of(row["p"], "p")
-        if not 0 <= p <= 1:
-            raise ValueError(f"p = {p} is outside [0, 1]")
-        stated.append(p)
-    if row.get("label") is not None:
-        label = number_of(row["label"], "label")
-        if label not in (1, 2):
-            raise ValueError(f"`label` is {label:g}; it must be 1 (the first is preferred) or 2 (the second)")
-        stated.append(2 - label)
-    return stated, weight
-
-
-def _share(votes: object) -> tuple[float, float]:
-    """(p, weight) of counted votes {a, b, tie}: a tie is half a vote for each side."""
-    if not isinstance(votes, dict) or not votes or not votes.keys() <= {"a", "b", "tie"}:
-        raise ValueError(f"`votes` of a pair must be counts under `a`, `b` and `tie`, not {reprlib.repr(votes)}")
-    counts = {key: number_of(count, f"votes.{key}") for key, count in votes.items() if count is not None}
-    if any(count < 0 for count in counts.values()):
-        raise ValueError(f"negative `votes`: {reprlib.repr(votes)}")
-    total = sum(counts.values())
-    if not total:
-        raise Unusable(NO_VOTES)
-    return (counts.get("a", 0) + counts.get("tie", 0) / 2) / total, total
-
-
-def _entries(row: Row, key: str) -> list[Any]:
-    entries = row[key]
-    if not isinstance(entries, list):
-        raise ValueError(f"`{key}` is {reprlib.repr(entries)}, not a list of responses")
-    return entries
-
-
-def _group_votes(row: Row, entries: Sequence[Any]) -> tuple[Vote, ...]:
-    """The votes of a group: written out, or every pair by rank (lower is better) or score (higher is better)."""
-    votes = row.get("votes")
-    if isinstance(votes, list):
-        return tuple(map(_vote, votes))
-    stated = _orders(row, entries)
-    if len(entries) == 2 and any(row.get(key) is not None for key in STATEMENTS):
-        stated.insert(0, (Vote(0, 1, *_statement(row)),))
-    elif votes is not None:
-        raise ValueError(f"`votes` is {reprlib.repr(votes)}, not a list of votes")
-    sides = [{vote.p > 0.5 for vote in pair if vote.p != 0.5} for pair in zip(*stated, strict=True)]
-    if any(len(said) > 1 for said in sides):
-        raise ValueError("`ranks`, `scores` and what stands beside them name different winners: keep the right one")
-    if stated:
-        return stated[0]
-    inside = set().union(*(entry for entry in entries if isinstance(entry, dict)))
-    if row.keys() & {"votes", "ranks", "scores"} or inside & {"rank", "score"}:
-        raise Unusable(NO_VOTES)
-    raise ValueError(f"a group of responses without `votes`, `ranks` or `scores`: the row has {names_of(row)}; {FORMS}")
-
-
-def _orders(row: Row, entries: Sequence[Any]) -> list[tuple[Vote, ...]]:
-    """The votes that the ranks of a group say, and those that its scores say, as far as it has them."""
-    fields = [entry if isinstance(entry, dict) else {} for entry in entries]
-    orders = []
-    for name in ("rank", "score"):
-        values = row.get(f"{name}s")
-        if values is None and any(entry.get(name) is not None for entry in fields):
-            values = [entry.get(name) for entry in fields]
-        if values is not None:
-            orders.append(_all_pairs(numbers_of(values, name, len(entries)), lower_wins=name == "rank"))
-    return orders
-
-
-def _all_pairs(values: Sequence[Exact], lower_wins: bool) -> tuple[Vote, ...]:
-    pairs = combinations(range(len(values)), 2)
-    return tuple(
-        Vote(a, b, 0.5 if values[a] == values[b] else float((values[a] < values[b]) == lower_wins)) for a, b in pairs
-    )
-
-
-def _vote(vote: object) -> Vote:
-    if not isinstance(vote, dict) or not {"a", "b", "p"} <= vote.keys() <= {"a", "b", "p", "weight"}:
-        raise ValueError(f"a vote must have `a`, `b`, `p` and perhaps `weight`, not {reprlib.repr(vote)}")
-    a, b = (number_of(vote[key], key) for key in "ab")
-    if not (a.is_integer() and b.is_integer()):
-        raise ValueError(f"a vote names responses by their place from 0, not {a:g} and {b:g}")
-    weight = 1.0 if vote.get("weight") is None else number_of(vote["weight"], "weight")
-    return Vote(int(a), int(b), number_of(vote["p"], "p"), weight)
-
-
-def _is_canonical(row: Row, entries: Sequence[Any]) -> bool:
-    """Our own form is taken word for word: no transcript is looked for in its texts."""
-    return isinstance(row.get("votes"), list) and all(isinstance(entry, str) for entry in entries)
-
-
-def prompt_alone(row: Row) -> Prompt:
-    """The prompt of a row, whether or not it holds responses."""
-    _check_tools(row)
-    keys = _side_keys(row)
-    entries = [row[key] for key in keys] if len(keys) != 1 else _entries(row, keys[0])
-    if keys and _is_canonical(row, entries):
-        prompt = with_system(stated_prompt(row), row)
-    elif keys:
-        spoken = [side for side in map(side_of, entries) if side]
-        prompt = with_system(split_sides(stated_prompt(row), spoken[:1])[0], row)
-    else:
-        prompt = with_system(_question(row), row)
-    if not prompt or not any(text.strip() for text in _texts(prompt)):
-        raise ValueError(f"no prompt: the row has {names_of(row)}; it needs `prompt`, `turns`, or any preference form")
-    check_unicode(_texts(prompt))
-    return prompt
-
-
-def _question(row: Row) -> Prompt | None:
-    """The prompt of a row without responses; a chat that is not called `prompt` loses the assistant's last turn."""
-    turns = row.get("turns")
-    if isinstance(turns, list) and turns and isinstance(turns[0], str):
-        return (Message("user", turns[0]),)
-    stated = row.get("prompt") is not None
-    chat = messages_of(row["messages"]) if not stated and row.get("messages") is not None else stated_prompt(row)
-    if not stated and isinstance(chat, tuple) and chat and chat[-1].role == "assistant":
-        return chat[:-1]
-    return split_sides(chat, [])[0]
+def _is_like(role: str, name: str) -> bool:
+    words = name.lower().replace("-", "_").split("_")
+    return any(word in words for word in GUESSES[role])

@@ -113,6 +113,7 @@ def describe_data(
         "skipped": dict(skipped),
         "dropped": dict(ballots.dropped),
         "shortened": dict(shortened),
+        **({"noted": dict(ballots.noted)} if ballots.noted else {}),
         "left_out": {arm: dict(t.left_out) for (arm, *_), t in trainings.items() if t.left_out},
         **({"ballots_validation": len(data.validation.ballots)} if data.validation.ballots else {}),
         **({"votes_flipped": flipped} if flipped else {}),

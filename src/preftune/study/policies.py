@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,18 +61,19 @@ def evaluate_folders(
     out: str | None = None,
     judge: Judge | None = None,
     reward: str | None = None,
+    reading: Mapping[str, Any] | None = None,
 ) -> tuple[Result, ...]:
     """Meet every policy with the same prompts, ballots and random numbers, and print one table.
 
     The reference is the model that the policies were trained from, unless another is named. `judge` is the reward of a
     response, where one is known; `reward` the folder of a reward model whose opinion is `proxy` in a row's `extra`.
-    `out` keeps the rows and the samples as JSONL. Raises UserError when there is nothing to ask, or the policies have
-    different references.
+    `out` keeps the rows and the samples as JSONL; `reading` are further arguments of `read_ballots`. Raises UserError
+    when there is nothing to ask, or the policies have different references.
     """
     found = [find_policy(folder) for folder in folders]
     budget = make_settings({"micro_tokens": micro_tokens, "device": device}).pass_tokens
     bench = open_workbench(_common_reference(found, reference), precision=precision, device=device)
-    ballots = read_ballots(data) if data else ()
+    ballots = read_ballots(data, **(reading or {})) if data else ()
     asked = read_prompts(prompts) if prompts else held_out_prompts(ballots, eval_prompts)
     if not asked:
         raise UserError("evaluate: nothing to ask; give --prompts FILE, or --data FILE with preferences")

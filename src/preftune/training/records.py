@@ -48,6 +48,7 @@ def describe_training_data(ballots: Sequence[Ballot], tokens: TokenSet) -> dict[
         "votes": sum(len(ballot.votes) for ballot in tokens.ballots),
         "skipped": dict(known.skipped) | dict(tokens.skipped),
         "shortened": dict(tokens.shortened),
+        **({"noted": dict(known.noted)} if known.noted else {}),
     }
 
 
