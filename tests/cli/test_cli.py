@@ -196,6 +196,31 @@ def test_convert_writes_canonical_json_lines_and_counts_what_it_skips(run, tmp_p
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
 
 
+def test_a_preview_shows_how_rows_are_read_and_writes_nothing(run, tmp_path):
+    rows = [{"q": "x\u202e?", "best": "good", "worst": "bad"}, {"q": "y", "best": "same", "worst": "same"}]
+    data = write(tmp_path / "data.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    columns = "prompt=q,chosen=best,rejected=worst"
+    code, out, _ = run("data", "convert", data, tmp_path / "out", "--preview", "3", "--columns", columns)
+    assert code == 0 and not (tmp_path / "out").exists()
+    assert "prompt: x⟨U+202E⟩?" in out and "[0] good" in out and "[0] over [1]" in out
+    assert f"{data}:2: skipped: identical responses" in out
+    code, _, error = run("data", "convert", data, "--preview", "3")
+    assert code == 0 and error == ""
+    code, _, error = run("data", "convert", data)
+    assert code == 2 and "--preview N" in error
+    code, _, error = run("data", "convert", data, "--preview", "0")
+    assert code == 2 and "--preview 0" in error
+
+
+def test_what_cannot_be_read_is_left_out_and_told_only_if_a_person_says_so(run, tmp_path):
+    data = write(tmp_path / "data.jsonl", json.dumps(ROW) + "\n{oops\n")
+    code, _, error = run("data", "convert", data, tmp_path / "out")
+    assert code == 2 and f"{data}:2: broken JSON" in error and "--skip-bad" in error
+    code, out, error = run("data", "convert", data, tmp_path / "out", "--skip-bad")
+    assert code == 0 and "1 ballots from 2 rows" in out
+    assert "skipped: 1 × rows that cannot be read" in error and f"{data}:2: broken JSON" in error
+
+
 @pytest.mark.parametrize(
     ("stop", "says"), [(KeyboardInterrupt(), "stopped"), (Interrupted("after step 3"), "after step 3")]
 )

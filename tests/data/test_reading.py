@@ -782,6 +782,8 @@ heads = st.sampled_from([b"", b"PAR1", b"\x1f\x8b", b"prompt,a,b\n"])
 
 @quick
 @given(content=contents, head=heads)
+@example(content=b"\x0c\n", head=b"")
+@example(content=b"\xe2\x80\xa8", head=b"")
 def test_whatever_bytes_a_file_holds_reading_ends_in_ballots_or_a_user_error(tmp_path: Path, content, head) -> None:
     path = tmp_path / "bytes"
     path.write_bytes(head + content)
@@ -890,19 +892,24 @@ def test_the_hash_is_that_of_the_content_that_trains(tmp_path: Path) -> None:
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A hub that knows `owner/one` with one split and `owner/two` with two."""
+    """A hub that knows `owner/one` with one split, `owner/two` with two, `owner/many` with two configurations."""
     import datasets
     import huggingface_hub
 
     def info(name: str, timeout: float) -> None:
         assert timeout <= 30
-        if name not in ("owner/one", "owner/two"):
+        if name not in ("owner/one", "owner/two", "owner/many"):
             raise ConnectionError("no\nsuch host")
 
-    def load(name: str, split: str | None) -> object:
-        if name not in ("owner/one", "owner/two"):
+    def load(name: str, configuration: str | None = None, *, split: str | None) -> object:
+        if name not in ("owner/one", "owner/two", "owner/many"):
             raise FileNotFoundError("not cached")
-        splits = {"train": [GOOD]} if name == "owner/one" else {"train": [GOOD], "test": [GOOD, GOOD]}
+        if name == "owner/many" and configuration not in ("first", "second"):
+            raise ValueError(
+                "Config name is missing.\nPlease pick one among the available configs: ['first', 'second']"
+            )
+        one = name == "owner/one" or configuration == "first"
+        splits = {"train": [GOOD]} if one else {"train": [GOOD], "test": [GOOD, GOOD]}
         loaded = datasets.DatasetDict({key: datasets.Dataset.from_list(rows) for key, rows in splits.items()})
         return loaded if split is None else loaded[split]
 
@@ -917,6 +924,15 @@ def test_a_hub_data_set_is_read_by_name_and_split(hub, tmp_path: Path) -> None:
     assert read_ballots("owner/two:test").source == "owner/two:test"
     assert read_prompts("owner/two:test") == ("q",)
     assert "choose a split: owner/two:train, owner/two:test" in error_of(lambda: read_ballots("owner/two"))
+
+
+def test_of_several_configurations_one_is_named(hub) -> None:
+    assert len(read_ballots("owner/many:first")) == 1
+    assert len(read_ballots("owner/many:second:test")) == 2
+    choose = "choose one: owner/many:first, owner/many:second"
+    assert choose in error_of(lambda: read_ballots("owner/many"))
+    splits = "choose a split: owner/many:second:train, owner/many:second:test"
+    assert splits in error_of(lambda: read_ballots("owner/many:second"))
 
 
 def test_a_hub_out_of_reach_is_one_line_and_a_cached_copy_needs_none(hub, monkeypatch) -> None:

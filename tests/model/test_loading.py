@@ -106,6 +106,20 @@ SPOIL: dict[str, tuple[Callable[[Path], object], str]] = {
     "another width": (lambda f: edit_json(f / "config.json", intermediate_size=32), "not a causal language model"),
     "no tokenizer": (lambda f: [p.unlink() for p in f.glob("tokenizer*")], "tokenizer cannot be loaded"),
     "broken tokenizer": (lambda f: (f / "tokenizer.json").write_text("{}"), "tokenizer cannot be loaded"),
+    "an end of text that is no text": (
+        lambda f: edit_json(f / "tokenizer_config.json", eos_token=5),
+        "tokenizer cannot be loaded",
+    ),
+    "no end of text": (lambda f: edit_json(f / "tokenizer_config.json", eos_token=None), "no end-of-text token"),
+    "a token beyond the embedding": (
+        lambda f: edit_json(f / "config.json", vocab_size=10) or tiny_tokenizer([*WORDS, "h"]).save_pretrained(f),
+        "tokenizer has 'h' with the id 10, and the embedding has 10 rows",
+    ),
+    "a template that does not compile": (
+        lambda f: (f / "chat_template.jinja").write_text("{% for m in messages %}\n{% oops %}"),
+        r"chat template does not compile \(line 2: .*oops",
+    ),
+    "a template of another kind": (lambda f: edit_json(f / "tokenizer_config.json", chat_template=7), "chat template"),
     "code of its own": (
         lambda f: edit_json(f / "config.json", model_type="zzz", auto_map={"AutoConfig": "x.Y"}),
         "custom code",

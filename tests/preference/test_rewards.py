@@ -7,6 +7,7 @@ The judge of a score is plain transformers: one sequence at a time, or a padded 
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -577,6 +578,28 @@ def a_language_model(folder: Path) -> Path:
     return Path(tiny_llama(folder, WORDS))
 
 
+def a_value_head(folder: Path, name: str) -> Path:
+    """As trl and OpenRLHF save a critic: a language model's weights and a head of another name."""
+    tiny_llama(folder, WORDS)
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {f"{name}.weight": torch.ones(1, 32)}, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def a_scale_of_zero(folder: Path) -> Path:
+    return configured(classifier(folder), std=0.0)
+
+
+def a_scale_that_is_text(folder: Path) -> Path:
+    return configured(classifier(folder), mean="high")
+
+
+def configured(folder: Path, **values: Any) -> Path:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    return folder
+
+
 def no_decoder(folder: Path) -> Path:
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     BertForSequenceClassification(BertConfig(vocab_size=14, num_labels=1, **sizes)).save_pretrained(folder)
@@ -625,6 +648,10 @@ def a_broken_record(folder: Path) -> Path:
         (several_labels, "2 labels"),
         (another_tokenizer, "tokenizer differs"),
         (a_language_model, "no score head"),
+        (partial(a_value_head, name="v_head.summary"), "`v_head.summary.weight`, a value head"),
+        (partial(a_value_head, name="value_head"), "`value_head.weight`, a value head"),
+        (a_scale_of_zero, "`std` in config.json is 0"),
+        (a_scale_that_is_text, "`mean` in config.json is 'high'"),
         (no_decoder, "no score head"),
         (no_tokenizer, "tokenizer"),
         (features_of_another_model, "another model"),
@@ -640,6 +667,70 @@ def test_a_folder_that_is_no_reward_of_this_model_is_refused_in_one_line(
     with pytest.raises(UserError, match=says) as caught:
         load(folder, base)
     assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
+
+
+def test_a_head_of_one_score_is_known_by_the_checkpoint_where_the_configuration_leaves_it_out(
+    base: Base, model: str, out: Path
+) -> None:
+    """Without `num_labels` the library takes a classifier to have two labels."""
+    reward = train("reward", toy_ballots(), model=model, out=out, steps=2, **KINDS["full"]).policy
+    folder = out / "reward"
+    (folder / "reward.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForSequenceClassification"]
+    kept = {name: value for name, value in config.items() if name not in ("num_labels", "id2label", "label2id")}
+    (folder / "config.json").write_text(json.dumps(kept))
+    batch = branch_layout(BALLOTS)
+    torch.testing.assert_close(load(folder, base).scores(batch), reward.scores(batch), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_mean_and_std_of_a_folder_say_where_0_is_and_what_the_unit_is(
+    kind: str, base: Base, model: str, out: Path
+) -> None:
+    train("reward", toy_ballots(), model=model, out=out, steps=2, **KINDS[kind])
+    batch, before = branch_layout(BALLOTS), load(out / "reward", base)
+    after = load(configured(out / "reward", mean=5.0, std=2.0), base)
+    torch.testing.assert_close(after.scores(batch), (before.scores(batch) - 5) / 2, rtol=0, atol=1e-5)
+    assert after.sha256 != before.sha256
+
+
+TURNS = "{% for m in messages %}{{ m.role + ' ' + m.content + ' ' }}{% endfor %}"
+OTHER_TURNS = TURNS.replace("' ' + m.content", "' a ' + m.content")
+
+
+@pytest.fixture
+def chatting(tmp_path: Path) -> Base:
+    folder = Path(tiny_llama(tmp_path / "chatting", [*WORDS, "user", "assistant", "system"]))
+    (folder / "chat_template.jinja").write_text(TURNS)
+    return load_base(str(folder), device=CPU)
+
+
+def reward_with(template: str, folder: Path) -> Path:
+    classifier(folder, words=[*WORDS, "user", "assistant", "system"])
+    (folder / "chat_template.jinja").write_text(template)
+    return folder
+
+
+def test_a_reward_model_of_another_chat_template_is_refused_for_chats(chatting: Base, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="its chat template renders a chat otherwise than the one of") as caught:
+        load(reward_with(OTHER_TURNS, tmp_path / "reward"), chatting)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_template_that_is_written_otherwise_and_renders_alike_is_none_the_worse(
+    chatting: Base, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load(reward_with("{# of us #}" + TURNS, tmp_path / "reward"), chatting)
+    assert capsys.readouterr().err == ""
+
+
+def test_for_plain_prompts_another_template_is_only_told(
+    chatting: Base, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = reward_with(OTHER_TURNS, tmp_path / "reward")
+    load_reward(folder, chatting, layout=probe_layout(chatting.model), precision="fp32", device=CPU, chats=False)
+    assert "its chat template differs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -24,7 +24,7 @@ from preftune.evidence.rows import write_json, write_records
 from preftune.report import frontier_image, write_report
 from preftune.report.charts import VEGA_LITE
 from preftune.report.folding import ENOUGH, LONG, fold
-from preftune.text import harmless
+from preftune.text import excerpt, harmless
 
 any_text = st.text(st.characters(exclude_categories=()))
 MARKUP = '</script><script>alert(1)</script><!--<img src=x onerror="alert(2)">'
@@ -183,6 +183,18 @@ def test_hostile_names_stay_names_in_the_charts(evil: Path) -> None:
     assert names == {arm + harmless(EVIL) for arm in ("dpo", "ipo")}
     svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
     assert "<script" not in svg and "<img" not in svg
+
+
+def test_what_looks_like_a_secret_is_told_on_by_no_text_that_is_shown() -> None:
+    secret = "hf_" + "aB3" * 12
+    for shown in (
+        harmless(f"my key is {secret}."),
+        excerpt(f"my key is {secret}, and so on"),
+        excerpt("x " * 25 + secret),
+    ):
+        assert secret not in shown and secret[10:] not in shown
+    assert harmless(f"my key is {secret}.").startswith("my key is hf_")
+    assert excerpt("two\n lines") == "'two lines'" and len(excerpt("a" * 100)) == 62
 
 
 @given(text=any_text)

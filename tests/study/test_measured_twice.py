@@ -114,7 +114,7 @@ def reward_again(folder: Path, model: str, held_out: str) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("lora", "kind"), [(0, "frozen"), (0, "full"), (4, "lora")])
 def test_a_study_and_a_fresh_process_measure_the_same(lora: int, kind: str, model: str, tmp_path: Path) -> None:
-    ballots, held_out = make_ballots(30, 1), make_ballots(16, 2)
+    ballots, held_out = make_ballots(30, 1), make_ballots(16, 3)
     study = compare(
         ARMS,
         ballots,
@@ -153,7 +153,7 @@ def test_a_study_and_a_fresh_process_measure_the_same(lora: int, kind: str, mode
 @pytest.mark.parametrize("lora", [0, 4])
 @pytest.mark.parametrize("method", ["dpo", "ppo"])
 def test_a_run_and_a_fresh_process_measure_the_same(method: str, lora: int, model: str, tmp_path: Path) -> None:
-    held_out = make_ballots(16, 2)
+    held_out = make_ballots(16, 3)
     out = tmp_path / "runs" / "one"
     own = {**TRAINED, **(SAMPLED if method == "ppo" else {})}
     run = train(method, make_ballots(30, 1), model=model, beta=0.3, eval_ballots=held_out, lora=lora, out=out, **own)

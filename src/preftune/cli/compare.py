@@ -11,7 +11,18 @@ from .flags import Parsed, option_flags, settings_flags
 from .reading import READING, read_ballots, reading_of
 
 LATER = (  # what is looked at when the data and the model are there
-    *("model", "reference", "data", "eval_data", "eval_fraction", "prompts", "eval_prompts", "samples", "out"),
+    *(
+        "model",
+        "reference",
+        "data",
+        "eval_data",
+        "eval_fraction",
+        "prompts",
+        "eval_prompts",
+        "samples",
+        "out",
+        "allow_overlap",
+    ),
 )
 
 
@@ -44,6 +55,7 @@ COMMAND = Command(
         "reference",
         "eval-data",
         "eval-fraction",
+        "allow-overlap",
         *READING,
         "prompts",
         "eval-prompts",

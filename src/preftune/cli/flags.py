@@ -79,6 +79,7 @@ OWN: dict[str, Flag] = {
     "json": Flag(str, "file to write what was found to, as JSON"),
     "html": Flag(str, "file to write what was found to, as a page"),
     "quick": Flag(bool, "fewer steps and seeds: a look, no result (default: false)", switch=True),
+    "allow-overlap": Flag(bool, "prompts that were trained on: a caveat, no error", switch=True),
     "resume": Flag(bool, "go on with an interrupted run", switch=True),
     "stores": Flag(
         bool,

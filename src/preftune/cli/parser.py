@@ -16,6 +16,7 @@ from . import compare, data, demo, doctor, evaluate, lab, report, sample, train
 from .command import Command
 from .flags import NARGS, all_flags, find_flag, option_flags, settings_flags
 
+LONG = 12  # letters of a flag; the name of its value would leave no room beside it
 COMMANDS: Mapping[str, Command] = {
     "demo": demo.COMMAND,
     "compare": compare.COMMAND,
@@ -138,7 +139,7 @@ def _add_flag(parser: Any, name: str, *, required: bool, method: str = "", hidde
     if flag.switch:
         parser.add_argument(f"--{name}", action="store_true", help=text)
     else:
-        metavar = {int: "N", float: "X"}.get(flag.kind)
+        metavar = {int: "N", float: "X"}.get(flag.kind) or ("VALUE" if len(name) > LONG else None)
         parser.add_argument(f"--{name}", type=flag.kind, required=required, help=text, metavar=metavar)
 
 

@@ -14,7 +14,7 @@ def run(given: Parsed) -> None:
 
     options = {name: value for name, value in given.items() if name not in reading_of(given)}
     files = {name: options.pop(name) for name in ("data", "eval_data") if name in options}
-    settle_run(**{name: value for name, value in options.items() if name not in ("model", "seed")})
+    settle_run(**{name: value for name, value in options.items() if name not in ("model", "seed", "allow_overlap")})
     ballots = read_ballots(files["data"], given)
     if "eval_data" in files:
         options["eval_ballots"] = read_ballots(files["eval_data"], given)
@@ -52,7 +52,7 @@ COMMAND = Command(
     "train one policy with one method, or a reward model",
     "preftune train ipo --model MODEL --data FILE --beta 0.1 --out DIR",
     ["model", "data", "out"],
-    ["beta", "reference", "reward", "kind", "eval-data", "eval-fraction", *READING, "seed", "resume"],
+    ["beta", "reference", "reward", "kind", "eval-data", "eval-fraction", "allow-overlap", *READING, "seed", "resume"],
     {"method": ", ".join(name for name in METHODS if name != "best-of-n")},
     of_method=True,
     hides=hides,

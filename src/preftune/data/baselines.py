@@ -9,8 +9,9 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from ..evidence import Floats, quality
+from .formats import TextFormat
 from .logistic import fit_linear
-from .tokens import TextFormat, TokenBallot
+from .tokens import TokenBallot
 from .votes import reference_table, score_table, vote_pairs
 
 

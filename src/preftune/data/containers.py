@@ -17,7 +17,7 @@ from ..errors import UserError
 from .chats import is_turn
 from .documents import Broken, rows_in
 from .fields import decoded, structure_of, twice
-from .layouts import KNOWN
+from .layouts import KNOWN, is_known
 
 STRUCTURED = {"conversations", "conversation", "messages", "turns", "votes", "ranks", "scores", "ended", "annotations"}
 STRUCTURED |= {
@@ -32,6 +32,8 @@ STRUCTURED |= {
     "candidates",
 }
 ARCHIVES = {b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstandard"}
+NO_TEXT = "is not UTF-8 text; save the file as UTF-8"
+BLANK = b" \t\r\n\v\f\xef\xbb\xbf"
 AT_ONCE = 512  # rows of a Parquet or Arrow file that are in memory
 
 
@@ -107,7 +109,7 @@ def _text(name: str, line: bytes, number: int) -> str:
     try:
         return line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError:
-        raise UserError(f"{name}:{number}: is not UTF-8 text; save the file as UTF-8") from None
+        raise UserError(f"{name}:{number}: {NO_TEXT}") from None
 
 
 def whole_text(path: Path, name: str) -> str:
@@ -120,19 +122,29 @@ def whole_text(path: Path, name: str) -> str:
 
 def _from_text(name: str, lines: Iterator[bytes]) -> Table:
     """Told by the first lines: one whole object and more is JSON lines, else JSON or CSV."""
-    numbered = ((number, _text(name, line, number)) for number, line in enumerate(lines, 1))
-    spoken = ((number, line) for number, line in numbered if line.strip())
-    first = list(islice(spoken, 1))
+    numbered = enumerate(lines, 1)
+    spoken = ((number, line) for number, line in numbered if line.strip(BLANK))
+    first = [(number, _text(name, line, number)) for number, line in islice(spoken, 1)]
     if not first:
         raise UserError(f"{name}: is empty")
-    start = first[0][1].lstrip()[0]
-    if start not in "{[":
-        return Table(name, ", row ", _from_csv(name, chain([first[0]], numbered)))
+    start = first[0][1].lstrip()[:1]
     if start == "{" and _is_object(first[0][1]):
         second = list(islice(spoken, 1))
-        if second:
-            return Table(name, ":", _from_json_lines(name, chain(first, second, spoken)))
-    return _from_document(name, first + list(numbered))
+        if not second:
+            return _from_document(name, first)
+        return Table(name, ":", chain(_from_json_lines(first), _from_json_lines(_decoded(chain(second, spoken)))))
+    texts = ((number, _text(name, line, number)) for number, line in numbered)
+    if start in ("{", "["):
+        return _from_document(name, [*first, *texts])
+    return Table(name, ", row ", _from_csv(name, chain(first, texts)))
+
+
+def _decoded(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, str | Broken]]:
+    for number, line in lines:
+        try:
+            yield number, line.decode()
+        except UnicodeDecodeError:
+            yield number, Broken(NO_TEXT)
 
 
 def _from_document(name: str, lines: list[tuple[int, str]]) -> Table:
@@ -141,7 +153,7 @@ def _from_document(name: str, lines: list[tuple[int, str]]) -> Table:
     document = json_of("".join(line for _, line in lines), lines[0][0])
     if isinstance(document, Broken):
         if start == "{" and len(spoken) > 1 and spoken[1][1].startswith("{"):
-            return Table(name, ":", _from_json_lines(name, iter(spoken)))
+            return Table(name, ":", _from_json_lines(iter(spoken)))
         raise UserError(f"{name}:{document.why}")
     rows = rows_in(name, document)
     if len(spoken) == 1 and rows and rows[0] is document:
@@ -149,8 +161,11 @@ def _from_document(name: str, lines: list[tuple[int, str]]) -> Table:
     return Table(name, ", row ", iter(enumerate(rows, 1)))
 
 
-def _from_json_lines(name: str, lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, object]]:
+def _from_json_lines(lines: Iterable[tuple[int, str | Broken]]) -> Iterator[tuple[int, object]]:
     for number, line in lines:
+        if isinstance(line, Broken):
+            yield number, line
+            continue
         row = json_of(line, number)
         yield number, Broken(row.why.partition(": ")[2]) if isinstance(row, Broken) else row
 
@@ -292,11 +307,13 @@ def _numbered(batches: Iterable[Any]) -> Iterator[tuple[int, object]]:
 
 
 def _wanted(name: str, titles: Sequence[str], also: frozenset[str]) -> list[str]:
-    """The columns that a layout reads; all of them if no layout fits, so that an error can name them."""
+    """The columns that a layout reads; all of them if no layout fits."""
     known = [title for title in titles if title in KNOWN or title in also]
     if doubled := twice(known):
         raise UserError(f"{name}: two columns have the same title, {doubled[0]!r}; rename one")
-    return known if is_titled(titles) or also else list(dict.fromkeys(titles))
+    return (
+        known if also or is_known(dict.fromkeys(titles)) else [title for title in titles if title not in twice(titles)]
+    )
 
 
 def is_titled(titles: Iterable[str]) -> bool:

@@ -147,8 +147,9 @@ def _first_of(bad: Sequence[Outcome], more: bool) -> str:
     first = f"{bad[0].place}: {bad[0].reason}"
     if len(bad) == 1:
         return f"{first}; --skip-bad leaves such rows out and counts them"
-    count = f"{len(bad) - 1}{' or more' if more else ''}"
-    return f"{first}; {count} more rows cannot be read; --skip-bad leaves them out and counts them"
+    others = len(bad) - 1
+    count = f"at least {others} more rows" if more else f"{others} more row{'s' if others > 1 else ''}"
+    return f"{first}; {count} cannot be read; --skip-bad leaves them out and counts them"
 
 
 def read_prompts(source: str | Path, *, columns: str | Mapping[str, str] = "") -> tuple[Prompt, ...]:

@@ -7,20 +7,14 @@ and the context in training is the context in sampling.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
-
-from jinja2 import TemplateError
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from ..errors import UserError
+from ..text import excerpt
 from .ballots import Ballot, Message, Prompt, Vote
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-MARK = "\x00response\x00"
-ANCHORS = ("\n", ":")  # texts to put before a response; the second in case the first merges with it
+from .formats import CONTROL, Refused, TextFormat, as_text
+from .formats import text_format as text_format
 
 DROPPED_TURNS = "prompt: oldest turns dropped to fit --max-length"
 CUT_PROMPT = "prompt: beginning cut to fit --max-length"
@@ -30,7 +24,6 @@ NO_PROMPT = "a prompt without a token"
 NO_RESPONSE = "a response without a token"
 SAME_TOKENS = "vote: its responses have the same tokens"
 NO_VOTES = "a ballot without a vote"
-REFUSED = "the model's chat template refuses the prompt"
 
 
 @dataclass(frozen=True)
@@ -63,98 +56,6 @@ class TokenSet:
     shortened: Mapping[str, int]
 
 
-@dataclass(frozen=True)
-class TextFormat:
-    """How a tokenizer's prompts and responses become ids, found once per tokenizer.
-
-    `end_text` ends a response to a plain prompt, `end_chat` a reply in a chat; sampling stops at either. A tokenizer
-    without a chat template gets chats as a `Human:`/`Assistant:` transcript.
-    """
-
-    tokenizer: PreTrainedTokenizerBase
-    end_text: int
-    end_chat: int
-    anchored: bool  # the tokenizer puts a space before the first word of a text: responses are cut behind an anchor
-
-    @property
-    def stops(self) -> tuple[int, ...]:
-        return tuple(sorted({self.end_text, self.end_chat}))
-
-    @property
-    def has_template(self) -> bool:
-        return bool(self.tokenizer.chat_template)
-
-    def prompt(self, prompt: Prompt) -> list[int]:
-        """Ids of a prompt, up to the place where the response starts."""
-        if not isinstance(prompt, str) and self.has_template:
-            return self._ids(self._render(prompt, add_generation_prompt=True))
-        text = prompt if isinstance(prompt, str) else transcript(prompt)
-        ids = self._ids(text, special=True)
-        closed = len(ids) > 1 and ids[-1] == self.end_text and not text.endswith(str(self.tokenizer.eos_token))
-        return ids[:-1] if closed else ids  # some tokenizers end every text; this one goes on
-
-    def response(self, text: str, *, chat: bool, ended: bool) -> list[int]:
-        """Ids of a response; the end-of-text token is added exactly when the response came to its own end."""
-        if chat and not self.has_template:
-            text = " " + text
-        ids = self._ids_behind_anchor(text) if self.anchored else self._ids(text)
-        end = self.end_chat if chat else self.end_text
-        return [*ids, end] if ended and ids[-1:] != [end] else ids
-
-    def text(self, ids: Sequence[int]) -> str:
-        """The text of response ids, without special tokens."""
-        before = self._ids(ANCHORS[0]) if self.anchored else []  # else decoding would strip a leading space
-        return self._text([*before, *ids], plain=True)[len(self._text(before)) :]
-
-    def specials(self) -> set[int]:
-        """Ids of all special tokens, also of those without a role of their own, such as an end of turn."""
-        added = self.tokenizer.added_tokens_decoder
-        return {*self.tokenizer.all_special_ids, *(token for token, text in added.items() if text.special)}
-
-    def _text(self, ids: Sequence[int], *, plain: bool = False) -> str:
-        return str(self.tokenizer.decode(ids, skip_special_tokens=plain, clean_up_tokenization_spaces=False))
-
-    def _ids_behind_anchor(self, text: str) -> list[int]:
-        for anchor in ANCHORS:
-            before, whole = self._ids(anchor), self._ids(anchor + text)
-            if whole[: len(before)] == before:
-                return whole[len(before) :]
-        return self._ids(text)
-
-    def _render(self, messages: Sequence[Message], **options: bool) -> str:
-        plain = [message._asdict() for message in messages]
-        return str(self.tokenizer.apply_chat_template(plain, tokenize=False, **options))
-
-    def _ids(self, text: str, *, special: bool = False) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
-
-
-def text_format(tokenizer: PreTrainedTokenizerBase) -> TextFormat:
-    """Find out how a tokenizer ends a text and a chat reply. Raises UserError if it has no end-of-text token."""
-    if tokenizer.eos_token_id is None:
-        raise UserError("--model: its tokenizer has no end-of-text token (eos_token); set one in tokenizer_config.json")
-    bare = TextFormat(tokenizer, tokenizer.eos_token_id, tokenizer.eos_token_id, anchored=False)
-    anchored = bare._ids_behind_anchor("x") != bare._ids("x")
-    return replace(bare, end_chat=_end_of_reply(bare), anchored=anchored)
-
-
-def _end_of_reply(form: TextFormat) -> int:
-    """The first special token that the chat template writes after a reply; the end-of-text token if there is none."""
-    if form.has_template:
-        rendered = form._render((Message("user", "x"), Message("assistant", MARK)))
-        special = form.specials()
-        after = form._ids(rendered.partition(MARK)[2])
-        return next((token for token in after if token in special), form.end_text)
-    return form.end_text
-
-
-def transcript(messages: Sequence[Message]) -> str:
-    """A chat as plain text for models without a template: `Human:` and `Assistant:` turns, the reply to follow."""
-    names = {"user": "Human: ", "assistant": "Assistant: ", "system": ""}
-    turns = [(role, content) for role, content in messages if content or role != "system"]
-    return "".join(f"\n\n{names.get(role, role + ': ')}{content}" for role, content in turns) + "\n\nAssistant:"
-
-
 def tokenize(ballots: Sequence[Ballot], form: TextFormat, *, max_length: int) -> TokenSet:
     """Token ids of every ballot, prompt plus longest response within `max_length` tokens.
 
@@ -167,8 +68,8 @@ def tokenize(ballots: Sequence[Ballot], form: TextFormat, *, max_length: int) ->
     for ballot in ballots:
         try:
             fitted = _tokenize_ballot(ballot, form, max_length, shortened)
-        except TemplateError as error:
-            fitted = f"{REFUSED} ({str(error).strip().partition(chr(10))[0]})"
+        except Refused as reason:
+            fitted = str(reason)
         if isinstance(fitted, str):
             skipped[fitted] += 1
         else:
@@ -177,13 +78,9 @@ def tokenize(ballots: Sequence[Ballot], form: TextFormat, *, max_length: int) ->
 
 
 def _tokenize_ballot(ballot: Ballot, form: TextFormat, max_length: int, shortened: Counter[str]) -> TokenBallot | str:
-    chat = not isinstance(ballot.prompt, str)
     prompt = form.prompt(ballot.prompt)
-    responses = [
-        tuple(form.response(text, chat=chat, ended=ended))
-        for text, ended in zip(ballot.responses, ballot.ended, strict=True)
-    ]
-    reasons: list[str] = []
+    responses = [tuple(ids) for ids in form.responses(ballot.prompt, ballot.responses, ballot.ended)]
+    reasons = [CONTROL] * form.spelled(ballot.prompt, ballot.responses)
     if prompt and all(responses) and len(prompt) + max(map(len, responses)) > max_length:
         room = max_length - shortest_prompt(ballot.prompt, form)
         if room <= 0:
@@ -221,8 +118,8 @@ def fit_prompt(prompt: Prompt, form: TextFormat, budget: int) -> tuple[list[int]
     if len(ids) <= budget:
         return ids, reasons
     if (least := shortest_prompt(prompt, form)) > budget:
-        text = prompt if isinstance(prompt, str) else transcript(prompt)
-        raise UserError(f"--max-length leaves {budget} tokens for a prompt that needs {least} or more: {text[:60]!r}")
+        told = excerpt(as_text(prompt))
+        raise UserError(f"--max-length leaves {budget} tokens for a prompt that needs {least} or more: {told}")
     if not isinstance(prompt, str):
         shorter = _drop_turns(prompt, form, budget)
         if shorter != prompt:
@@ -232,6 +129,27 @@ def fit_prompt(prompt: Prompt, form: TextFormat, budget: int) -> tuple[list[int]
         reasons.append(CUT_PROMPT)
         ids = _cut_text(ids, form, budget) if isinstance(prompt, str) else _cut_turn(prompt, form, budget)
     return ids, reasons
+
+
+def fit_prompts(
+    prompts: Iterable[Prompt], form: TextFormat, budget: int
+) -> tuple[list[tuple[Prompt, tuple[int, ...]]], Counter[str]]:
+    """Every prompt that the chat template takes, with its ids within `budget` tokens; and what became of the others,
+    of their beginnings, and of control tokens that they spell, by reason. Raises UserError as `fit_prompt` does."""
+    fitted: list[tuple[Prompt, tuple[int, ...]]] = []
+    counts: Counter[str] = Counter()
+    for prompt in prompts:
+        try:
+            ids, reasons = fit_prompt(prompt, form, budget)
+        except Refused as reason:
+            counts[str(reason)] += 1
+            continue
+        counts.update(reasons + [CONTROL] * form.spelled(prompt))
+        if ids:
+            fitted.append((prompt, tuple(ids)))
+        else:
+            counts[NO_PROMPT] += 1
+    return fitted, counts
 
 
 def shortest_prompt(prompt: Prompt, form: TextFormat) -> int:

@@ -42,6 +42,7 @@ _EMPTY_INFO: dict[str, Any] = {
     "opinions": {},
     "targets": {},
     "notes": [],
+    "caveats": [],
     "seconds": {},
     "failed": {},  # why, by run
     "gold": None,

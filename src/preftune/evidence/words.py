@@ -156,6 +156,7 @@ def _strength(gain: Estimate) -> str:
 
 def caveats_of(study: StudyRecord, axis: str, points: Sequence[Point], paired: bool) -> Iterable[str]:
     """What limits the sentence."""
+    yield from study.info["caveats"]
     if study.unfinished():
         several = len(study.noises()) > 1
         names = [run_name(arm, beta, seed, noise if several else None) for arm, beta, seed, noise in study.unfinished()]

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from ..data import TextFormat, text_format
+from ..data import TextFormat, template_options, text_format
 from ..errors import UserError
 from .attention import use_branch_attention
 from .gguf import load_gguf
@@ -43,18 +43,22 @@ class Base:
         return self.form.tokenizer
 
 
-def load_base(name: str, *, device: torch.device) -> Base:
+def load_base(name: str, *, device: torch.device, where: str = "", template: str = "") -> Base:
     """Load a causal language model from a folder, a GGUF file or the hub, weights in float32, dropout off.
 
     A folder with an adapter in it is its base (the model in the folder, else the one that the adapter names) with the
-    adapter folded in. Raises UserError when there is no such model, when it is not one that generates text, or when a
-    weight is not finite.
+    adapter folded in. `template` are options of its chat template, as `--template-options` has them. Raises UserError,
+    beginning with `where` (by default `--model` and the name), when there is no such model, when it is not one that
+    generates text, when a weight is not finite, or when the tokenizer does not fit.
     """
+    where = where or f"--model {name}"
     transformers_logging.disable_progress_bar()
-    model, tokenizer = load_any(name)
-    check_weights(model, f"--model {name}")
+    model, tokenizer = load_any(name, where)
+    check_weights(model, where)
+    check_vocabulary(model, tokenizer, where)
     model.to(device)
-    return Base(model, text_format(tokenizer), name, weights_hash(model), device)
+    form = text_format(tokenizer, where=where, options=template_options(template))
+    return Base(model, form, name, weights_hash(model), device)
 
 
 def rest(base: Base) -> None:
@@ -102,39 +106,48 @@ def load_form(name: str) -> TextFormat:
         return text_format(AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options))
 
 
-def load_any(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+    """Raises UserError for a tokenizer with a token that the embedding has no row for."""
+    rows = int(model.get_input_embeddings().weight.shape[0])
+    token, number = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    if number >= rows:
+        raise UserError(
+            f"{where}: its tokenizer has {token!r} with the id {number}, and the embedding has {rows} rows; resize the "
+            "embedding, or take the tokenizer that belongs to the model"
+        )
+
+
+def load_any(name: str, where: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model and its tokenizer: of a GGUF file, a folder with an adapter, any folder, or the hub."""
     if name.endswith(".gguf"):
-        return _load_gguf(Path(name))
-    if adapter := find_adapter(name):
-        return load_adapted(name, adapter, load_any)
-    return _load_folder_or_hub(name)
+        return _load_gguf(Path(name), where)
+    if adapter := find_adapter(name, where):
+        return load_adapted(name, where, adapter, load_any)
+    return _load_folder_or_hub(name, where)
 
 
-def _load_gguf(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load_gguf(path: Path, where: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if not path.is_file():
-        raise UserError(f"--model {path}: no such file")
+        raise UserError(f"{where}: no such file")
     model, tokenizer = load_gguf(path)
     use_branch_attention(model)
     return model, tokenizer
 
 
-def _load_folder_or_hub(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load_folder_or_hub(name: str, where: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     folder = Path(name)
     if folder.exists() and not (folder / "config.json").is_file():
-        raise UserError(f"--model {name}: no model there (a model folder has a config.json)")
+        raise UserError(f"{where}: no model there (a model folder has a config.json)")
     hint = "" if folder.exists() else "; it is no local folder, and the hub did not serve it"
-    with loading(f"--model {name}: not a causal language model that can be loaded{hint}"):
+    with loading(f"{where}: not a causal language model that can be loaded{hint}"):
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         no_dropout(config)
         model, report = AutoModelForCausalLM.from_pretrained(
             name, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
     if report["missing_keys"]:
-        raise UserError(
-            f"--model {name}: its weights lack {sorted(report['missing_keys'])[0]}; is the folder complete?"
-        )
-    with loading(f"--model {name}: its tokenizer cannot be loaded"):
+        raise UserError(f"{where}: its weights lack {sorted(report['missing_keys'])[0]}; is the folder complete?")
+    with loading(f"{where}: its tokenizer cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     use_branch_attention(model)
     return model, tokenizer

@@ -2,7 +2,8 @@
 
 Four kinds answer alike. `frozen`: a linear map of a middle layer of the base model. `lora`: an adapter and a head
 beside the base model, which stays one in memory. `full` and `folder`: a sequence classifier with one label, ours or
-anybody's. Scores are centred and never scaled: the Bradley–Terry scale is what makes β mean the same in every method.
+anybody's. Scores are centred and never scaled, unless a folder asks for it: the Bradley–Terry scale is what makes β
+mean the same in every method.
 
 Shapes: B responses, D hidden size.
 """
@@ -23,17 +24,19 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import linear
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from ..console import track
 from ..data import BranchBatch, TextFormat, TokenBallot, padded_layout
 from ..errors import UserError
 from ..evidence import write_json
+from ..text import excerpt
 from .attention import use_branch_attention, use_stock_attention
+from .classifiers import check_tokenizer, load_classifier
 from .features import last_states, pooled_states
 from .layout import Layout
-from .loading import Base, check_weights, no_dropout, weights_hash
+from .loading import Base, weights_hash
 from .logprobs import check_finite
 from .policy import Reference
 from .saving import check_saved
@@ -79,19 +82,21 @@ class RewardModel:
         if not bool(scores_B.isfinite().all()):
             worst = int((~scores_B.isfinite()).nonzero()[0])
             text = self.form.text(batch.target_N[batch.branch_N == worst].tolist())
-            raise UserError(f"--reward: the score of a response is {float(scores_B[worst])}: {text[:60]!r}")
+            raise UserError(f"--reward: the score of a response is {float(scores_B[worst])}: {excerpt(text)}")
         return scores_B
 
 
-def load_reward(folder: str | Path, base: Base, *, layout: Layout, precision: str, device: torch.device) -> RewardModel:
+def load_reward(
+    folder: str | Path, base: Base, *, layout: Layout, precision: str, device: torch.device, chats: bool = True
+) -> RewardModel:
     """A reward model from a folder that `train reward` left, or that transformers loads as a sequence classifier.
 
     It scores batches of `base`'s tokens in either layout. A LoRA reward of this very base adds nothing but its adapter
     to memory; any other folder is a model of its own, run in `layout` where its architecture is the base's, else
-    padded. The centre of a folder is `score_center` in its config, or 0.
+    padded. Its config may say where 0 is (`score_center`, `mean`) and what the unit is (`std`).
 
-    Raises UserError for no such folder, no linear score head or several labels, a tokenizer other than the base's, or
-    frozen features of another model.
+    Raises UserError for no such folder, no linear score head or several labels, a tokenizer other than the base's, a
+    chat template other than the base's where `chats` are to be scored, or frozen features of another model.
     """
     path = Path(folder)
     path = path / "reward" if (path / "reward").is_dir() else path
@@ -101,10 +106,14 @@ def load_reward(folder: str | Path, base: Base, *, layout: Layout, precision: st
     beside = record.get("model") == base.sha256
     if record.get("kind") == "frozen" and not beside:
         raise UserError(f"--reward {folder}: it reads the features of another model ({record.get('name')})")
-    if record.get("kind") == "frozen" or (record.get("kind") == "lora" and beside):
+    if record.get("kind") == "lora" and beside and not _is_scaled(path):
+        check_tokenizer(path, base, chats=chats)
         with loading(f"--reward {folder}: {RECORD} or {TENSORS} is not whole"):
-            return (_load_frozen if record["kind"] == "frozen" else _load_lora)(path, record, base, precision)
-    return _load_folder(path, record, base, layout, precision, device)
+            return _load_lora(path, record, base, precision)
+    if record.get("kind") == "frozen":
+        with loading(f"--reward {folder}: {RECORD} or {TENSORS} is not whole"):
+            return _load_frozen(path, record, base, precision)
+    return _load_folder(path, record, base, layout, precision, device, chats)
 
 
 def _read_record(path: Path) -> dict[str, Any]:
@@ -115,6 +124,12 @@ def _read_record(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"--reward {path}: {RECORD} is not JSON ({error})") from error
     return record
+
+
+def _is_scaled(path: Path) -> bool:
+    """Whether the folder of an adapter asks for another unit than that of its scores."""
+    with loading(f"--reward {path}: config.json cannot be read"):
+        return not {"mean", "std"}.isdisjoint(json.loads((path / "config.json").read_text(encoding="utf-8")))
 
 
 def _content_hash(path: Path, record: Mapping[str, Any]) -> str:
@@ -261,13 +276,10 @@ def pad_token(form: TextFormat) -> int:
 
 
 def _load_folder(
-    path: Path, record: Mapping[str, Any], base: Base, layout: Layout, precision: str, device: torch.device
+    path: Path, record: Mapping[str, Any], base: Base, layout: Layout, precision: str, device: torch.device, chats: bool
 ) -> RewardModel:
-    model = _load_classifier(path)
-    with loading(f"--reward {path}: its tokenizer cannot be loaded"):
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    if tokenizer.get_vocab() != base.tokenizer.get_vocab():
-        raise UserError(f"--reward {path}: its tokenizer differs from the one of {base.name}; they must share one")
+    model, center, scale = load_classifier(path)
+    check_tokenizer(path, base, chats=chats)
     model.to(device).requires_grad_(False)
     as_base = _attends_alike(model.config, base.model.config) and layout.name != "padded"
     if not (as_base and layout.name == "branch" and use_branch_attention(model)):
@@ -276,33 +288,10 @@ def _load_folder(
 
     def raw(batch: BranchBatch) -> Tensor:
         mine = (batch if batch.plan is None or as_base else padded(batch)).to(device)
-        return last_states(model, mine, precision) @ weight_D
+        return last_states(model, mine, precision) @ weight_D / scale
 
-    center = float(getattr(model.config, "score_center", 0.0))
-    return RewardModel(
-        record.get("kind", "folder"), weights_hash(model), center, record.get("info", {}), base.form, raw
-    )
-
-
-def _load_classifier(path: Path) -> PreTrainedModel:
-    with loading(f"--reward {path}: not a model that can be loaded"):
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    classifies = any("SequenceClassification" in name for name in config.architectures or ())
-    if classifies and config.num_labels != 1:
-        raise UserError(f"--reward {path}: it tells {config.num_labels} labels apart; a reward has one")
-    no_dropout(config)
-    config.num_labels = 1
-    with loading(f"--reward {path}: not a sequence classifier that can be loaded"):
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            path, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-        )
-    if report["missing_keys"] or not isinstance(getattr(model, "score", None), nn.Linear):
-        raise UserError(f"--reward {path}: no score head there (a decoder with a linear layer `score`)")
-    if model.score.bias is not None:
-        raise UserError(f"--reward {path}: its score head has a bias; fold it into score_center in config.json")
-    check_weights(model, f"--reward {path}")
-    model.eval()
-    return model
+    kind, info = record.get("kind", "folder"), record.get("info", {})
+    return RewardModel(kind, weights_hash(model), center / scale, info, base.form, raw)
 
 
 def _attends_alike(config: Any, other: Any) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import huggingface_hub
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file
 from transformers.utils import logging as transformers_logging
@@ -24,7 +24,7 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
-def find_adapter(name: str) -> Path | None:
+def find_adapter(name: str, where: str) -> Path | None:
     """The folder of the adapter that a local folder or a hub repository holds; None if it holds none."""
     folder = Path(name)
     if folder.exists():
@@ -35,45 +35,46 @@ def find_adapter(name: str) -> Path | None:
         return None
     if there is None:
         return None
-    with loading(f"--model {name}: the hub did not serve it"):
+    with loading(f"{where}: the hub did not serve it"):
         return Path(huggingface_hub.snapshot_download(name, ignore_patterns=["*.bin", "*.pt", "*.pth"]))
 
 
-def load_adapted(name: str, folder: Path, load: Callable[[str], Loaded]) -> Loaded:
+def load_adapted(name: str, where: str, folder: Path, load: Callable[[str, str], Loaded]) -> Loaded:
     """The base of an adapter with the adapter folded in, and the tokenizer: the adapter's, if it brings one.
 
     The base is the model in the same folder, else the one that the adapter names, which `load` loads. Raises UserError
     for a base that is not there, an adapter that cannot be folded in, or weights that do not belong to its layers.
     """
     if not (folder / WEIGHTS).is_file():
-        raise UserError(f"--model {name}: its adapter has no {WEIGHTS}; save it as safetensors")
-    with loading(f"--model {name}: {CONFIG} cannot be read"):
+        raise UserError(f"{where}: its adapter has no {WEIGHTS}; save it as safetensors")
+    with loading(f"{where}: {CONFIG} cannot be read"):
         config = PeftConfig.from_pretrained(str(folder))
     if config.is_prompt_learning:
-        raise UserError(f"--model {name}: a {config.peft_type.value} adapter cannot be folded into weights; use LoRA")
+        raise UserError(f"{where}: a {config.peft_type.value} adapter cannot be folded into weights; use LoRA")
     if (folder / "config.json").is_file():
         with _without_adapter(folder) as plain:
-            model, tokenizer = load(plain)
+            model, tokenizer = load(plain, where)
     else:
-        model, tokenizer = load(_base_of(name, folder, config.base_model_name_or_path))
-    model = _fold_in(name, folder, model)
+        base = _base_of(where, folder, config.base_model_name_or_path)
+        model, tokenizer = load(base, f"{where}: its adapter's base {base}")
+    model = _fold_in(where, folder, model)
     model.name_or_path = name
     if (folder / "tokenizer_config.json").is_file():
-        with loading(f"--model {name}: its tokenizer cannot be loaded"):
+        with loading(f"{where}: its tokenizer cannot be loaded"):
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     return model, tokenizer
 
 
-def _base_of(name: str, folder: Path, base: str | None) -> str:
+def _base_of(where: str, folder: Path, base: str | None) -> str:
     """Where the base lies: as the adapter says, from here or from its own folder."""
     if not base:
-        raise UserError(f"--model {name}: its adapter does not name its base; add base_model_name_or_path to {CONFIG}")
+        raise UserError(f"{where}: its adapter does not name its base; add base_model_name_or_path to {CONFIG}")
     places = [Path(base), folder / base]
     found = next((place for place in places if place.exists()), None)
     if found is not None and found.resolve() == folder.resolve():
-        raise UserError(f"--model {name}: its adapter names itself as its base, and there is no config.json")
+        raise UserError(f"{where}: its adapter names itself as its base, and there is no config.json")
     if found is None and (os.path.isabs(base) or base.startswith(".")):
-        raise UserError(f"--model {name}: its adapter's base {base} is not there; mend base_model_name_or_path")
+        raise UserError(f"{where}: its adapter's base {base} is not there; mend base_model_name_or_path")
     return str(found or base)
 
 
@@ -87,8 +88,8 @@ def _without_adapter(folder: Path) -> Iterator[str]:
         yield view
 
 
-def _fold_in(name: str, folder: Path, model: PreTrainedModel) -> PreTrainedModel:
-    with loading(f"--model {name}: its adapter does not fit its base"), warnings.catch_warnings():
+def _fold_in(where: str, folder: Path, model: PreTrainedModel) -> PreTrainedModel:
+    with loading(f"{where}: its adapter does not fit its base"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of keys that find no place, which is an error below
         adapted = PeftModel.from_pretrained(model, str(folder))
         used = get_peft_model_state_dict(adapted, save_embedding_layers=False)
@@ -110,7 +111,9 @@ def loading(problem: str) -> Iterator[None]:
     transformers_logging.set_verbosity_error()
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a broken file makes the libraries raise anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{problem} ({reason})") from error
     finally:

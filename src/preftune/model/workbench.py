@@ -66,13 +66,25 @@ def check_room(bench: Workbench, longest: int, max_new_tokens: int) -> None:
 
 
 def open_workbench(
-    model: str, *, reference: str | None = None, precision: str = "fp32", device: str = "auto"
+    model: str,
+    *,
+    reference: str | None = None,
+    precision: str = "fp32",
+    device: str = "auto",
+    template: str = "",
+    where: str = "",
 ) -> Workbench:
-    """Load the model (and the reference, where it is another one) and find out which layout it can take."""
+    """Load the model (and the reference, where it is another one) and find out which layout it can take.
+
+    `template` are options of the model's chat template, which renders for the reference too; `where` is what an error
+    in loading the model begins with.
+    """
     place = pick_device(device)
     keep_freed_memory()
-    base = load_base(model, device=place)
-    other = base if reference in (None, model) else load_base(str(reference), device=place)
+    base = load_base(model, device=place, where=where, template=template)
+    other = base
+    if reference not in (None, model):
+        other = load_base(str(reference), device=place, where=f"--reference {reference}")
     if other.tokenizer.get_vocab() != base.tokenizer.get_vocab():
         raise UserError(f"--reference {reference}: its tokenizer differs from the one of {model}; they must share one")
     layout = probe_layout(base.model, precision)

@@ -21,7 +21,7 @@ class Fitting:
     """What is to be fitted to votes: to which ballots, measured on which held-out ones, how, and where it is left.
 
     `recipe` is that of the policy that it is fitted for, or of the reward model itself; `kind` is a reward model's:
-    `frozen`, `lora` or `full`; `folder` keeps what is fitted.
+    `frozen`, `lora` or `full`; `folder` keeps what is fitted, and the `digests` of the prompts of its votes.
     """
 
     bench: Workbench
@@ -31,6 +31,7 @@ class Fitting:
     kind: str
     seed: int
     folder: Path
+    digests: frozenset[str] = frozenset()
 
 
 def reward_recipe(kind: str, recipe: Recipe) -> Recipe:

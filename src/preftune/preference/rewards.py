@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..console import say
-from ..data import TextFormat, TokenBallot, TokenSet, fit_baselines, score_table
+from ..data import TextFormat, TokenBallot, TokenSet, fit_baselines, keep_digests, score_table
 from ..errors import UserError
 from ..evidence import VoteTable, number, quality, reliability, write_json
 from ..model import RewardModel, remove_state, return_freed_memory
@@ -57,6 +57,7 @@ def fit_reward(job: Fitting, *, resume: bool = False, validation: Sequence[Token
         info |= judge(score_table(scores, held), training.ballots, held, job.bench.base.form)
     path = job.folder / "reward" / "reward.json"
     write_json(path, {**json.loads(path.read_text(encoding="utf-8")), "info": info})
+    keep_digests(job.folder, job.digests)
     return open_reward(job.folder / "reward", job.bench)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..data import Message, Prompt, read_ballots, read_prompts, reference_table, tokenize
+from ..console import say
+from ..data import Message, Prompt, Refused, read_ballots, read_prompts, reference_table, tokenize
 from ..errors import UserError
 from ..evidence import REFERENCE, Result, Sample, number, write_records
 from ..judges import Judge
 from ..model import Base, Policy, Reward, Workbench, load_base, open_workbench, pick_device, sample_responses
 from ..text import harmless
-from ..training import held_out_reference, make_settings, open_reward, vote_table
+from ..training import describe_counts, held_out_reference, make_settings, open_reward, vote_table
 from .evaluate import Proxy, answer, summarise
+from .overlap import check_overlap, prompts_of, trained_on
 from .questions import Questions, held_out_prompts, make_questions
 from .rewards import above_reference, mean_scores, reference_rollouts
 
@@ -58,38 +61,58 @@ def evaluate_folders(
     micro_tokens: int | None = None,
     precision: str = "fp32",
     device: str = "auto",
+    template_options: str | None = None,
     out: str | None = None,
     judge: Judge | None = None,
     reward: str | None = None,
+    allow_overlap: bool = False,
     reading: Mapping[str, Any] | None = None,
 ) -> tuple[Result, ...]:
     """Meet every policy with the same prompts, ballots and random numbers, and print one table.
 
     The reference is the model that the policies were trained from, unless another is named. `judge` is the reward of a
     response, where one is known; `reward` the folder of a reward model whose opinion is `proxy` in a row's `extra`.
-    `out` keeps the rows and the samples as JSONL; `reading` are further arguments of `read_ballots`. Raises UserError
-    when there is nothing to ask, or the policies have different references.
+    `out` keeps the rows and the samples as JSONL; `reading` are further arguments of `read_ballots`. The chat template
+    is the reference's, with the options that the policies were trained with, unless others are given. Raises UserError
+    when there is nothing to ask, or when the policies have different references or options, or were trained on what
+    they are asked (with `allow_overlap` that is a caveat).
     """
     found = [find_policy(folder) for folder in folders]
     budget = make_settings({"micro_tokens": micro_tokens, "device": device}).pass_tokens
-    bench = open_workbench(_common_reference(found, reference), precision=precision, device=device)
     ballots = read_ballots(data, **(reading or {})) if data else ()
     asked = read_prompts(prompts) if prompts else held_out_prompts(ballots, eval_prompts)
     if not asked:
         raise UserError("evaluate: nothing to ask; give --prompts FILE, or --data FILE with preferences")
+    sets = {"--data": prompts_of(ballots)} if ballots else {}
+    sets |= {"--prompts": list(asked)} if prompts else {}
+    seen = trained_on((), *(folder.path for folder in found), reward)
+    caveats = check_overlap(sets, seen, allowed=allow_overlap)
+    start = _common_reference(found, reference)
+    bench = open_workbench(
+        start,
+        precision=precision,
+        device=device,
+        template=_common_options(found) if template_options is None else template_options,
+        where=f"--reference {start}",
+    )
     tokens = tokenize(ballots, bench.base.form, max_length=max_length)
-    questions, _ = make_questions(asked, tokens, bench.base.form, max_length, samples, max_new_tokens, judge, {})
+    questions, cuts = make_questions(asked, tokens, bench.base.form, max_length, samples, max_new_tokens, judge, {})
+    counts = describe_counts(Counter(tokens.skipped) + Counter(tokens.shortened) + cuts)
+    say(f"{len(questions.ballots)} ballots, {len(questions.prompts)} prompts; skipped or shortened: {counts}")
     known = held_out_reference(bench, questions.ballots, budget)
-    proxy = proxy_of(open_reward(reward, bench), bench, questions, budget) if reward and samples else None
+    proxy = None
+    if reward and samples:
+        judging = open_reward(reward, bench, chats=any(not isinstance(prompt, str) for prompt in asked))
+        proxy = proxy_of(judging, bench, questions, budget)
     rows: list[Result] = []
     everything: list[Sample] = []
     for number_, folder in enumerate([PolicyFolder(Path(), REFERENCE, {}), *found]):
-        base = bench.base if number_ == 0 else load_base(str(folder.path), device=pick_device(device))
+        base = bench.base if number_ == 0 else _load(folder, device)
         _check_tokenizer(base, bench, folder)
         row, answers = _evaluate(base, folder, bench, questions, known, budget, proxy, everything)
         rows.append(row)
         everything += answers
-    Console().print(_table(rows))
+    Console().print(_table(rows, caveats))
     if out:
         Path(out).mkdir(parents=True, exist_ok=True)
         write_records(Path(out) / "samples.jsonl", everything)
@@ -157,6 +180,26 @@ def _common_reference(folders: Sequence[PolicyFolder], named: str | None) -> str
     return str(next(iter(models.values())))
 
 
+def _common_options(folders: Sequence[PolicyFolder]) -> str:
+    """The options of the chat template that the policies were trained with."""
+    options = {folder.record.get("settings", {}).get("template_options", "") for folder in folders if folder.record}
+    if len(options) > 1:
+        told = " and ".join(sorted(repr(one) for one in options))
+        raise UserError(f"evaluate: the policies were trained with {told}; name one of them with --template-options")
+    return next(iter(options), "")
+
+
+def _load(folder: PolicyFolder, device: str) -> Base:
+    return load_base(str(folder.path), device=pick_device(device), where=str(folder.path))
+
+
+def _ids(prompt: Prompt, base: Base, folder: PolicyFolder) -> list[int]:
+    try:
+        return base.form.prompt(prompt)
+    except Refused as reason:
+        raise UserError(f"{folder.path}: {reason}") from None
+
+
 def _check_tokenizer(base: Base, bench: Workbench, folder: PolicyFolder) -> None:
     if base.tokenizer.get_vocab() != bench.base.tokenizer.get_vocab():
         raise UserError(
@@ -164,10 +207,11 @@ def _check_tokenizer(base: Base, bench: Workbench, folder: PolicyFolder) -> None
         )
 
 
-def _table(rows: Sequence[Result]) -> Table:
+def _table(rows: Sequence[Result], caveats: Sequence[str]) -> Table:
     columns = {"kl": "KL (nats)", "length": "length (tokens)", "accuracy": "accuracy", "log_loss": "log-loss (nats)"}
     shown = {name: title for name, title in columns.items() if any(getattr(row, name) is not None for row in rows)}
-    table = Table("policy", *shown.values(), box=box.SIMPLE, caption="mean ± standard error, clustered by prompt")
+    caption = "\n".join(["mean ± standard error, clustered by prompt", *caveats])
+    table = Table("policy", *shown.values(), box=box.SIMPLE, caption=caption)
     for row in rows:
         table.add_row(row.run, *(_cell(getattr(row, name), getattr(row, f"{name}_se")) for name in shown))
     return table
@@ -197,11 +241,11 @@ def sample_folders(
     table = Table(*(folder.name for folder in found), box=box.SIMPLE, show_lines=True)
     columns = []
     for folder in found:
-        base = load_base(str(folder.path), device=pick_device(device))
+        base = _load(folder, device)
         asked: Prompt = (Message("user", prompt),) if folder.record.get("chat", base.form.has_template) else prompt
         rollout = sample_responses(
             base.model,
-            [base.form.prompt(asked)],
+            [_ids(asked, base, folder)],
             stops=base.form.stops,
             samples=samples,
             max_new_tokens=max_new_tokens,

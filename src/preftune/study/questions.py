@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..data import Ballot, Prompt, TextFormat, TokenBallot, TokenSet, fit_prompt, transcript
+from ..data import Ballot, Prompt, TextFormat, TokenBallot, TokenSet, as_text, fit_prompts
 from ..errors import UserError
 from ..judges import Judge
 
@@ -46,17 +46,16 @@ def make_questions(
     judge: Judge | None,
     others: Mapping[str, Judge],
 ) -> tuple[Questions, Counter[str]]:
-    """What every policy is asked, and how many prompts were shortened to leave room for the answer, by reason."""
+    """What every policy is asked, and how many prompts were left out, or shortened to leave room for the answer, by
+    reason."""
     if samples and max_new_tokens >= max_length:
         raise UserError(
             f"--max-new-tokens {max_new_tokens}: must leave room for a prompt within --max-length {max_length}"
         )
-    cuts: Counter[str] = Counter()
-    ids = []
-    for prompt in prompts if samples else ():
-        fitted, reasons = fit_prompt(prompt, form, max_length - max_new_tokens)
-        cuts.update(f"evaluation {reason}" for reason in reasons)
-        ids.append(tuple(fitted))
-    texts = tuple(prompt if isinstance(prompt, str) else transcript(prompt) for prompt in prompts) if samples else ()
-    questions = Questions(tuple(ids), texts, eval_set.ballots, samples, max_new_tokens, 0, judge, others)
-    return questions, cuts
+    asked, counts = fit_prompts(prompts, form, max_length - max_new_tokens) if samples else ([], Counter())
+    if samples and prompts and not asked:
+        raise UserError(f"--prompts: none of them can be asked ({'; '.join(counts)})")
+    texts = tuple(as_text(prompt) for prompt, _ in asked)
+    ids = tuple(ids for _, ids in asked)
+    questions = Questions(ids, texts, eval_set.ballots, samples, max_new_tokens, 0, judge, others)
+    return questions, Counter({f"evaluation prompts, {reason}": count for reason, count in counts.items()})

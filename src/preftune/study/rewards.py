@@ -30,6 +30,7 @@ def fit_rewards(
     plan: Plan,
     data: StudyData,
     questions: Questions,
+    digests: frozenset[str],
 ) -> dict[tuple[int, float], StudyReward]:
     """One reward model per seed and noise, in `folder/rewards`; what is there already is used again."""
     found = {}
@@ -38,7 +39,7 @@ def fit_rewards(
         place = folder / "rewards" / condition_folder(*where)
         votes = data.votes[where].tokens
         model = fit_or_load(
-            Fitting(bench, votes, data.held_out.ballots, plan.reward_recipe, plan.kind, where[0], place)
+            Fitting(bench, votes, data.held_out.ballots, plan.reward_recipe, plan.kind, where[0], place, digests)
         )
         if questions.prompts and not rollouts:
             rollouts = reference_rollouts(bench, questions, questions.samples, questions.seed)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..console import say
-from ..data import TokenBallot, reference_table
+from ..data import TokenBallot, keep_digests, reference_table
 from ..errors import Interrupted, UserError
 from ..evidence import (
     REFERENCE,
@@ -68,6 +68,7 @@ class Runner:
     questions: Questions
     trainings: dict[TrainingKey, AnyTraining]
     rewards: Mapping[tuple[int, float], StudyReward]
+    digests: frozenset[str]
     preferences: dict[TrainingKey, Mapping[str, Any]] = field(default_factory=dict)
 
     def training_of(self, arm: Arm, seed: int, noise: float) -> AnyTraining:
@@ -79,7 +80,9 @@ class Runner:
             recipe = self.plan.recipe(arm)
             tokens, held_out = self.data.votes[seed, noise].tokens, self.data.held_out.ballots
             place = self._place(arm, seed, noise)
-            targets = set_targets(Fitting(self.bench, tokens, held_out, recipe, self.plan.kind, seed, place))
+            targets = set_targets(
+                Fitting(self.bench, tokens, held_out, recipe, self.plan.kind, seed, place, self.digests)
+            )
             self.trainings[key] = prepare_targets(recipe, targets, self.bench.layout, seed)
             self.preferences[key] = targets.info
         return self.trainings[key]
@@ -181,6 +184,7 @@ class Runner:
         )
         with closing(policy):
             policy.save(folder)
+        keep_digests(folder, self.digests)
         metrics = read_metrics(folder / "metrics.jsonl")
         spent = budget(training, metrics)
         found = run_alarms(metrics) + self._held_out_alarms(identity["run"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..console import say
-from ..data import Ballot, split_by_prompt, tokenize
+from ..data import Ballot, keep_digests, split_by_prompt, tokenize
 from ..evidence import Estimate, held_out_alarms, read_metrics, run_alarms, say_alarms, write_json
 from ..methods import REWARD
 from ..model import Reward, open_workbench, remove_state
@@ -28,6 +28,7 @@ from ..training import (
     trained_on_chats,
     versions,
 )
+from .overlap import check_overlap, prompts_of, together, trained_on
 from .settling import settle_run
 
 
@@ -45,6 +46,7 @@ def train(
     reward: str | Path | Reward | None = None,
     seed: int = 0,
     resume: bool = False,
+    allow_overlap: bool = False,
     **options: Any,
 ) -> Run:
     """Train with one method, and leave the result in a folder.
@@ -70,6 +72,7 @@ def train(
             folder, or anything with `scores` and `sha256`.
         seed: order of the data, initial adapter and heads.
         resume: go on with an interrupted run.
+        allow_overlap: evaluate on prompts that were trained on too, with a caveat; without it they are an error.
         options: the fields of `Settings`, and the method's own.
 
     Raises:
@@ -88,15 +91,25 @@ def train(
     )
     recipe, settings, folder = settled.recipe, settled.recipe.settings, settled.folder
     training: Sequence[Ballot] = tuple(ballots)
+    asked = "--eval-data"
     if eval_ballots is None:
+        asked = "--eval-fraction"
         training, eval_ballots = split_by_prompt(ballots, settled.eval_fraction, seed=seed)
+    seen = trained_on(training, model, reward)
+    caveats = check_overlap({asked: prompts_of(eval_ballots)}, seen, allowed=allow_overlap)
     with only_writer(folder), stop_requests():
-        bench = open_workbench(model, reference=reference, precision=settings.precision, device=settings.device)
+        bench = open_workbench(
+            model,
+            reference=reference,
+            precision=settings.precision,
+            device=settings.device,
+            template=settings.template_options,
+        )
         tokens, held_out = (
             tokenize(part, bench.base.form, max_length=settings.max_length) for part in (training, eval_ballots)
         )
-        fit = Fitting(bench, tokens, held_out.ballots, recipe, settled.kind, seed, folder)
-        job = Job(ballots, training, beta, fit)
+        fit = Fitting(bench, tokens, held_out.ballots, recipe, settled.kind, seed, folder, together(seen))
+        job = Job(ballots, training, beta, fit, caveats)
         finished = job.train_reward(resume) if recipe.method is REWARD else job.train_policy(reward, resume)
         write_json(folder / "run.json", finished.record)
         remove_state(folder / "state")
@@ -111,13 +124,19 @@ class Job:
     training: Sequence[Ballot]
     beta: float | None
     fit: Fitting
+    caveats: Sequence[str]
+
+    @property
+    def chats(self) -> bool:
+        """Whether some prompt is a chat."""
+        return any(not isinstance(ballot.prompt, str) for ballot in self.given)
 
     def train_policy(self, reward: str | Path | Reward | None, resume: bool) -> Run:
         """Fit what the method needs, train the policy, and save it."""
         bench, tokens, recipe, folder = self.fit.bench, self.fit.tokens, self.fit.recipe, self.fit.folder
         training = prepare(recipe, self.training, tokens, bench, self.fit.seed)
         say_training(bench, tokens, training)
-        judge = open_reward(reward, bench) if isinstance(reward, str | Path) else reward
+        judge = open_reward(reward, bench, chats=self.chats) if isinstance(reward, str | Path) else reward
         if recipe.method.needs == "reward" and judge is None:
             judge = fit_or_load(self.beside("reward-model"))
         told: Mapping[str, Any] = {}
@@ -140,6 +159,7 @@ class Job:
             description=recipe.method.name,
         )
         policy.save(folder)
+        keep_digests(folder, self.fit.digests)
         metrics = read_metrics(folder / "metrics.jsonl")
         votes = sum(len(ballot.votes) for ballot in self.fit.held_out)
         accuracy, log_loss = (_estimate(measured.get(name)) for name in ("accuracy", "log_loss"))
@@ -194,6 +214,7 @@ class Job:
             "layout": asdict(self.fit.bench.layout),
             "settings": self.fit.recipe.record(),
             "data": describe_training_data(self.given, self.fit.tokens),
+            "caveats": list(self.caveats),
         }
 
 

@@ -21,6 +21,7 @@ from ..stopping import only_writer
 from ..training import AnyTraining, PromptTraining, check_context, describe_counts, prepare
 from .describing import describe_study, open_study
 from .naming import condition_name
+from .overlap import check_overlap, prompts_of, together, trained_on
 from .plan import Betas, Plan, StudyData, TrainingKey, check_shares, make_data, make_plan
 from .questions import held_out_prompts, make_questions
 from .rewards import fit_rewards
@@ -86,6 +87,7 @@ def compare(
     title: str = "",
     command: str = "",
     notes: Sequence[str] = (),
+    allow_overlap: bool = False,
     **options: Any,
 ) -> Study:
     """Train every arm at every β and seed on identical votes, evaluate all of them alike, and draw the report.
@@ -117,6 +119,7 @@ def compare(
             where only amortized-ipo uses it).
         judge: the reward of a response, where one is known (`gold`); `others` are second opinions.
         title, command, notes: shown in the report.
+        allow_overlap: ask prompts that were trained on too, with a caveat; without it they are an error.
         options: the fields of `Settings`, and options of the methods compared, for every arm whose method has them.
 
     Raises:
@@ -126,19 +129,27 @@ def compare(
     plan = make_plan(arms, betas, seeds, label_noise, {**options, "max_new_tokens": max_new_tokens}, checkpoints, kind)
     check_shares(votes_per_prompt, validation_fraction)
     folder = Path(out)
+    if eval_ballots is None:
+        distinct = len({ballot.prompt for ballot in ballots})
+        fraction = min(eval_fraction, eval_prompts / max(distinct, 1))
+        train_ballots, held_out = split_by_prompt(ballots, fraction, seed=0)
+    else:
+        train_ballots, held_out = tuple(ballots), tuple(eval_ballots)
+    sets = {"the held-out part of --data" if eval_ballots is None else "--eval-data": prompts_of(held_out)}
+    sets |= {"--prompts": list(prompts)} if prompts is not None else {}
+    seen = trained_on(train_ballots, model)
+    caveats = check_overlap(sets, seen, allowed=allow_overlap)
     with only_writer(folder):
         bench = open_workbench(
-            model, reference=reference, precision=plan.settings.precision, device=plan.settings.device
+            model,
+            reference=reference,
+            precision=plan.settings.precision,
+            device=plan.settings.device,
+            template=plan.settings.template_options,
         )
-        if eval_ballots is None:
-            distinct = len({ballot.prompt for ballot in ballots})
-            fraction = min(eval_fraction, eval_prompts / max(distinct, 1))
-            train_ballots, eval_ballots = split_by_prompt(ballots, fraction, seed=0)
-        else:
-            train_ballots = tuple(ballots)
         form, length = bench.base.form, plan.settings.max_length
-        data = make_data(plan, train_ballots, eval_ballots, form, votes_per_prompt, validation_fraction)
-        asked = tuple(prompts) if prompts is not None else held_out_prompts(eval_ballots, eval_prompts)
+        data = make_data(plan, train_ballots, held_out, form, votes_per_prompt, validation_fraction)
+        asked = tuple(prompts) if prompts is not None else held_out_prompts(held_out, eval_prompts)
         questions, cuts = make_questions(
             asked, data.held_out, form, length, samples, max_new_tokens, judge, others or {}
         )
@@ -146,18 +157,19 @@ def compare(
         info = describe_study(plan, bench, ballots, data, questions, trainings, cuts)
         info["data"] |= {"votes_per_prompt": votes_per_prompt} if votes_per_prompt is not None else {}
         info |= {"title": title or f"{', '.join(info['arms'])} on {Path(str(model)).name}", "command": command}
-        info |= {"notes": list(notes), "seconds": {}}
+        info |= {"notes": list(notes), "caveats": caveats, "seconds": {}}
         for fitted in (folder / "rewards").glob("*"):
             check_fitted(fitted, plan.kind)
         info = open_study(folder, info)
         say(f"layout: {bench.layout.name} ({bench.layout.reason})")
-        held_out, trained_on = len(data.held_out.ballots), len(data.training.ballots)
-        say(f"{trained_on} ballots to train on, {held_out} held out, {len(asked)} prompts")
+        count = f"{len(data.training.ballots)} ballots to train on, {len(data.held_out.ballots)} held out"
+        say(f"{count}, {len(questions.prompts)} prompts")
         say(f"skipped: {describe_counts(info['data']['skipped'])}")
         for line in info["targets"].values():
             say(line)
-        rewards = fit_rewards(folder, bench, plan, data, questions) if plan.needs_reward else {}
-        runner = Runner(folder, bench, plan, data, questions, dict(trainings), rewards)
+        digests = together(seen)
+        rewards = fit_rewards(folder, bench, plan, data, questions, digests) if plan.needs_reward else {}
+        runner = Runner(folder, bench, plan, data, questions, dict(trainings), rewards, digests)
         if rewards:
             info["opinions"] = {**info["opinions"], PROXY: PROXY_WORDS}
             models = {condition_name(*where): dict(reward.model.info) for where, reward in rewards.items()}

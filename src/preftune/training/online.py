@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -16,10 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor, nn
 
-from ..data import REFUSED, BranchBatch, Prompt, TextFormat, TokenBallot, fit_prompt
+from ..data import BranchBatch, Prompt, TextFormat, TokenBallot, fit_prompts
 from ..errors import UserError
 from ..methods import Experience, OnlineMethod, Terms, critic_loss, explained_variance
 from ..model import (
@@ -41,6 +39,7 @@ from ..model import (
     start_policy,
 )
 from ..objectives import adapted_beta
+from ..text import excerpt
 from .arms import Recipe
 from .loop import Step, plan_steps
 from .session import Session, run_session
@@ -84,17 +83,8 @@ def prepare_prompts(recipe: Recipe, prompts: Sequence[Prompt], form: TextFormat,
         raise UserError(
             f"--max-new-tokens {new}: must leave room for a prompt within --max-length {settings.max_length}"
         )
-    left_out: Counter[str] = Counter()
-    ids = []
-    for prompt in dict.fromkeys(prompts):
-        try:
-            fitted, reasons = fit_prompt(prompt, form, settings.max_length - new)
-        except TemplateError:
-            fitted, reasons = [], [REFUSED]
-        left_out.update(reasons)
-        if fitted:
-            ids.append(tuple(fitted))
-    distinct = tuple(dict.fromkeys(ids))
+    fitted, left_out = fit_prompts(dict.fromkeys(prompts), form, settings.max_length - new)
+    distinct = tuple(dict.fromkeys(ids for _, ids in fitted))
     if not distinct:
         raise UserError(
             f"--data: no prompt to sample from for {recipe.method.name} ({'; '.join(left_out) or 'no ballots'})"
@@ -239,7 +229,9 @@ class Collector:
         if not bool(score_B.isfinite().all()):
             bad = int((~score_B.isfinite()).nonzero()[0])
             text = self.bench.base.form.text([ids for ballot in ballots for ids in ballot.responses][bad])
-            raise UserError(f"--reward: its score of a response is {float(score_B[bad])}, not a number: {text[:60]!r}")
+            raise UserError(
+                f"--reward: its score of a response is {float(score_B[bad])}, not a number: {excerpt(text)}"
+            )
         hidden_ND, head = predicting_states(model, batch, precision), head_of(model)
         with self.bench.reference.alone() as other:
             other_hidden_ND, other_head = predicting_states(other, batch, precision), head_of(other)

@@ -171,6 +171,7 @@ def train_and_measure(
     return policy, measured
 
 
-def open_reward(folder: str | Path, bench: Workbench) -> RewardModel:
-    """The reward model of a folder, as it scores what the workbench lays out."""
-    return load_reward(folder, bench.base, layout=bench.layout, precision=bench.precision, device=bench.base.device)
+def open_reward(folder: str | Path, bench: Workbench, *, chats: bool = True) -> RewardModel:
+    """The reward model of a folder, as it scores what the workbench lays out, `chats` among it or not."""
+    base, layout, precision = bench.base, bench.layout, bench.precision
+    return load_reward(folder, base, layout=layout, precision=precision, device=base.device, chats=chats)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from ..data import template_options
 from ..errors import UserError
 from ..methods import check_known, check_options, names_of, option
 
@@ -40,12 +41,17 @@ class Settings:
     device: str = option("auto", "cpu, cuda, ...", default_text="a GPU where there is one", in_arms=False, counts=False)
     grad_checkpointing: bool = option(False, "less memory, a third more time", in_arms=False, counts=False)
     compile: bool = option(False, "faster steps but the first; needs a C++ compiler", in_arms=False, counts=False)
-    warmup: float = option(0.1, "share of the steps in which --lr rises", least=0, most=1, in_arms=False)
+    warmup: float = option(0.1, "share of steps in which --lr rises", least=0, most=1, in_arms=False)
     clip_norm: float = option(1.0, "largest norm of the gradient", above=0, in_arms=False)
     weight_decay: float = option(0.0, "decoupled weight decay", least=0, in_arms=False)
+    # what comes of it is in the tokens, which count
+    template_options: str = option(
+        "", "such as enable_thinking=false", default_text="none", in_arms=False, counts=False
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
+        template_options(self.template_options)
         if self.compile and self.grad_checkpointing:
             raise UserError("--compile: has no effect with --grad-checkpointing; leave one of them out")
 
