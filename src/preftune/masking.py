@@ -45,11 +45,7 @@ NEEDLES = (  # rarest character, needle, what it may be
     ("-", "xox", SLACK),
     ("J", "eyJ", WEB),
     ("@", "://", ADDRESS),
-    *(
-        (sign, word, NAMED)
-        for sign in ":="
-        for word in ("assw", "ASSW", "key", "KEY", "Key", "token", "TOKEN", "Token")
-    ),
+    *((sign, word, NAMED) for sign in ":=" for word in NAMED_BY),
 )
 BY_RARE = {rare: [(needle, secret) for r, needle, secret in NEEDLES if r == rare] for rare, _, _ in NEEDLES}
 KEPT = 4  # characters of a secret that stay in sight
