@@ -21,7 +21,7 @@ from typing import Any
 
 from bench.machine import describe_machine, write_results
 from preftune.checking import check_file, findings_of
-from preftune.checking.checked import count_rows
+from preftune.checking.tally import count_rows
 from preftune.data import stream_rows
 
 WORDS, SENTENCES = 5_000, 20_000
@@ -70,7 +70,7 @@ def write_rows(path: Path, rows: int) -> None:
 def look(path: str) -> dict[str, Any]:
     """Rows per second of the pass alone and of all of it, and the largest resident set, of this process."""
     start = time.perf_counter(), time.process_time()
-    tally = count_rows(stream_rows(path))
+    tally = count_rows(stream_rows(path).rows)
     passed = time.perf_counter() - start[0], time.process_time() - start[1]
     rows, kept = tally.reading.rows, tally.kept.bytes
     del tally

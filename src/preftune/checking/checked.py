@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data import Seen, Stream, TextFormat, stream_rows
+from ..data import Seen, TextFormat, stream_rows
 from .contests import Contests, Leak, leak, weigh
 from .digests import Kept
 from .rules import Rules, ask_rules
-from .tally import Tally
+from .tally import Tally, count_rows
 from .tokens import Tokens, count_tokens
 
 Track = Callable[[Iterable[Seen]], Iterator[Seen]]
@@ -56,7 +56,7 @@ def check_file(
     start = time.perf_counter()
     evaluation = prompts_of(eval_source, track) if eval_source else None
     stream = stream_rows(source)
-    tally = count_rows(stream, seed=seed, track=track)
+    tally = count_rows(track(stream.rows), seed=seed)
     winner_first = lists_winner_first(tally)
     contests = weigh(tally.kept, named=bool(tally.votes.annotators), winner_first=winner_first)
     ballots = [ballot for _, ballot in tally.sample.ballots]
@@ -74,20 +74,11 @@ def check_file(
     )
 
 
-def count_rows(stream: Stream, *, seed: int = 0, track: Track = iter) -> Tally:
-    """The one pass."""
-    tally = Tally(seed)
-    for seen in track(stream.rows):
-        tally.add(seen)
-    return tally
-
-
 def prompts_of(source: str, track: Track = iter) -> Kept:
-    """The digests of the prompts of a file."""
+    """The digests of a file."""
     kept = Kept()
     for seen in track(stream_rows(source).rows):
-        if seen.prompt is not None:
-            kept.add_prompt(seen.number, seen.prompt)
+        kept.add(seen)
     return kept
 
 
