@@ -21,8 +21,8 @@ from typing import Any
 
 from bench.machine import describe_machine, write_results
 from preftune.checking import check_file, findings_of
-from preftune.checking.checked import count_rows
 from preftune.checking.rows import stream_rows
+from preftune.checking.tally import count_rows
 
 WORDS, SENTENCES = 5_000, 20_000
 

@@ -13,8 +13,10 @@ import pytest
 from suspicious import DAMAGE, SECRETS
 from tiny import tiny_tokenizer
 
+from preftune import Ballot, Vote
 from preftune.checking import Checked, Finding, check_file, fails_strictly, findings_of, record_of, write_page
 from preftune.checking.page import page_of
+from preftune.checking.rows import Seen
 from preftune.checking.tally import Lengths, Reservoir, width_class
 from preftune.data import text_format
 
@@ -190,11 +192,11 @@ def test_the_record_is_json_and_its_findings_are_those_of_the_page(tmp_path: Pat
 
 
 def test_every_ballot_has_the_same_chance_to_be_in_the_sample() -> None:
-    times = [0] * 40
+    times, ballot = [0] * 40, Ballot("x", ("a", "b"), (Vote(0, 1, 1.0),))
     for seed in range(2000):
         sample = Reservoir(seed, most=10)
         for number in range(40):
-            sample.add(number, None)  # type: ignore[arg-type]
+            sample.add(Seen(number, {}, ballot))
         for number, _ in sample.ballots:
             times[number] += 1
     assert len(sample.ballots) == 10 and all(abs(count - 500) < 5 * (2000 * 0.25 * 0.75) ** 0.5 for count in times)

@@ -14,7 +14,7 @@ from .contests import Contests, Leak, leak, weigh
 from .digests import Kept
 from .rows import Seen, stream_rows
 from .rules import Rules, ask_rules
-from .tally import Tally
+from .tally import Tally, count_rows
 from .tokens import Tokens, count_tokens
 
 Track = Callable[[Iterable[Seen]], Iterator[Seen]]
@@ -60,7 +60,7 @@ def check_file(
     """
     start = time.perf_counter()
     evaluation = prompts_of(eval_source, track) if eval_source else None
-    tally = count_rows(stream_rows(source, **how), seed=seed, track=track)
+    tally = count_rows(track(stream_rows(source, **how)), seed=seed)
     if not tally.reading.rows:
         raise UserError(f"{source}: holds no rows")
     winner_first = lists_winner_first(tally)
@@ -79,20 +79,11 @@ def check_file(
     )
 
 
-def count_rows(rows: Iterable[Seen], *, seed: int = 0, track: Track = iter) -> Tally:
-    """The one pass."""
-    tally = Tally(seed)
-    for seen in track(rows):
-        tally.add(seen)
-    return tally
-
-
 def prompts_of(source: str, track: Track = iter) -> Kept:
-    """The digests of the prompts of a file."""
+    """The digests of a file."""
     kept = Kept()
     for seen in track(stream_rows(source)):
-        if seen.prompt is not None:
-            kept.add_prompt(seen.number, seen.prompt)
+        kept.add(seen)
     return kept
 
 

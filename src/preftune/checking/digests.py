@@ -11,7 +11,8 @@ from array import array
 from xxhash import xxh3_64_intdigest
 
 from ..data import Prompt, Vote
-from .facts import Counted
+from .facts import Counted, counted_votes
+from .rows import Seen
 from .texts import turns
 
 MOST_SPLITS = 100
@@ -52,6 +53,14 @@ class Kept:
         self.b = array("Q")
         self.sign = array("b")  # 1: a was preferred, −1: b, 0: neither
         self.counts = (array("H"), array("H"), array("H"))  # single votes for a, for b, for neither
+
+    def add(self, seen: Seen) -> None:
+        if seen.prompt is None:
+            return
+        split = seen.row.get("split")
+        self.add_prompt(seen.number, seen.prompt, split if isinstance(split, str) else "")
+        if ballot := seen.ballot:
+            self.add_votes(ballot.responses, ballot.votes, counted_votes(seen.row, ballot))
 
     def add_prompt(self, number: int, prompt: Prompt, split: str = "") -> None:
         self.number.append(min(number, 2**32 - 1))

@@ -5,21 +5,23 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
-from ..data import Ballot, Message, Prompt
+from ..data import Ballot, Message
 from ..masking import HIDDEN, secrets_in
 from .digests import Kept
-from .facts import annotators, counted_votes, has_tie, models
-from .rows import Row, Seen
+from .facts import annotators, has_tie, models
+from .rows import Seen
 from .texts import EXAMPLES, Spot, Texts, excerpt, strings, turns
 
 SAMPLE = 20_000  # ballots of which what costs more is asked
 MOST_NAMES = 10_000  # annotators, models and fields that are told apart
 MOST_FIELDS = 200
 MOST_SAID = 200  # characters of a reason
+BATCH = 64  # rows that one accumulator after the other goes over
 WIDTHS = 48  # classes of lengths, two to a doubling
 
 
@@ -71,8 +73,8 @@ class Fields:
     filled: Counter[tuple[str, type]] = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
 
-    def add(self, row: Row) -> None:
-        for name, value in row.items():
+    def add(self, seen: Seen) -> None:
+        for name, value in seen.row.items():
             if value is None or value == "":
                 continue
             if name not in self.first:
@@ -159,8 +161,10 @@ class Prompts:
     roles: Counter[str] = field(default_factory=Counter)
     spots: dict[str, list[Spot]] = field(default_factory=dict)
 
-    def add(self, number: int, ballot: Ballot) -> None:
-        prompt = ballot.prompt
+    def add(self, seen: Seen) -> None:
+        if not seen.ballot:
+            return
+        prompt = seen.ballot.prompt
         if isinstance(prompt, str):
             self.plain += 1
             return
@@ -171,7 +175,7 @@ class Prompts:
             self.roles[problem] += 1
             spots = self.spots.setdefault(problem, [])
             if len(spots) < EXAMPLES:
-                spots.append(Spot(number, " → ".join(turn.role for turn in prompt[-8:])))
+                spots.append(Spot(seen.number, " → ".join(turn.role for turn in prompt[-8:])))
 
 
 def wrong_order(prompt: tuple[Message, ...]) -> list[str]:
@@ -201,17 +205,18 @@ class Lengths:
     shorter_won: int = 0
     same_length: int = 0
 
-    def add_prompt(self, prompt: Prompt) -> None:
-        self.prompts[width_class(sum(map(len, turns(prompt))))] += 1
-
-    def add(self, ballot: Ballot) -> None:
-        sizes = [len(text) for text in ballot.responses]
-        for vote in ballot.votes:
+    def add(self, seen: Seen) -> None:
+        if seen.prompt is not None:
+            self.prompts[class_of(sum(map(len, turns(seen.prompt))))] += 1
+        if not seen.ballot:
+            return
+        sizes = [len(text) for text in seen.ballot.responses]
+        for vote in seen.ballot.votes:
             if vote.p == 0.5:
                 continue
             won, lost = (vote.a, vote.b) if vote.p > 0.5 else (vote.b, vote.a)
-            self.preferred[width_class(sizes[won])] += 1
-            self.other[width_class(sizes[lost])] += 1
+            self.preferred[class_of(sizes[won])] += 1
+            self.other[class_of(sizes[lost])] += 1
             self.longer_won += sizes[won] > sizes[lost]
             self.shorter_won += sizes[won] < sizes[lost]
             self.same_length += sizes[won] == sizes[lost]
@@ -223,6 +228,14 @@ def width_class(size: int) -> int:
         return size
     bits = size.bit_length()
     return min(2 * bits - 3 + (size >> (bits - 2) & 1) + 1, WIDTHS - 1)
+
+
+CLASSES = tuple(map(width_class, range(4096)))
+
+
+def class_of(size: int) -> int:
+    """`width_class`, looked up for common sizes."""
+    return CLASSES[size] if size < len(CLASSES) else width_class(size)
 
 
 @dataclass
@@ -237,17 +250,19 @@ class Reservoir:
     def __post_init__(self) -> None:
         self.random = random.Random(f"check/{self.seed}").random
 
-    def add(self, number: int, ballot: Ballot) -> None:
+    def add(self, seen: Seen) -> None:
+        if not seen.ballot:
+            return
         self.met += 1
         if len(self.ballots) < self.most:
-            self.ballots.append((number, ballot))
+            self.ballots.append((seen.number, seen.ballot))
         elif (place := int(self.random() * self.met)) < self.most:
-            self.ballots[place] = (number, ballot)
+            self.ballots[place] = (seen.number, seen.ballot)
 
 
 @dataclass
 class Tally:
-    """All of it: `add` takes a row."""
+    """All of it: every accumulator takes one row after the other."""
 
     seed: int = 0
     reading: Reading = field(default_factory=Reading)
@@ -261,17 +276,18 @@ class Tally:
     def __post_init__(self) -> None:
         self.sample = Reservoir(self.seed)
 
-    def add(self, seen: Seen) -> None:
-        self.reading.add(seen)
-        self.fields.add(seen.row)
-        self.votes.add(seen)
-        self.texts.add(seen)
-        if seen.prompt is not None:
-            self.lengths.add_prompt(seen.prompt)
-            split = seen.row.get("split")
-            self.kept.add_prompt(seen.number, seen.prompt, split if isinstance(split, str) else "")
-        if ballot := seen.ballot:
-            self.kept.add_votes(ballot.responses, ballot.votes, counted_votes(seen.row, ballot))
-            self.prompts.add(seen.number, ballot)
-            self.lengths.add(ballot)
-            self.sample.add(seen.number, ballot)
+    def add(self, rows: Sequence[Seen]) -> None:
+        """Each accumulator goes over a batch of rows on its own: its code stays in the processor's cache meanwhile."""
+        parts = (self.reading, self.fields, self.votes, self.prompts, self.lengths, self.texts, self.kept, self.sample)
+        for part in parts:
+            add = part.add
+            for seen in rows:
+                add(seen)
+
+
+def count_rows(rows: Iterable[Seen], *, seed: int = 0) -> Tally:
+    """The one pass."""
+    tally, rest = Tally(seed), iter(rows)
+    while batch := list(islice(rest, BATCH)):
+        tally.add(batch)
+    return tally

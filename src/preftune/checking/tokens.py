@@ -47,8 +47,8 @@ def count_tokens(ballots: Sequence[Ballot], form: TextFormat, *, model: str, max
         whole=_quantiles(sizes),
         max_length=max_length,
         too_long=sum(size > max_length for size in sizes),
-        cut=fitted.shortened,
-        skipped=Counter(whole.skipped) + Counter(_new(fitted.skipped, whole.skipped)),
+        cut=dict(whole.shortened) | _new(fitted.shortened, whole.shortened),
+        skipped=dict(whole.skipped) | _new(fitted.skipped, whole.skipped),
         specials=special_texts(ballots, form),
     )
 
@@ -70,6 +70,7 @@ def _longer(ballots: Sequence[Ballot], form: TextFormat, max_length: int) -> lis
 
 
 def _new(after: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:
+    """What is counted only where there is a limit."""
     return {reason: count for reason, count in after.items() if reason not in before}
 
 
@@ -81,7 +82,7 @@ def _quantiles(sizes: Sequence[int]) -> tuple[int, ...]:
 
 def special_texts(ballots: Sequence[Ballot], form: TextFormat) -> dict[str, int]:
     """Ballots in which a special token of the tokenizer is written out as text, by token, the most frequent first."""
-    names = sorted({form.tokenizer.decode([token]).strip() for token in form.specials()})
+    names = sorted(form.controls.ids)
     found: Counter[str] = Counter()
     for ballot in ballots:
         whole = "\n".join((*turns(ballot.prompt), *ballot.responses))

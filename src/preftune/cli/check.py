@@ -36,7 +36,7 @@ def check(given: Parsed) -> None:
     if "model" in given:
         from ..model import load_form
 
-        form = load_form(given["model"])
+        form = load_form(given["model"], given.get("template_options", ""))
     options = {name: given[name] for name in ("max_length", "seed", "columns", "score_gap") if name in given}
     checked = check_file(
         given["file"],

@@ -93,8 +93,11 @@ def check_weights(model: nn.Module, where: str) -> None:
             raise UserError(f"{where}: its weight {name} holds values that are not finite; fetch or train it again")
 
 
-def load_form(name: str) -> TextFormat:
-    """How a model's texts become tokens, from its tokenizer alone. Raises UserError where there is none."""
+def load_form(name: str, template: str = "") -> TextFormat:
+    """How a model's texts become tokens, from its tokenizer alone; `template` are options of its chat template.
+
+    Raises UserError where there is no tokenizer.
+    """
     path = Path(name)
     folder, options = (str(path.parent), {"gguf_file": path.name}) if name.endswith(".gguf") else (name, {})
     if options and not path.is_file():
@@ -103,7 +106,8 @@ def load_form(name: str) -> TextFormat:
         raise UserError(f"--model {name}: no tokenizer there (a model folder has a tokenizer.json)")
     hint = "" if path.exists() else "; it is no local folder, and the hub did not serve it"
     with loading(f"--model {name}: its tokenizer cannot be loaded{hint}"):
-        return text_format(AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options))
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
+    return text_format(tokenizer, where=f"--model {name}", options=template_options(template))
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
