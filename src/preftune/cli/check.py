@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from ..checking import Checked, Finding
 
+CHECKING = ("model", "max-length", "template-options", "eval-data", "seed", "strict", "json", "html")  # its flags
 COLOURS = {"error": "bold red", "warning": "bold yellow", "note": "cyan"}
 
 

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from .check import check
+from .check import CHECKING, check
 from .command import Command
 from .flags import Parsed
 from .reading import READING, read_ballots, reading_of
@@ -85,18 +85,6 @@ COMMAND = Command(
     run,
     "what to know about a preference file before training (check), or any accepted one as canonical JSONL (convert)",
     "preftune data check FILE --html check.html\n  preftune data convert FILE OUT",
-    flags=[
-        "model",
-        "max-length",
-        "template-options",
-        "eval-data",
-        "seed",
-        "strict",
-        "json",
-        "html",
-        "merge-prompts",
-        "preview",
-        *READING,
-    ],
+    flags=[*CHECKING, "merge-prompts", "preview", *READING],
     positional={"action": "check or convert", "file": "the file to read", "out_file": "convert: the file to write"},
 )
