@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import reprlib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -50,9 +51,15 @@ def ballot_of(row: Plain, number: str) -> Read:
     ended = ended[: len(found.responses)]
     ballot = Ballot(found.prompt or "", found.responses, votes, name, source, ended, said)
     ballot, left_out = _usable(ballot)
-    left_out.update({UNSCORED: found.left_out} if found.left_out else {})
+    if found.left_out:
+        left_out[UNSCORED] = found.left_out
     bad = sum(one.winner == "both_bad" for one in ballot.annotations)
-    return Read(ballot, left_out, +Counter({BAD: bad, ALIKE: int(found.tied)}))
+    return Read(ballot, left_out, _counted({BAD: bad, ALIKE: int(found.tied)}))
+
+
+def _counted(counts: Mapping[str, int]) -> Counter[str]:
+    """What is not 0. Nearly every row has nothing to count, and a Counter takes as long to fill as a row to parse."""
+    return Counter({reason: count for reason, count in counts.items() if count}) if any(counts.values()) else Counter()
 
 
 def _weighted(votes: tuple[Vote, ...], fields: Row) -> tuple[Vote, ...]:
@@ -101,7 +108,7 @@ def _usable(ballot: Ballot) -> tuple[Ballot, Counter[str]]:
         ballot = renumbered(ballot, places)
     if not ballot.votes:
         raise Unusable(NO_VOTES)
-    return ballot.pooled() if copies else ballot, +Counter({EMPTY: empty, IDENTICAL: copies})
+    return ballot.pooled() if copies else ballot, _counted({EMPTY: empty, IDENTICAL: copies})
 
 
 def _check_text(ballot: Ballot) -> None:
