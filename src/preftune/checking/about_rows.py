@@ -29,8 +29,9 @@ def unusable(checked: Checked) -> Found:
     if reading.prompts_alone == reading.rows:
         do = "all of them hold a prompt: the file serves as --prompts"
     else:
+        reason = (reading.broken or reading.skipped).most_common(1)[0][0]
         names = ", ".join(f"`{mask(name)}`" for name in list(checked.tally.fields.first)[:12])
-        do = f"the rows have {names or 'no fields'}; docs/FORMATS.md shows what a ballot looks like"
+        do = f"the rows have {names}; {reason}" if names else reason
     yield Finding("no-ballots", ERROR, "No row can be used as a ballot.", do, reading.rows, reading.rows)
 
 
