@@ -1,4 +1,4 @@
-"""`preftune data`: preference files converted."""
+"""`preftune data`: preference files converted, and looked at before training."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
+from .check import CHECKING, check
 from .command import Command
 from .flags import Parsed
 from .reading import READING, read_ballots, reading_of
@@ -71,7 +72,7 @@ def _short(text: str) -> str:
     return cut.replace("\n", "\n      ")
 
 
-ACTIONS: Mapping[str, Callable[[Parsed], None]] = {"convert": convert}
+ACTIONS: Mapping[str, Callable[[Parsed], None]] = {"convert": convert, "check": check}
 
 
 def run(given: Parsed) -> None:
@@ -84,8 +85,8 @@ def run(given: Parsed) -> None:
 
 COMMAND = Command(
     run,
-    "any accepted preference file to canonical JSONL",
-    "preftune data convert FILE OUT",
-    flags=["merge-prompts", "preview", *READING],
-    positional={"action": "convert", "file": "the file to read", "out_file": "the file to write"},
+    "what to know about a preference file before training (check), or any accepted one as canonical JSONL (convert)",
+    "preftune data check FILE --html check.html\n  preftune data convert FILE OUT",
+    flags=[*CHECKING, "merge-prompts", "preview", *READING],
+    positional={"action": "check or convert", "file": "the file to read", "out_file": "convert: the file to write"},
 )

@@ -8,6 +8,7 @@ from .ballots import flip_votes as flip_votes
 from .ballots import limit_votes as limit_votes
 from .ballots import split_by_prompt as split_by_prompt
 from .baselines import fit_baselines as fit_baselines
+from .baselines import fit_rules as fit_rules
 from .branches import BranchBatch as BranchBatch
 from .branches import Branches as Branches
 from .branches import BranchPlan as BranchPlan
@@ -26,6 +27,7 @@ from .logistic import fit_linear as fit_linear
 from .logistic import noisy_loss as noisy_loss
 from .reading import Outcome as Outcome
 from .reading import merge_prompts as merge_prompts
+from .reading import prompt_in as prompt_in
 from .reading import read_ballots as read_ballots
 from .reading import read_prompts as read_prompts
 from .reading import stream_ballots as stream_ballots

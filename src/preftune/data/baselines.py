@@ -22,11 +22,22 @@ def fit_baselines(
 
     `length`: the number of tokens of a response. `tfidf`: its words and pairs of words (TF-IDF).
     """
+    parts = (training, held_out)
+    lengths = [[len(ids) for ballot in part for ids in ballot.responses] for part in parts]
+    texts = [[form.text(ids) for ballot in part for ids in ballot.responses] for part in parts]
+    return fit_rules(training, held_out, lengths, texts)
+
+
+def fit_rules(
+    training: Sequence[TokenBallot],
+    held_out: Sequence[TokenBallot],
+    lengths: Sequence[Sequence[int]],
+    texts: Sequence[Sequence[str]],
+) -> dict[str, dict[str, Any]]:
+    """The same from the lengths and texts of all training responses, and of all held-out ones, in order."""
     from sklearn.feature_extraction.text import TfidfVectorizer  # whose import takes as long as a small fit
 
-    lengths = [_column([len(ids) for ballot in part for ids in ballot.responses]) for part in (training, held_out)]
-    texts = [[form.text(ids) for ballot in part for ids in ballot.responses] for part in (training, held_out)]
-    found = {"length": _baseline(lengths, training, held_out)}
+    found = {"length": _baseline([_column(part) for part in lengths], training, held_out)}
     try:
         vectorizer = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\b\w+\b", sublinear_tf=True)
         words = [csr_array(vectorizer.fit_transform(texts[0])), csr_array(vectorizer.transform(texts[1]))]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import reprlib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -53,9 +54,11 @@ def ballot_of(row: Plain, number: str) -> Read:
     beside = tuple("" if isinstance(said, str) else said.beside for said in found.responses)
     ballot = Ballot(prompt, texts, votes, name, source, ended, judged, beside if any(beside) else ())
     ballot, left_out = _usable(ballot)
-    left_out.update({UNSCORED: found.left_out} if found.left_out else {})
+    if found.left_out:
+        left_out[UNSCORED] = found.left_out
     bad = sum(one.winner == "both_bad" for one in ballot.annotations)
-    return Read(ballot, left_out, +Counter({BAD: bad, ALIKE: int(found.tied), LISTS: int(_are_lists(ballot, fields))}))
+    lists = int(_are_lists(ballot, fields))
+    return Read(ballot, left_out, _counted({BAD: bad, ALIKE: int(found.tied), LISTS: lists}))
 
 
 def _are_lists(ballot: Ballot, fields: Row) -> bool:
@@ -63,6 +66,11 @@ def _are_lists(ballot: Ballot, fields: Row) -> bool:
     if isinstance(fields.get("votes"), list) or not all(text[:1] in ("[", "{") for text in ballot.responses):
         return False
     return all(not isinstance(structure_of(text)[0], str) for text in ballot.responses)
+
+
+def _counted(counts: Mapping[str, int]) -> Counter[str]:
+    """What is not 0. Nearly every row has nothing to count, and a Counter takes as long to fill as a row to parse."""
+    return Counter({reason: count for reason, count in counts.items() if count}) if any(counts.values()) else Counter()
 
 
 def _weighted(votes: tuple[Vote, ...], fields: Row) -> tuple[Vote, ...]:
@@ -104,7 +112,7 @@ def _usable(ballot: Ballot) -> tuple[Ballot, Counter[str]]:
         ballot = renumbered(ballot, places)
     if not ballot.votes:
         raise Unusable(NO_VOTES)
-    return ballot.pooled() if copies else ballot, +Counter({EMPTY: empty, IDENTICAL: copies})
+    return ballot.pooled() if copies else ballot, _counted({EMPTY: empty, IDENTICAL: copies})
 
 
 def _check_text(ballot: Ballot) -> None:

@@ -195,6 +195,14 @@ def _prompt_of(row: object, how: How) -> Prompt:
     return prompt_alone(fields)
 
 
+def prompt_in(row: Mapping[str, Any], *, columns: str | Mapping[str, str] = "") -> Prompt | None:
+    """The prompt of a row, whether or not it makes a ballot; None where it has none."""
+    try:
+        return _prompt_of(row, How(parse_columns(columns) if columns else {}))
+    except (ValueError, RecursionError, Unusable):
+        return None
+
+
 def write_ballots(ballots: Iterable[Ballot], path: str | Path) -> None:
     """Write canonical JSONL, one ballot a line, gzipped if the name ends in `.gz`: all of the file or nothing of it.
 

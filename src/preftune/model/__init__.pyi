@@ -16,6 +16,7 @@ from .invariants import StartCheck as StartCheck
 from .layout import Layout as Layout
 from .loading import Base as Base
 from .loading import load_base as load_base
+from .loading import load_form as load_form
 from .logprobs import check_finite as check_finite
 from .logprobs import chunked_comparison as chunked_comparison
 from .logprobs import chunked_logprobs as chunked_logprobs

@@ -93,6 +93,23 @@ def check_weights(model: nn.Module, where: str) -> None:
             raise UserError(f"{where}: its weight {name} holds values that are not finite; fetch or train it again")
 
 
+def load_form(name: str, template: str = "") -> TextFormat:
+    """How a model's texts become tokens, from its tokenizer alone; `template` are options of its chat template.
+
+    Raises UserError where there is no tokenizer.
+    """
+    path = Path(name)
+    folder, options = (str(path.parent), {"gguf_file": path.name}) if name.endswith(".gguf") else (name, {})
+    if options and not path.is_file():
+        raise UserError(f"--model {name}: no such file")
+    if path.exists() and not options and not any(path.glob("*token*.json")):
+        raise UserError(f"--model {name}: no tokenizer there (a model folder has a tokenizer.json)")
+    hint = "" if path.exists() else "; it is no local folder, and the hub did not serve it"
+    with loading(f"--model {name}: its tokenizer cannot be loaded{hint}"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
+    return text_format(tokenizer, where=f"--model {name}", options=template_options(template))
+
+
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
     """Raises UserError for a tokenizer with a token that the embedding has no row for."""
     rows = int(model.get_input_embeddings().weight.shape[0])

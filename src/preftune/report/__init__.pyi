@@ -1,3 +1,5 @@
+from .folding import Folded as Folded
+from .folding import fold as fold
 from .pictures import frontier_image as frontier_image
 from .writing import markdown as markdown
 from .writing import verdict_json as verdict_json

@@ -1,0 +1,9 @@
+from .checked import Checked as Checked
+from .checked import check_file as check_file
+from .finding import Finding as Finding
+from .findings import fails_strictly as fails_strictly
+from .findings import findings_of as findings_of
+from .page import counts_line as counts_line
+from .page import verdict_line as verdict_line
+from .page import write_page as write_page
+from .record import record_of as record_of
