@@ -25,7 +25,9 @@ MARK = "\x00response\x00"
 STOCK = (Message("user", "x"),)  # a prompt, where a response is looked at alone
 ANCHORS = ("\n", ":")  # texts to put before a response; the second in case the first merges with it
 
-NOT_CONTINUED = "the model's chat template renders the response otherwise than after its own prompt"
+NOT_CONTINUED = (
+    "the model's chat template renders the response otherwise than after its own prompt (--template-options may help)"
+)
 CONTROL = "text that spells a control token; it stays text"
 FORGOTTEN = "reasoning of an earlier turn, which the model's chat template leaves out"
 
