@@ -23,7 +23,6 @@ from .reading import read_ballots as read_ballots
 from .reading import read_prompts as read_prompts
 from .reading import write_ballots as write_ballots
 from .streaming import Seen as Seen
-from .streaming import Stream as Stream
 from .streaming import stream_rows as stream_rows
 from .tokens import REFUSED as REFUSED
 from .tokens import TextFormat as TextFormat
