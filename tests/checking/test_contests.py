@@ -115,6 +115,16 @@ def test_votes_are_counted_where_the_row_says_how_many() -> None:
     assert counted_votes({}, Ballot("x", ("a", "b"), (Vote(1, 0, 0.0, 3),))) == [Counted(0, 3, 0)]
 
 
+def test_rows_of_one_pair_are_several_people_where_rows_name_them() -> None:
+    """Four people, each in a row of theirs, on two pairs: three agree on the first, all on the second."""
+    kept = kept_of([(0, 0, 1, 1.0)] * 3 + [(0, 1, 0, 1.0)] + [(1, 0, 1, 1.0)] * 4)
+    assert weigh(kept, named=False, winner_first=False).agreement is None
+    found = weigh(kept, named=True, winner_first=True).agreement
+    assert found and (found.pairs, found.votes, found.unanimous) == (2, 8, 1)
+    units = np.array([[3, 1, 0], [4, 0, 0]])
+    assert found.alpha.value == pytest.approx(krippendorff(units, np.ones(2, np.int64), symmetric=True))
+
+
 def test_a_leak_is_found_by_what_a_prompt_says() -> None:
     training, evaluation = Kept(), Kept()
     for prompt in ("Name a river.", "Name a sea."):

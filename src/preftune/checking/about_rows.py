@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ..masking import mask
 from .checked import Checked
 from .finding import ERROR, NOTE, WARNING, Finding, Found, by_share, percent, plural
 from .tally import ROLES
@@ -29,8 +28,7 @@ def unusable(checked: Checked) -> Found:
     if reading.prompts_alone == reading.rows:
         do = "all of them hold a prompt: the file serves as --prompts"
     else:
-        names = ", ".join(f"`{mask(name)}`" for name in list(checked.tally.fields.first)[:12])
-        do = f"the rows have {names or 'no fields'}; docs/FORMATS.md shows what a ballot looks like"
+        do = (reading.broken or reading.skipped).most_common(1)[0][0]
     yield Finding("no-ballots", ERROR, "No row can be used as a ballot.", do, reading.rows, reading.rows)
 
 

@@ -36,8 +36,10 @@ def contradictions(checked: Checked) -> Found:
     contests = checked.contests
     if contests.contradicted:
         says = f"{plural(contests.contradicted, 'pair')} of {contests.pairs:,} won in one row and lost in another."
-        severity = by_share(contests.contradicted, contests.pairs)
-        do = "keep the right row; if both are real votes, data convert --merge-prompts pools them"
+        people = bool(checked.tally.votes.annotators)
+        severity = NOTE if people else by_share(contests.contradicted, contests.pairs)
+        keep = "" if people else "keep the right row; if both are real votes, "
+        do = f"{keep}data convert --merge-prompts pools them"
         spots = tuple(Spot(row, "") for row in contests.contradicted_rows)
         yield Finding("contradictions", severity, says, do, contests.contradicted, contests.pairs, spots)
 

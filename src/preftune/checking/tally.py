@@ -19,7 +19,7 @@ from .texts import EXAMPLES, Spot, Texts, excerpt, strings, turns
 SAMPLE = 20_000  # ballots of which what costs more is asked
 MOST_NAMES = 10_000  # annotators, models and fields that are told apart
 MOST_FIELDS = 200
-MOST_SAID = 200  # characters of a reason
+MOST_SAID = 400  # characters of a reason
 BATCH = 64  # rows that one accumulator after the other goes over
 WIDTHS = 48  # classes of lengths, two to a doubling
 
