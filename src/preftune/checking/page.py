@@ -107,8 +107,11 @@ def _parts(counts: Sequence[tuple[str, int]]) -> list[Mapping[str, Any]]:
 
 def _rows(checked: Checked) -> list[Mapping[str, Any]]:
     reading = checked.tally.reading
+    if not reading.ballots:
+        alone = reading.prompts_alone
+        return _parts([("a prompt and no ballot", alone), ("neither", reading.rows - alone)])
     skipped = [(f"skipped: {reason}", count) for reason, count in reading.skipped.most_common()]
-    return _parts([("ballots", reading.ballots), *skipped, ("not readable as a ballot", reading.broken.total())])
+    return _parts([("ballots", reading.ballots), *skipped, ("not readable", reading.broken.total())])
 
 
 def _vote_facts(checked: Checked) -> list[tuple[str, Any]]:
@@ -170,7 +173,7 @@ def _rules(checked: Checked) -> list[Mapping[str, Any]]:
     if not rules.decided:
         return []
     longer = (lengths.longer_won + lengths.same_length / 2) / decided
-    rows = [_rule("prefer the longer one", Estimate(longer, (longer * (1 - longer) / decided) ** 0.5), "all votes")]
+    rows = [_rule("prefer the longer one", Estimate(longer, None), "all decided votes of the file")]
     held_out = f"fitted; {rules.held_out:,} held-out votes"
     rows += [_rule(RULES[name], found, held_out) for name, found in rules.fitted.items()]
     if rules.sides:

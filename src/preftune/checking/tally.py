@@ -162,9 +162,9 @@ class Prompts:
     spots: dict[str, list[Spot]] = field(default_factory=dict)
 
     def add(self, seen: Seen) -> None:
-        if not seen.ballot:
+        prompt = seen.prompt
+        if prompt is None:
             return
-        prompt = seen.ballot.prompt
         if isinstance(prompt, str):
             self.plain += 1
             return

@@ -16,9 +16,9 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import UserError
 from .ballots import Annotation, Ballot, BallotSet, FullMessage, Prompt, Vote, renumbered
@@ -35,8 +35,7 @@ UNREADABLE = "rows that cannot be read"
 HOPELESS = 1000  # unreadable rows, and no other one, after which nobody needs to know how many more there are
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of a row, or of rows that make a ballot together: a ballot, or the reason why there is none.
 
     `bad` is true where the row could not be read, and false where it could be read and not used. `row` is as it stands
