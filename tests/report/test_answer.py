@@ -98,6 +98,12 @@ def test_more_runs_are_advised_as_the_square_of_what_is_missing(value: float, de
         assert found and float(found[1]) == pytest.approx(max(times, 1.1), rel=0.06)
 
 
+def test_arms_without_any_variation_are_drawn_and_nothing_is_advised(told: StudyRecord) -> None:
+    same = replace(made("a", "b", 0.0, 1.0), difference=Estimate(0.0, 0.0, 10), detectable=0.0)
+    (card,) = cards(told, replace(verdict(told), comparisons=(same,)))
+    assert (card.word, card.settles) == ("no difference found", "") and "nan" not in card.bar
+
+
 @given(value=st.floats(-1, 1), se=st.floats(0.001, 1), widest=st.floats(0.5, 3))
 def test_a_bar_lies_within_its_card_and_on_the_side_of_whoever_leads(value: float, se: float, widest: float) -> None:
     pair = replace(made("a", "b", value, 0.5), difference=Estimate(value, se, 10))

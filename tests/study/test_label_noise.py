@@ -15,6 +15,7 @@ from synthetic_study import write_synthetic_study
 
 from preftune.data.ballots import Ballot, Vote, flip_votes, limit_votes, pool, single_votes
 from preftune.errors import UserError
+from preftune.evidence import run_names
 from preftune.evidence.conclusion import verdict
 from preftune.evidence.results import REFERENCE, read_results, read_study
 from preftune.evidence.rows import write_json, write_records
@@ -261,9 +262,14 @@ def test_a_study_with_few_votes_says_how_few(model: str, tmp_path: Path) -> None
 
 def test_the_page_has_a_frontier_for_every_noise(made: Study) -> None:
     page = made.report().read_text("utf-8")
-    first = page.split('aria-label="the answer"')[1].split("</section>")[0]
-    assert "With 30% of the training votes flipped" in first and first.count("<h3>") == 2
-    assert "noise 0.3" in page and "The preferences that amortized-ipo was told by" in page
+    frontiers = page.split("<h3>With 30% of the training votes flipped</h3>")
+    assert len(frontiers) == 2
+    names = run_names(made.study)
+    noisy = {names[row.run] for row in made.results if row.noise == 0.3}
+    assert noisy == {
+        names[run] for run in names if f'data-tip="{names[run]}, step' in frontiers[1].split("</section>")[0]
+    }
+    assert "The preferences that amortized-ipo was told by" in page
     assert "amortized-ipo[head=general] noise 0.3 seed 1" in page
 
 

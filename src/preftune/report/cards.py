@@ -77,7 +77,7 @@ def settling(pair: Comparison) -> str:
     """How much more it would take to tell apart a difference as large as the one that was found."""
     if pair.next:
         return pair.next[:1].upper() + pair.next[1:]
-    if pair.detectable is None or pair.difference is None or not math.isfinite(pair.detectable):
+    if not pair.detectable or pair.difference is None or not math.isfinite(pair.detectable):
         return ""
     size = abs(pair.difference.value)
     ratio = pair.detectable / max(size, pair.detectable / MANY)
