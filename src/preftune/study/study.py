@@ -192,7 +192,7 @@ def compare(
         clock = Clock.of(folder, info["seconds"].get("study", 0.0), started)
         if info["looks"] and not until:  # grown by hand: as the last look was evaluated
             questions = questions.part(0, info["looks"]["done"][-1]["prompts"])
-        known = together(seen)
+        known = together(trained_on(data.ballots, model))  # not of the validation prompts
         runner = Runner(folder, bench, plan, data, questions, dict(trainings), {}, known, when_done=clock.save)
         comparison = Study(folder)
         make = make_looks if until else make_runs
