@@ -46,10 +46,7 @@ class Settings:
     warmup: float = option(0.1, "share of steps in which --lr rises", least=0, most=1, in_arms=False)
     clip_norm: float = option(1.0, "largest norm of the gradient", above=0, in_arms=False)
     weight_decay: float = option(0.0, "decoupled weight decay", least=0, in_arms=False)
-    # what comes of it is in the tokens, which count
-    template_options: str = option(
-        "", "such as enable_thinking=false", default_text="none", in_arms=False, counts=False
-    )
+    template_options: str = option("", "such as enable_thinking=false", default_text="none", in_arms=False)
 
     def __post_init__(self) -> None:
         check_options(self)
