@@ -19,7 +19,8 @@ from preftune.text import harmless
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests: playwright is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="browser tests: no Chromium on the PATH")
+if CHROMIUM is None:
+    pytest.skip("browser tests: no Chromium on the PATH", allow_module_level=True)
 
 TEXTS = """cards => cards.map(card => ["none", "ins", "del"].map(without => {
   const said = card.querySelector(".said").cloneNode(true);
