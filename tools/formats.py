@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
-from preftune.data.catalogue import ENDS, OWN, PUBLIC, SPREAD
+from preftune.data.catalogue import ENDS, ORDERED, OWN, PUBLIC, SPREAD
 from preftune.data.layout import Kind, Layout
 from preftune.data.layouts import ROLES
 from preftune.data.numbered import STEMS
@@ -127,7 +127,7 @@ def page() -> str:
     """All of docs/FORMATS.md."""
     verdicts = "\n".join(f"| `{name.replace(', ', '`, `')}` | {text} |" for name, text in VERDICTS.items())
     roles = _wrapped(f"The names are {_listed(f'`{role}`' for role in ROLES)}. Who won is said by one of these:")
-    layouts = "\n".join(map(section, (*OWN, *SPREAD, *PUBLIC)))
+    layouts = "\n".join(map(section, (*OWN, *SPREAD, *ORDERED, *PUBLIC)))
     return HEAD + layouts + "\n" + TAIL.format(roles=roles, verdicts=verdicts)
 
 

@@ -165,6 +165,15 @@ def test_a_column_that_nobody_reads_may_hold_anything(tmp_path: Path, container:
         with pyarrow.ipc.new_stream(path, table.schema) as writer:
             writer.write_table(table)
     assert len(read_ballots(path)) == 1
+    assert read_prompts(path) == ("q",)
+
+
+def test_a_file_of_prompts_with_a_time_that_nobody_reads_is_read_and_its_columns_are_named(tmp_path: Path) -> None:
+    far = pyarrow.array([2**62], pyarrow.timestamp("us"))
+    table = pyarrow.table({"prompt": ["q"], "reply": ["x"], "seen": far})
+    pyarrow.parquet.write_table(table, tmp_path / "rows")
+    assert read_prompts(tmp_path / "rows") == ("q",)
+    assert "the row has 'prompt', 'reply'; the nearest is" in error_of(lambda: read_ballots(tmp_path / "rows"))
 
 
 def test_a_column_that_is_named_is_read_whatever_its_name(tmp_path: Path) -> None:
@@ -174,7 +183,7 @@ def test_a_column_that_is_named_is_read_whatever_its_name(tmp_path: Path) -> Non
     ballots = read_ballots(path, columns="prompt=ask,chosen=info.good,rejected=poor")
     assert (ballots[0].prompt, ballots[0].responses) == ("q", ("x", "y"))
     assert read_prompts(path, columns={"prompt": "ask"}) == ("q",)
-    assert "the row has 'ask', 'info', 'poor', 'when'" in error_of(lambda: read_ballots(path))
+    assert "the row has 'ask', 'info', 'poor'; the nearest is" in error_of(lambda: read_ballots(path))
 
 
 @pytest.mark.parametrize(
@@ -197,6 +206,14 @@ def test_cells_of_csv_that_are_no_literals_are_text(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text('prompt,chosen,rejected\nq,"[not a list","{nor: this\\d"\n')
     assert read_ballots(path)[0].responses == ("[not a list", "{nor: this\\d")
+
+
+def test_lists_in_the_cells_of_responses_are_text_and_that_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('prompt,chosen,rejected\nq,"[""x"", ""z""]","[""y""]"\nr,"[1, 2]",y\n')
+    ballots = read_ballots(path)
+    assert [ballot.responses for ballot in ballots] == [('["x", "z"]', '["y"]'), ("[1, 2]", "y")]
+    assert ballots.noted == {"responses that are lists or objects in a text: taken word for word": 1}
 
 
 def test_objects_that_numpy_printed_into_a_cell_are_a_chat(tmp_path: Path) -> None:
@@ -247,3 +264,15 @@ def test_rows_come_one_by_one_before_the_file_is_at_its_end(tmp_path: Path) -> N
     assert (second.ballot, second.bad, second.row) == (None, True, BAD[1])
     assert (third.ballot, third.bad, third.reason) == (None, False, "an empty response")
     assert next(stream).reason.startswith("is not UTF-8 text")
+
+
+def test_an_object_that_a_layout_looks_into_may_stand_in_a_cell(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(
+        "question,answer_0,answer_1,score_0,score_1\n"
+        '"{""full_text"": ""q"", ""id"": 1}","{""x"": 1}","[1, 2]",1,0\n'
+        "\"{'full_text': 'r'}\",x,y,0,1\n"
+    )
+    first, second = read_ballots(path)
+    assert (first.prompt, first.responses) == ("q", ('{"x": 1}', "[1, 2]"))
+    assert (second.prompt, second.votes[0].p) == ("r", 0)

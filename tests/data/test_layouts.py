@@ -4,10 +4,14 @@ The files of `cases` are made after public reports and data cards; all of their 
 """
 
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from preftune.data.ballots import Ballot, Vote
@@ -48,6 +52,14 @@ def error_of(read: Callable[[], object]) -> str:
     return str(caught.value)
 
 
+ASKED = [{"role": "user", "content": "q"}]
+SIDE = {text: {"role": "assistant", "content": text} for text in "stxyz"}
+GOOD = {"prompt": "q", "chosen": "x", "rejected": "y"}
+X, Y, TIE = {"x > y"}, {"y > x"}, {"x = y"}
+NUMBERS = {"prompt": "q", "response_1": "x", "response_2": "y", "response_3": "z"}
+PARTS = [[{"type": "text", "text": text, "image": None}] for text in ("q", "x", "y")]
+RECORD = {"prompt": "q", "response-1": "x", "response-2": "y"}
+ORDER = {"rank": [1, 2], "value": ["response-2", "response-1"]}
 READ: dict[str, tuple[list[set[str]], dict[str, int]]] = {
     "axolotl-2415.jsonl": (
         [{"Bowline. > I know many knots, and all of them are lovely."}, {"Jib. > Anchor."}],
@@ -202,21 +214,47 @@ def test_what_decides_an_ambiguous_file_is_in_its_error() -> None:
     assert votes_of(safer)[1] == {"Fish. > Bowline."}
 
 
+@pytest.mark.parametrize(
+    ("row", "nearest", "columns"),
+    [
+        (
+            {"question": "q", "best": "x", "worst": "y"},
+            "chosen and rejected",
+            "prompt=question,chosen=best,rejected=worst",
+        ),
+        (
+            {"id": 1, "ask": "q", "answer_x": "x", "answer_y": "y", "verdict": "x"},
+            "two responses",
+            "prompt=ask,a=answer_x",
+        ),
+        (
+            {"prompt": "q", "reply_texts": ["x", "y"], "stars": [2, 1]},
+            "ranked or scored",
+            "responses=reply_texts,scores=stars",
+        ),
+        ({"prompt": "q", "response": "x", "is_safe": True}, "unpaired feedback", "response=response,desirable=is_safe"),
+        ({"prompt": "q", "my_answer": "x", "stars": 3}, "rated responses", "response=my_answer,score=stars"),
+    ],
+)
+def test_an_unknown_layout_is_told_the_nearest_one_and_the_columns_that_would_read_it(
+    tmp_path: Path, row: dict[str, Any], nearest: str, columns: str
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row))
+    message = error_of(lambda: read_ballots(path))
+    assert f"the nearest is '{nearest}" in message
+    proposed = message.partition("--columns ")[2].partition(" ")[0]
+    assert columns in proposed and "…" not in proposed
+    if "response=" not in proposed:  # else one row is no ballot
+        assert votes_of(read_ballots(path, columns=proposed)) == [X]
+
+
 def test_an_ambiguous_row_is_never_left_out_as_bad() -> None:
     """Leaving out the rows with label 0 would keep only those in which the first response wins."""
     assert ":2: `label` is 0" in error_of(lambda: read_ballots(CASES / "layouts" / "shp_renamed.jsonl", skip_bad=True))
 
 
 # ---------------------------------------------------------------------------------------------- relatives
-
-ASKED = [{"role": "user", "content": "q"}]
-SIDE = {text: {"role": "assistant", "content": text} for text in "stxyz"}
-GOOD = {"prompt": "q", "chosen": "x", "rejected": "y"}
-X, Y, TIE = {"x > y"}, {"y > x"}, {"x = y"}
-NUMBERS = {"prompt": "q", "response_1": "x", "response_2": "y", "response_3": "z"}
-PARTS = [[{"type": "text", "text": text, "image": None}] for text in ("q", "x", "y")]
-RECORD = {"prompt": "q", "response-1": "x", "response-2": "y"}
-ORDER = {"rank": [1, 2], "value": ["response-2", "response-1"]}
 
 
 def chat(*replies: str) -> list[dict[str, str]]:
@@ -261,6 +299,11 @@ def chat(*replies: str) -> list[dict[str, str]]:
         ({**NUMBERS, "ranking": [2, 1, 3]}, {"y > x", "x > z", "y > z"}),
         ({**NUMBERS, "rating_1": 1, "rating_2": 2, "rating_3": 2}, {"y > x", "z > x", "y = z"}),
         ({**NUMBERS, "winner": "response_3"}, {"z > x", "z > y"}),
+        ({"prompt": "q", "response_1": "x", "response_2": "y", "scores": [1, 2]}, Y),
+        ({"prompt": "q", "response_1": "x", "response_2": "y", "label": 1, "score_1": 1, "score_2": 2}, X),
+        ({"prompt": "q", "response_1": "x", "response_2": "y", "rank_1": 1, "rank_2": 2}, X),
+        ({"prompt": "q", "answer_a": "x", "answer_b": "y", "answer_c": "z", "best": "C"}, {"z > x", "z > y"}),
+        ({"prompt": "q", "responses": ["x", "y", "z"], "better_index": 1}, {"y > x", "y > z"}),
         ({"prompt": json.dumps(ASKED), "chosen": json.dumps([SIDE["x"]]), "rejected": json.dumps([SIDE["y"]])}, X),
         ({"prompt": "q", "responses": '["x", "y"]', "scores": "[1, 2]"}, Y),
         ({"prompt": "q", "completions": ["x", "y", "z"], "rewards": ["5", "N/A", "1"]}, {"x > z"}),
@@ -268,6 +311,27 @@ def chat(*replies: str) -> list[dict[str, str]]:
         ({"fields": RECORD, "responses": [{"user_id": "u", "values": {"order": {"value": ORDER["value"]}}}]}, Y),
         ({"fields": RECORD, "responses": {}, "suggestions": {"best": {"value": "response-2", "agent": "m"}}}, Y),
         ({**RECORD, "order": [{"user_id": "u", "value": ORDER, "status": "submitted"}]}, Y),
+        (
+            {
+                **RECORD,
+                "response-1-rating": [{"user_id": "u", "value": 2}, {"user_id": "v", "value": 3}],
+                "response-2-rating": [{"user_id": "u", "value": 4}],
+            },
+            Y,
+        ),
+        ({"input": "q", "targets": {"choices": ["x", "y"], "labels": [1, 0]}}, X),
+        ({"instruction": "q", "input": "", "output": ["x", "y"]}, X),
+        (
+            {
+                "contents": [{"role": "user", "parts": [{"text": "q"}]}],
+                "completions": [
+                    {"score": score, "completion": {"role": "model", "parts": [{"text": text}]}}
+                    for score, text in ((0.0, "x"), (1.0, "y"))
+                ],
+            },
+            Y,
+        ),
+        ({"prompt": "q", "responses": ["x", "y"], "scores": [1, 2], "annotations": [{"rating": "3"}]}, Y),
         ({**RECORD, "best.responses": ["response-1"], "best.responses.users": ["u"]}, X),
     ],
 )
@@ -277,7 +341,9 @@ def test_relatives_of_the_layouts_mean_what_they_say(tmp_path: Path, row: dict[s
     (ballot,) = ballots = read_ballots(path)
     assert votes_of(ballots) == [votes]
     assert last(ballot) == "q"
-    assert path.read_text() == json.dumps(row) + "\n"
+    with suppress(pyarrow.ArrowException):  # a column is of one type there
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "row.parquet")
+        assert votes_of(read_ballots(tmp_path / "row.parquet")) == [votes], "the columns that are read are enough"
 
 
 def test_turns_that_come_after_what_was_judged_are_cut_off(tmp_path: Path) -> None:
@@ -309,6 +375,11 @@ def test_scores_that_differ_by_no_more_than_the_gap_are_a_tie(tmp_path: Path, ga
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert votes_of(read_ballots(path, score_gap=gap)) == [TIE if gap >= 1 else X] * 4
+
+
+@pytest.mark.parametrize("gap", [-1, float("nan"), float("inf")])
+def test_a_gap_that_is_none_is_refused(gap: float) -> None:
+    assert f"--score-gap {gap:g}" in error_of(lambda: read_ballots(CASES / "layouts" / "nectar.jsonl", score_gap=gap))
 
 
 TREE = [
@@ -344,6 +415,17 @@ def test_rows_of_one_prompt_are_a_ballot_wherever_they_stand(tmp_path: Path) -> 
     assert [ballot.prompt for ballot in ballots] == ["q", "r"]
     assert votes_of(ballots) == [{"x > y", "x = z", "z > y"}, {"t > s"}]
     assert ballots.skipped == {"a single response, with no other one to the same prompt to compare it with": 1}
+
+
+def test_a_full_disk_under_waiting_rows_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"prompt": "q", "response": "x", "helpfulness": 1}))
+
+    def full(*row: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr("preftune.data.grouping.Waiting.add", full)
+    assert f"{path}: rows that make ballots together wait in a temporary file" in error_of(lambda: read_ballots(path))
 
 
 def test_two_ratings_of_a_response_are_a_question(tmp_path: Path) -> None:

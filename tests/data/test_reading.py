@@ -38,7 +38,7 @@ def examples(kind: str) -> list[str]:
     return [line for block in re.findall(rf"```{kind}\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
 
 
-EXAMPLES, PROMPT_EXAMPLES = examples("json"), examples("json prompts")
+EXAMPLES, TOGETHER, PROMPT_EXAMPLES = examples("json"), examples("json together"), examples("json prompts")
 
 
 def read_rows(tmp_path: Path, *rows: object) -> BallotSet:
@@ -542,6 +542,7 @@ SYSTEM = {"role": "system", "content": "S"}
         ("`votes.a` is nan", {**PAIR, "votes": {"a": math.nan, "b": 2}}),
         ("must be counts under `a`, `b` and `tie`", {**PAIR, "votes": {"a": 1, "b": 2, "both bad": 1}}),
         ("must be counts under `a`, `b` and `tie`", {**PAIR, "votes": 3}),
+        ("`label` names one of two responses, and there are 3", {**GROUP, "label": 2}),
         ("`ranks` must be a list of 3 numbers", {**GROUP, "ranks": [1, 2]}),
         ("`scores` must be a list of 3 numbers", {**GROUP, "scores": [1, 2, 3, 4]}),
         ("`scores` must be a list of 3 numbers", {**GROUP, "scores": 5}),
@@ -713,7 +714,9 @@ scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_f
 FIELDS = (
     "prompt chosen rejected a b label votes p responses replies ranks scores rank score text role content from value "
     "conversations context system weight ended id source tie turns messages instruction input tools tool_calls "
-    "function_call reasoning thinking system_prompt"
+    "function_call reasoning thinking system_prompt winner preference completion output response history better_index "
+    "message_id parent_id replies info summaries choice conversation_a conversation_b turn fields suggestions user_id "
+    "response_1 response_2 response_3 ranking kto_tag desirable parts images type annotations by rows row columns data"
 )
 known = st.sampled_from(FIELDS.split())
 values = st.recursive(
@@ -724,7 +727,7 @@ values = st.recursive(
 @st.composite
 def damaged_rows(draw: st.DrawFn) -> Any:
     """A good row of any form in which one value, at any depth, is replaced or gone."""
-    row = json.loads(draw(st.sampled_from(EXAMPLES + PROMPT_EXAMPLES)))
+    row = json.loads(draw(st.sampled_from(EXAMPLES + TOGETHER + PROMPT_EXAMPLES)))
     place: Any = row
     while True:
         key = draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
@@ -924,6 +927,16 @@ def test_a_hub_data_set_is_read_by_name_and_split(hub, tmp_path: Path) -> None:
     assert read_ballots("owner/two:test").source == "owner/two:test"
     assert read_prompts("owner/two:test") == ("q",)
     assert "choose a split: owner/two:train, owner/two:test" in error_of(lambda: read_ballots("owner/two"))
+
+
+def test_a_column_that_is_named_is_read_from_the_hub_too(hub, monkeypatch) -> None:
+    import datasets
+
+    rows = datasets.Dataset.from_list([{"ask": "q", "good": "x", "poor": "y", "prompt": "other"}])
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: rows)
+    ballots = read_ballots("owner/one", columns="prompt=ask,chosen=good,rejected=poor")
+    assert (ballots[0].prompt, ballots[0].responses) == ("q", ("x", "y"))
+    assert "the row has 'ask', 'good', 'poor', 'prompt'; the nearest is" in error_of(lambda: read_ballots("owner/one"))
 
 
 def test_of_several_configurations_one_is_named(hub) -> None:

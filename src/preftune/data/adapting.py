@@ -10,8 +10,8 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any
 
-from .fields import Ambiguous, Row, Unusable, is_missing
-from .layout import PASSED
+from .fields import Ambiguous, Row, Unusable, is_missing, structure_of
+from .layout import PASSED, VERDICTS
 from .numbered import as_group, flattened, responses_in
 from .verdicts import NO_VOTES
 
@@ -70,9 +70,8 @@ def any_word(fields: Fields, row: Row, columns: Columns) -> Mapping[str, str] | 
 
     Three numbered responses or more are a group, and so are those that people answered a question about.
     """
-    if as_group(fields, row, responses_in(tuple(row))):
-        return None
-    if any(row.get(key) is not None for key in ("votes", "p", "label", "winner")):
+    stated = any(row.get(key) is not None for key in VERDICTS)
+    if as_group(fields, row, responses_in(tuple(row)), stated=stated) or stated:
         return None
     for key in (*ALIASES, *(() if "rejected" in row else ("chosen",))):
         if row.get(key) is not None:
@@ -94,6 +93,14 @@ def exported(fields: Fields, row: Row, columns: Columns) -> None:
         raise Unusable(NO_VOTES if names else "a record without two responses to compare")
 
 
+def in_order(fields: Fields, row: Row, columns: Columns) -> None:
+    """Outputs stand in the order of preference."""
+    outputs = fields["responses"]
+    if not isinstance(outputs, list):
+        raise ValueError("no preference: one `output` to an instruction, and nothing to compare it with")
+    fields["ranks"] = list(range(1, len(outputs) + 1))
+
+
 def last_reply(fields: Fields, row: Row, columns: Columns) -> None:
     """The chosen response is the last turn of the chat."""
     chat = fields["messages"]
@@ -109,6 +116,7 @@ def steps(fields: Fields, row: Row, columns: Columns) -> None:
 def individual(fields: Fields, row: Row, columns: Columns) -> None:
     """HelpSteer has each annotator's own score beside the one that counts."""
     stated = row.get("individual_preference") or row.get("all_preferences_unprocessed")
+    stated = structure_of(stated)[0] if isinstance(stated, str) else stated
     if not isinstance(stated, list) or fields.get("annotations") is not None:
         return
     scores = [one.get("score", one.get("strength")) for one in stated if isinstance(one, dict)]

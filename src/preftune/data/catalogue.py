@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .adapting import RATINGS, any_word, binary, chat_then_binary, last_reply, one_rating, status
+from .adapting import ALIASES, RATINGS, any_word, binary, chat_then_binary, in_order, last_reply, one_rating, status
 from .layout import ASKED, BREAD, NILE, Layout, Q, says
 from .numbered import STEMS
 from .public import PUBLIC
@@ -161,7 +161,7 @@ OWN = (
         ),
         "",
         variants=PAIRS,
-        takes=GIVEN,
+        takes=(*GIVEN, *ALIASES, "best", "ranking", "ratings", "rewards"),
         adapt=any_word,
     ),
     Layout(
@@ -198,34 +198,18 @@ OWN = (
     ),
 )
 
+ORDERED = (
+    Layout(
+        "outputs in order",
+        "The first output is the best one, the last one the worst.",
+        {"responses": "output"},
+        ({"instruction": Q, "input": "", "output": [NILE, BREAD]},),
+        "LLaMA-Factory (ranking data of its first versions)",
+        beside=("instruction",),
+        adapt=in_order,
+    ),
+)
 SPREAD = (
-    Layout(
-        "rated responses, one a row",
-        "All rows of one prompt are a ballot; a higher score wins, equal scores are a tie. Of HelpSteer's five ratings "
-        "`helpfulness` counts.",
-        {"response": "response", "score": "helpfulness"},
-        (
-            ({"prompt": Q, "response": NILE, "helpfulness": 4}, {"prompt": Q, "response": BREAD, "helpfulness": 0}),
-            ({"question": Q, "answer": NILE, "score": 0.9}, {"question": Q, "answer": BREAD, "score": 0.1}),
-        ),
-        "nvidia/HelpSteer, nvidia/HelpSteer2 (ratings)",
-        variants=tuple(
-            {"response": response, "score": score}
-            for score in ("score", *RATINGS)
-            for response in ("response", *ANSWERS)
-        ),
-        takes=("score", *RATINGS),
-        adapt=one_rating,
-        rows="prompt",
-    ),
-    Layout(
-        "ranked responses, one a row",
-        "All rows of one prompt are a ballot; a lower rank wins.",
-        {"response": "response", "rank": "rank"},
-        (({"prompt": Q, "response": BREAD, "rank": 2}, {"prompt": Q, "response": NILE, "rank": 1}),),
-        variants=tuple({"response": response, "rank": "rank"} for response in ANSWERS),
-        rows="prompt",
-    ),
     Layout(
         "unpaired feedback",
         "Single responses, each good or not. Those to one prompt are a ballot: every good one has a vote over every "
@@ -259,6 +243,33 @@ SPREAD = (
             {"response": "conversations", "desirable": "label"},
         ),
         adapt=chat_then_binary,
+        rows="prompt",
+    ),
+    Layout(
+        "rated responses, one a row",
+        "All rows of one prompt are a ballot; a higher score wins, equal scores are a tie. Of HelpSteer's five ratings "
+        "`helpfulness` counts.",
+        {"response": "response", "score": "helpfulness"},
+        (
+            ({"prompt": Q, "response": NILE, "helpfulness": 4}, {"prompt": Q, "response": BREAD, "helpfulness": 0}),
+            ({"question": Q, "answer": NILE, "score": 0.9}, {"question": Q, "answer": BREAD, "score": 0.1}),
+        ),
+        "nvidia/HelpSteer, nvidia/HelpSteer2 (ratings)",
+        variants=tuple(
+            {"response": response, "score": score}
+            for score in ("score", *RATINGS)
+            for response in ("response", *ANSWERS)
+        ),
+        takes=("score", *RATINGS),
+        adapt=one_rating,
+        rows="prompt",
+    ),
+    Layout(
+        "ranked responses, one a row",
+        "All rows of one prompt are a ballot; a lower rank wins.",
+        {"response": "response", "rank": "rank"},
+        (({"prompt": Q, "response": BREAD, "rank": 2}, {"prompt": Q, "response": NILE, "rank": 1}),),
+        variants=tuple({"response": response, "rank": "rank"} for response in ANSWERS),
         rows="prompt",
     ),
     Layout(
@@ -299,4 +310,4 @@ SPREAD = (
         rows="nested",
     ),
 )
-LAYOUTS = (*PUBLIC, *OWN, *SPREAD)
+LAYOUTS = (*PUBLIC, *OWN, *SPREAD, *ORDERED)

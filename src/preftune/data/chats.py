@@ -22,11 +22,11 @@ Side = str | tuple[Message, ...]  # a response alone, or the messages that end w
 PROMPTS = (  # the first of these groups that has a value; two of one group are a question
     ("prompt",),
     ("conversations", "conversation", "question", "instruction", "context"),
-    ("messages", "input", "query", "trajectory", "user_prompt", "user_input", "problem", "post"),
+    ("messages", "contents", "input", "query", "trajectory", "user_prompt", "user_input", "problem", "post"),
 )
 TEXTS = ("text", "content", "response", "answer", "completion", "output", "generation")
 SYSTEMS = ("system", "system_prompt")
-TURN = (("role", "content"), ("from", "value"))
+TURN = (("role", "content"), ("from", "value"), ("role", "parts"))
 CALLS = ("tool_calls", "function_call")
 CALL_ROLES = ("function_call", "tool_call")
 THOUGHTS = ("reasoning_content", "thinking")

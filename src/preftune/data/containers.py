@@ -17,20 +17,10 @@ from ..errors import UserError
 from .chats import is_turn
 from .documents import Broken, rows_in
 from .fields import decoded, structure_of, twice
-from .layouts import KNOWN, is_known
+from .layouts import HELD, KNOWN, fits
+from .numbered import is_said
 
-STRUCTURED = {"conversations", "conversation", "messages", "turns", "votes", "ranks", "scores", "ended", "annotations"}
-STRUCTURED |= {
-    "responses",
-    "replies",
-    "completions",
-    "answers",
-    "generations",
-    "ratings",
-    "summaries",
-    "info",
-    "candidates",
-}
+CHATS = {"conversations", "conversation", "messages", "turns"}  # never text, whatever is in them
 ARCHIVES = {b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstandard"}
 NO_TEXT = "is not UTF-8 text; save the file as UTF-8"
 BLANK = b" \t\r\n\v\f\xef\xbb\xbf"
@@ -247,14 +237,16 @@ def _cells(header: Sequence[str], record: Sequence[str]) -> dict[str, object] | 
 
 
 def _cell(title: str, text: str) -> object:
-    """Text, None for an empty cell, or the lists and objects that a cell holds as JSON or as Python prints them."""
+    """Text, None for an empty cell, or the chat or object that a cell holds as JSON or as Python prints it.
+
+    Lists of responses, ranks and the like stay text here: their layout knows them.
+    """
     if text[:1] not in ("[", "{"):
         return text or None
     value, _ = structure_of(text)
     is_chat = is_turn(value) or (isinstance(value, list) and bool(value) and all(map(is_turn, value)))
-    if not is_chat and title not in STRUCTURED and not (title == "question" and "full_text" in text):
-        return text
-    return decoded(title, text)
+    is_held = isinstance(value, dict) and not HELD.get(title, frozenset()).isdisjoint(value)
+    return decoded(title, text) if is_chat or is_held or title in CHATS else text
 
 
 # --- Parquet and Arrow ------------------------------------------------------------------------------------------------
@@ -268,7 +260,7 @@ def _from_parquet(path: Path, name: str, also: frozenset[str]) -> Iterator[tuple
         with _opened(path, name) as file:
             source = pyarrow.BufferReader(file.read()) if isinstance(file, gzip.GzipFile) else file
             whole = pyarrow.parquet.ParquetFile(source, pre_buffer=False)
-            columns = _wanted(name, whole.schema_arrow.names, also)
+            columns = wanted(name, whole.schema_arrow, also)
             batches = whole.iter_batches(AT_ONCE, columns=columns, use_threads=False)
             yield from _numbered(batches)
     except UserError:
@@ -289,7 +281,7 @@ def _from_arrow(path: Path, name: str, also: frozenset[str]) -> Iterator[tuple[i
             else:
                 whole = pyarrow.ipc.open_stream(data)
                 batches = iter(whole)
-            columns = _wanted(name, whole.schema.names, also)
+            columns = wanted(name, whole.schema, also)
             yield from _numbered(batch.select(columns) for batch in batches)
     except UserError:
         raise
@@ -306,14 +298,33 @@ def _numbered(batches: Iterable[Any]) -> Iterator[tuple[int, object]]:
                 yield number, row
 
 
-def _wanted(name: str, titles: Sequence[str], also: frozenset[str]) -> list[str]:
-    """The columns that a layout reads; all of them if no layout fits."""
-    known = [title for title in titles if title in KNOWN or title in also]
-    if doubled := twice(known):
-        raise UserError(f"{name}: two columns have the same title, {doubled[0]!r}; rename one")
-    return (
-        known if also or is_known(dict.fromkeys(titles)) else [title for title in titles if title not in twice(titles)]
-    )
+def wanted(name: str, schema: Any, also: frozenset[str]) -> list[str]:
+    """The columns that a layout reads; if no layout fits, all that may hold text or numbers: an error will name them.
+
+    What nobody reads may hold anything: times beyond Python's years, bytes, two columns of one title.
+    """
+    import pyarrow.types
+
+    titles = schema.names
+    doubled = twice(titles)
+    types = [schema.field(place).type for place in range(len(titles))]
+    typed = list(zip(titles, types, strict=True))
+    known = [title for title, kind in typed if title in KNOWN or title in also or is_said(title) or _is_answers(kind)]
+    if both := [title for title in known if title in doubled]:
+        raise UserError(f"{name}: two columns have the same title, {both[0]!r}; rename one")
+    if also or fits(titles):
+        return known
+    odd = (pyarrow.types.is_temporal, pyarrow.types.is_decimal, pyarrow.types.is_binary, pyarrow.types.is_large_binary)
+    plain = [title for title, kind in typed if not any(test(kind) for test in odd)]
+    return [title for title in plain if title not in doubled]
+
+
+def _is_answers(kind: Any) -> bool:
+    """Whether a column holds what people answered: a list of objects with who it was."""
+    import pyarrow.types
+
+    listed = pyarrow.types.is_list(kind) and pyarrow.types.is_struct(kind.value_type)
+    return bool(listed) and kind.value_type.get_field_index("user_id") >= 0
 
 
 def is_titled(titles: Iterable[str]) -> bool:

@@ -18,7 +18,8 @@ from .verdicts import NO_VOTES, Statement, agreed, is_stated, statements_of
 
 FEW = "fewer than two responses"
 UNSCORED = "a response without a rank or score"
-RANKS, SCORES = ("rank",), ("score", "overall_score", "pm_score", "rating", "reward", "avg_rating")
+RANKS, SCORES = ("rank",), ("score", "overall_score", "fine-grained_score", "pm_score", "rating", "reward")
+OF_TWO = ("label", "winner", "first_wins", "p")
 FORMS = (
     "a row needs `chosen` and `rejected`; or `a` and `b` with `label`, `winner`, `votes` or `p`; or `responses` with "
     "`votes`, `ranks` or `scores`; --columns can say which column that is, as in --columns winner=COLUMN"
@@ -66,12 +67,7 @@ def _split(fields: Row, entries: Sequence[Any]) -> tuple[Prompt | None, tuple[st
 def _asked(fields: Row, sides: Sequence[Side]) -> Prompt | None:
     """The stated prompt. A whole conversation beside sides that are whole conversations states nothing more."""
     stated = stated_prompt(fields)
-    if (
-        fields.get("prompt") is None
-        and not isinstance(stated, str | None)
-        and stated
-        and stated[-1].role == "assistant"
-    ):
+    if isinstance(stated, tuple) and stated[-1:] and stated[-1].role == "assistant" and fields.get("prompt") is None:
         whole = [not isinstance(side, str) and side[0].role != "assistant" for side in sides if side]
         return None if whole and all(whole) else stated
     return stated
@@ -103,7 +99,7 @@ def _chosen(row: Plain) -> tuple[Statement, bool]:
             "`chosen` loses by the `votes`, `p`, `label` or scores beside it, where `a` and 1 are `chosen`: "
             "keep the right one"
         )
-    tied = row.fields.get("score_a") is not None and bool(said) and said[-1].p == 0.5
+    tied = row.fields.get("score_a") is not None and bool(said) and said[0].p == 0.5
     return (said[0] if said else Statement(1.0)), tied
 
 
@@ -132,7 +128,7 @@ def _group(row: Plain) -> Contents:
         if all(isinstance(entry, str) for entry in entries):  # our own form is taken word for word
             return Contents(with_system(stated_prompt(fields), fields), tuple(entries), votes)
         return Contents(*_split(fields, entries), votes)
-    if fields.get("annotations") is not None and written is None:
+    if written is None and annotations_of(fields):
         return Contents(*_split(fields, entries), pool(one.vote for one in annotations_of(fields)))
     return _ordered(row, entries)
 
@@ -180,7 +176,13 @@ def _said_of_group(row: Plain, entries: Sequence[Any]) -> tuple[tuple[Vote, ...]
     if row.fields.get("votes") is not None:
         raise ValueError(f"`votes` is {reprlib.repr(row.fields['votes'])}, not a list of votes")
     best = row.fields.get("better_index")
-    if best is None or len(entries) < 2:
+    if best is None:
+        one_of = next((role for role in OF_TWO if row.fields.get(role) is not None), None)
+        if one_of:
+            raise ValueError(
+                f"`{row.name(one_of)}` names one of two responses, and there are {len(entries)}: --columns "
+                "better_index=COLUMN names the column with the place of the best one, from 0"
+            )
         return None
     place = number_of(best, row.name("better_index"))
     if place not in range(len(entries)):
@@ -235,11 +237,16 @@ def _vote(vote: object) -> Vote:
 def annotations_of(row: Row) -> tuple[Annotation, ...]:
     """What a row keeps of the single judgements that its votes are made of."""
     stated = row.get("annotations")
-    if stated is None:
+    if stated is None or not _is_ours(stated):
         return ()
     if not isinstance(stated, list) or not all(isinstance(one, dict) for one in stated):
         raise ValueError(f"`annotations` is {reprlib.repr(stated)}, not a list of {{a, b, winner, by}}")
     return tuple(map(_annotation, stated))
+
+
+def _is_ours(annotations: Any) -> bool:
+    """Whether it names winners: other data sets have other things under that name."""
+    return not isinstance(annotations, list) or any(isinstance(one, dict) and "winner" in one for one in annotations)
 
 
 def _annotation(said: Row) -> Annotation:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from .ballots import Ballot, Message, Prompt, Vote, renumbered
 from .chats import Side, check_media, side_of, split_sides, stated_prompt, with_system
 from .contents import FEW, UNSCORED, annotations_of, answers_in, contents_of
-from .fields import Plain, Row, Unusable, check_unicode, names_of, number_of
+from .fields import Plain, Row, Unusable, check_unicode, names_of, number_of, structure_of
 from .verdicts import NO_VOTES
 
 EMPTY = "an empty response"
@@ -22,6 +22,7 @@ IDENTICAL = "identical responses"
 NO_PROMPT = "no prompt"
 TOOLS = "tools beside the prompt, which cannot be rendered yet"
 ALIKE = "`chosen` is no better by the scores beside it: read as a tie"
+LISTS = "responses that are lists or objects in a text: taken word for word"
 BAD = "both bad: read as a tie"
 
 
@@ -54,12 +55,19 @@ def ballot_of(row: Plain, number: str) -> Read:
     if found.left_out:
         left_out[UNSCORED] = found.left_out
     bad = sum(one.winner == "both_bad" for one in ballot.annotations)
-    return Read(ballot, left_out, _counted({BAD: bad, ALIKE: int(found.tied)}))
+    return Read(ballot, left_out, _counted({BAD: bad, ALIKE: int(found.tied), LISTS: int(_are_lists(ballot, fields))}))
 
 
 def _counted(counts: Mapping[str, int]) -> Counter[str]:
     """What is not 0. Nearly every row has nothing to count, and a Counter takes as long to fill as a row to parse."""
     return Counter({reason: count for reason, count in counts.items() if count}) if any(counts.values()) else Counter()
+
+
+def _are_lists(ballot: Ballot, fields: Row) -> bool:
+    """Whether all responses look like lists or objects, as whoever wrote a table may have put several into a cell."""
+    if isinstance(fields.get("votes"), list) or not all(text[:1] in ("[", "{") for text in ballot.responses):
+        return False
+    return all(not isinstance(structure_of(text)[0], str) for text in ballot.responses)
 
 
 def _weighted(votes: tuple[Vote, ...], fields: Row) -> tuple[Vote, ...]:

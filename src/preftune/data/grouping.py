@@ -19,7 +19,7 @@ from .forms import Read, ballot_of
 SINGLE = "a single response, with no other one to the same prompt to compare it with"
 ALL_ALIKE = "responses to one prompt that are all good, or all bad"
 NO_RANK = "a reply without a ranked one beside it"
-Found = tuple[str, Read | Unusable | ValueError]  # where, and what became of it
+Found = tuple[str, Read | Exception]  # where, and what became of it
 
 
 class Waiting:
@@ -30,7 +30,10 @@ class Waiting:
         self.base.execute(
             "CREATE TABLE rows (n INTEGER PRIMARY KEY, kind TEXT, key TEXT, own TEXT, place TEXT, row TEXT)"
         )
-        self.first: dict[str, float] = {}
+
+    def close(self) -> None:
+        """Forget all rows."""
+        self.base.close()
 
     def add(self, kind: str, row: Plain, place: str, number: str) -> None:
         """Keep a row: of one prompt (kind "prompt") or of one parent ("tree")."""
@@ -39,7 +42,8 @@ class Waiting:
         if kind == "tree":
             key, own = str(fields.get("parent") or ""), str(fields["id"])
         else:
-            key = json.dumps([fields.get(name) for name in PROMPT_FIELDS], sort_keys=True, default=str)
+            names = BESIDE_PROMPT if fields.get("prompt") is not None else PROMPT_FIELDS
+            key = json.dumps([fields.get(name) for name in names], sort_keys=True, default=str)
         kept = json.dumps({"fields": fields, "number": number, "gap": row.gap}, default=str)
         self.base.execute(
             "INSERT INTO rows (kind, key, own, place, row) VALUES (?, ?, ?, ?, ?)", (kind, key, own, place, kept)
@@ -54,8 +58,8 @@ class Waiting:
             if kind == "tree" and not key:
                 continue
             try:
-                found: Read | Unusable | ValueError = self._tree(key) if kind == "tree" else self._prompt(key)
-            except (Unusable, ValueError) as reason:
+                found: Read | Exception = self._tree(key) if kind == "tree" else self._prompt(key)
+            except (Unusable, ValueError, RecursionError) as reason:
                 found = reason
             yield place, found
 
@@ -86,9 +90,10 @@ class Waiting:
         return chain
 
 
+BESIDE_PROMPT = ("prompt", "history", "system", "system_prompt")
 PROMPT_FIELDS = (
-    *("prompt", "conversations", "conversation", "question", "instruction", "context", "messages", "input", "query"),
-    *("trajectory", "user_prompt", "user_input", "problem", "post", "history", "system", "system_prompt"),
+    *("prompt", "conversations", "conversation", "question", "instruction", "context", "messages", "contents", "input"),
+    *("query", "trajectory", "user_prompt", "user_input", "problem", "post", "history", "system", "system_prompt"),
 )
 
 
@@ -130,7 +135,7 @@ def replied(chain: Sequence[Row], replies: Sequence[Row], number: str) -> Read:
     return found._replace(left_out=+(found.left_out + unranked))
 
 
-def nested(tree: Row) -> Iterator[Read | Unusable | ValueError]:
+def nested(tree: Row) -> Iterator[Read | Exception]:
     """What became of every message with replies in a tree that holds them."""
     chains = deque([[tree]])
     while chains:

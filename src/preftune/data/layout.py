@@ -16,8 +16,19 @@ VERDICTS = frozenset(
 STRUCTURED = ("responses", "ranks", "scores", "votes", "annotations", "ended")  # lists, or such a list in a text
 SIDES = ("chosen", "rejected", "a", "b", "responses", "response")
 PASSED = {
-    *("prompt", "conversations", "conversation", "question", "instruction", "context", "messages", "input", "query"),
-    *("trajectory", "user_prompt", "user_input", "problem", "post", "history", "turns", "system", "system_prompt"),
+    *("prompt", "conversations", "conversation", "question", "instruction", "context", "messages", "contents", "input"),
+    *(
+        "query",
+        "trajectory",
+        "user_prompt",
+        "user_input",
+        "problem",
+        "post",
+        "history",
+        "turns",
+        "system",
+        "system_prompt",
+    ),
     *("id", "source", "weight", "ended", "tools", "functions", "annotations", "p", "votes", "model_a", "model_b"),
     *("image", "images", "image_url", "audio", "audios", "video", "videos"),
 }

@@ -11,26 +11,20 @@ from functools import lru_cache
 from ..errors import UserError
 from .catalogue import LAYOUTS
 from .fields import Plain, Row, names_of, value_at
-from .layout import PASSED, VERDICTS, Kind, Layout
+from .layout import PASSED, SIDES, VERDICTS, Kind, Layout
 
 ROLES = (
-    *(
-        "prompt",
-        "system",
-        "chosen",
-        "rejected",
-        "a",
-        "b",
-        "responses",
-        "response",
-        *sorted(VERDICTS),
-        "ranks",
-        "scores",
-    ),
-    *("rank", "score", "desirable", "by", "id", "source", "weight", "ended", "tools", "annotations"),
+    *("prompt", "system", "chosen", "rejected", "a", "b", "responses", "response"),
+    *sorted(VERDICTS),
+    *("ranks", "scores", "rank", "score", "desirable", "by", "id", "source", "weight", "ended", "tools", "annotations"),
 )
 KINDS = tuple(kind for layout in LAYOUTS for kind in layout.kinds)
+PATHS = {one for kind in KINDS for path in kind.paths.values() for one in path.split("|")}
 KNOWN = frozenset(PASSED).union(*(kind.reads for kind in KINDS))
+HELD: dict[str, frozenset[str]] = {  # what stands inside of a column, by column
+    head: frozenset(path.split(".")[1] for path in PATHS if path.startswith(f"{head}."))
+    for head in {path.split(".")[0] for path in PATHS if "." in path}
+}
 ASKED = frozenset(
     {"prompt", "turns", "messages", "conversations", "conversation", "question", "instruction", "context"}
 )
@@ -87,6 +81,11 @@ def kind_of(row: Row) -> Kind | None:
     return _kind_of_names(tuple(key for key, value in row.items() if value is not None)) or kind
 
 
+def fits(titles: Iterable[str]) -> bool:
+    """Whether rows with these columns are of a known layout."""
+    return _kind_of_names(tuple(titles)) is not None
+
+
 def is_known(row: Row) -> bool:
     """Whether an object is a row that a layout fits, or a prompt with nothing beside it."""
     return _kind_of_names(tuple(row)) is not None or not ASKED.isdisjoint(row)
@@ -112,45 +111,47 @@ def plain_of(row: Row, how: How) -> tuple[Layout, Plain]:
 
 def unknown(row: Row) -> str:
     """What to say of a row of no known layout: the nearest one, and the `--columns` that would read it."""
-    kind, missing = nearest(row)
+    parts = proposal(row)
+    kind = nearest(row, parts)
+    missing = textwrap.shorten(", ".join(sorted(f"`{need}`" for need in kind.needs - row.keys())), 80)
     has = f"no known layout: the row has {names_of(row)}"
-    near = f"the nearest is {kind.layout.name!r}, which also has {textwrap.shorten(', '.join(missing), 60)}"
-    return f"{has}; {near}; to say which column is what: --columns {proposal(row)} (docs/FORMATS.md has all layouts)"
+    near = f"the nearest is {kind.layout.name!r}, which also has {missing}"
+    columns = ",".join(f"{role}={name or '…'}" for role, name in parts.items())
+    return f"{has}; {near}; to say which column is what: --columns {columns} (docs/FORMATS.md has all layouts)"
 
 
-def nearest(row: Row) -> tuple[Kind, list[str]]:
-    """The layout whose columns are most like those of a row, and which of them the row has not."""
+def nearest(row: Row, parts: Mapping[str, str | None]) -> Kind:
+    """Of the layouts whose responses stand under these of our names, the one with columns most like those of a row."""
 
     def likeness(kind: Kind) -> float:
         best = [max((_alike(need, name) for name in row), default=0.0) for need in kind.needs]
-        return sum(best) / max(len(best), 1) + 0.01 * len(kind.needs & row.keys())
+        return sum(best) / max(len(best), 1) + len(kind.needs & row.keys())
 
-    kind = max(KINDS, key=likeness)
-    return kind, sorted(f"`{need}`" for need in kind.needs - row.keys())
+    sides = {role for role in SIDES if role in parts}
+    return max((kind for kind in KINDS if sides == {role for role in SIDES if role in kind.paths}), key=likeness)
 
 
 @lru_cache(maxsize=65536)
 def _alike(one: str, other: str) -> float:
-    return 1.0 if one == other else SequenceMatcher(None, one.lower(), other.lower()).ratio() * 0.8
+    return 1.0 if one == other else SequenceMatcher(None, one.lower(), other.lower()).ratio()
 
 
-def proposal(row: Row) -> str:
-    """`--columns` for a row of no known layout, as far as the names of its columns tell; `…` is left to the reader."""
+def proposal(row: Row) -> dict[str, str | None]:
+    """The columns of a row by our names, as far as their names tell; None where they do not."""
     texts = [name for name, value in row.items() if isinstance(value, str | list | dict)]
     chosen, rejected = _guess("chosen", texts), _guess("rejected", texts)
     rest = [name for name in texts if name not in (chosen, rejected)]
     prompt = _guess("prompt", rest)
     answers = [name for name in rest if name != prompt and _is_like("response", name)]
-    score = _guess("score", row)
-    if chosen or rejected or len(answers) == 0:
-        parts = {"chosen": chosen, "rejected": rejected}
-    elif len(answers) >= 2:
-        parts = {"a": answers[0], "b": answers[1], "winner": _guess("winner", row)}
-    elif isinstance(row[answers[0]], list):
-        parts = {"responses": answers[0], "scores": score}
-    else:
-        parts = {"response": answers[0], "score": score}
-    return ",".join(f"{role}={name or '…'}" for role, name in {"prompt": prompt, **parts}.items())
+    good = next((name for name, value in row.items() if isinstance(value, bool)), None)
+    if chosen or rejected or not answers:
+        return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+    if len(answers) >= 2:
+        return {"prompt": prompt, "a": answers[0], "b": answers[1], "winner": _guess("winner", row)}
+    if isinstance(row[answers[0]], list):
+        return {"prompt": prompt, "responses": answers[0], "scores": _guess("score", row)}
+    measure = {"desirable": good} if good else {"score": _guess("score", row)}
+    return {"prompt": prompt, "response": answers[0], **measure}
 
 
 def _guess(role: str, names: Iterable[str]) -> str | None:

@@ -160,6 +160,13 @@ PUBLIC = (
         "prometheus-eval/Preference-Collection",
     ),
     Layout(
+        "Choices with labels",
+        "Each of `targets.choices` has a label; the higher one wins.",
+        {"prompt": "input", "responses": "targets.choices", "scores": "targets.labels"},
+        ({"input": Q, "targets": {"choices": [BREAD, NILE], "labels": [0, 1]}},),
+        "HuggingFaceH4/hhh_alignment",
+    ),
+    Layout(
         "Argilla export",
         "A record with its texts under `fields`; what people chose, or how they ranked, stands under `responses`, or, "
         "where nobody answered, under `suggestions`. Every answer is an annotation by that person. Rows that "
@@ -185,6 +192,7 @@ PUBLIC = (
         ),
         "Argilla (records.to_json, FeedbackDataset)",
         beside=("responses",),
+        takes=("suggestions",),
         adapt=exported,
     ),
     Layout(

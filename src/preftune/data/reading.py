@@ -12,9 +12,10 @@ import hashlib
 import json
 import os
 import re
+import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,15 +58,21 @@ def stream_ballots(
     Rows that make ballots together come last; until then they wait on disk. Arguments are those of `read_ballots`.
     Raises UserError for a file that cannot be read at all, and for rows that may mean two things.
     """
+    if not 0 <= score_gap < float("inf"):
+        raise UserError(f"--score-gap {score_gap:g}: must be 0 or more")
     how = How(parse_columns(columns) if columns else {}, score_gap)
     tables = open_tables(source, frozenset(path.split(".")[0] for path in how.columns.values()))
-    waiting = Waiting()
-    for table in tables:
-        before = f"{Path(table.name).stem}:" if len(tables) > 1 else ""
-        for number, row in table.rows:
-            yield from _outcomes(row, table.where(number), f"{before}{number}", how, waiting)
-    for place, found in waiting.ballots():
-        yield _outcome(place, found)
+    try:
+        with closing(Waiting()) as waiting:
+            for table in tables:
+                before = f"{Path(table.name).stem}:" if len(tables) > 1 else ""
+                for number, row in table.rows:
+                    yield from _outcomes(row, table.where(number), f"{before}{number}", how, waiting)
+            for place, found in waiting.ballots():
+                yield _outcome(place, found)
+    except sqlite3.Error as error:
+        where = "rows that make ballots together wait in a temporary file, which cannot be kept"
+        raise UserError(f"{source}: {where} ({error}); SQLITE_TMPDIR names another folder for it") from None
 
 
 def _outcomes(row: object, place: str, number: str, how: How, waiting: Waiting) -> Iterator[Outcome]:
@@ -180,7 +187,10 @@ def _prompt_of(row: object, how: How) -> Prompt:
         raise ValueError(row.why)
     fields = how.renamed(fields_of(row))
     kind = kind_of(fields)
-    return prompt_alone(kind.plain(fields, stated=how.columns).fields if kind and not kind.layout.rows else fields)
+    if kind and not kind.layout.rows:
+        with suppress(ValueError, Unusable):  # of what is said of responses, which a prompt may do without
+            return prompt_alone(kind.plain(fields, stated=how.columns).fields)
+    return prompt_alone(fields)
 
 
 def prompt_in(row: Mapping[str, Any], *, columns: str | Mapping[str, str] = "") -> Prompt | None:

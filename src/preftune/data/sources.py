@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .containers import Table, one_line, open_table
-from .layouts import KNOWN
+from .containers import Table, one_line, open_table, wanted
 
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+){0,2}")
 FILE_NAME = re.compile(r"\.(jsonl|ndjson|json|csv|tsv|parquet|arrow|txt)(\.gz)?$|\.gz$", re.IGNORECASE)
@@ -27,7 +26,7 @@ def open_tables(source: str | Path, also: frozenset[str] = frozenset()) -> list[
     """The rows of a file, of each file of a folder, or of a hub data set; `also` are columns to read in any case."""
     name = str(source)
     if isinstance(source, str) and _names_a_data_set(source):
-        return [_from_hub(source)]
+        return [_from_hub(source, also)]
     path, choice = Path(source), ""
     if not os.path.exists(name) and ":" in name and os.path.isdir(name.split(":")[0]):
         name, _, choice = name.partition(":")
@@ -85,7 +84,7 @@ def _names_a_data_set(source: str) -> bool:
     return not os.path.exists(source) and not os.path.exists(bare) and not os.path.isdir(source.split("/")[0])
 
 
-def _from_hub(source: str) -> Table:
+def _from_hub(source: str, also: frozenset[str]) -> Table:
     """The rows of a hub data set. Cached ones are read without a network when HF_HUB_OFFLINE=1."""
     import huggingface_hub
 
@@ -103,7 +102,7 @@ def _from_hub(source: str) -> Table:
         ) from None
     if len(splits) != 1:
         raise UserError(f"{source}: choose a split: {', '.join(f'{source}:{split}' for split in splits)}")
-    return Table(source, ", row ", _numbered(next(iter(splits.values()))))
+    return Table(source, ", row ", _numbered(source, next(iter(splits.values())), also))
 
 
 def _loaded(name: str, chosen: list[str]) -> dict[str, Any]:
@@ -129,6 +128,5 @@ def _load(datasets: Any, name: str, chosen: list[str]) -> Any:
     return datasets.load_dataset(name, split=chosen[0] if chosen else None)
 
 
-def _numbered(data: Any) -> Iterator[tuple[int, object]]:
-    known = [title for title in data.column_names if title in KNOWN]
-    yield from enumerate(data.select_columns(known) if known else data, 1)
+def _numbered(source: str, data: Any, also: frozenset[str]) -> Iterator[tuple[int, object]]:
+    yield from enumerate(data.select_columns(wanted(source, data.features.arrow_schema, also)), 1)
