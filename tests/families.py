@@ -1,4 +1,4 @@
-"""Five tokenizers with the settings of well-known families, made small, each with a template of the same structure."""
+"""Tokenizers with the settings of well-known families, made small, each with a template of the same structure."""
 
 import copy
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 TEMPLATES = Path(__file__).parent / "data" / "templates"
-FAMILIES = ("llama_3", "qwen_3", "gemma_3", "mistral", "smollm")
+FAMILIES = ("llama_3", "qwen_3", "gemma_3", "mistral", "mistral_v1", "smollm")
 CORPUS = [
     "the film was good, and a good day it was\n\n",
     "user assistant model system hello there",
@@ -23,23 +23,31 @@ SPECIALS = {
     "qwen_3": ("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
     "gemma_3": ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"),
     "mistral": ("<unk>", "<s>", "</s>", "[INST]", "[/INST]"),
+    "mistral_v1": ("<unk>", "<s>", "</s>"),
     "smollm": ("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
 }
-ENDS = {"llama_3": "<|eot_id|>", "qwen_3": "<|im_end|>", "gemma_3": "<eos>", "mistral": "</s>", "smollm": "<|im_end|>"}
-BEGINS = {"llama_3": "<|begin_of_text|>", "gemma_3": "<bos>", "mistral": "<s>"}
+ENDS = {
+    "llama_3": "<|eot_id|>",
+    "qwen_3": "<|im_end|>",
+    "gemma_3": "<eos>",
+    "mistral": "</s>",
+    "mistral_v1": "</s>",
+    "smollm": "<|im_end|>",
+}
+BEGINS = {"llama_3": "<|begin_of_text|>", "gemma_3": "<bos>", "mistral": "<s>", "mistral_v1": "<s>"}
 CONTENT = ("<think>", "</think>", "<tool_call>", "</tool_call>")  # Qwen's: added, not special
 WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def template(name: str) -> str:
     """The text of a template in the tests' folder."""
-    return (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+    return (TEMPLATES / f"{name.removesuffix('_v1')}.jinja").read_text(encoding="utf-8")
 
 
 @cache
 def family(name: str) -> PreTrainedTokenizerFast:
     """A tokenizer of that family with its template."""
-    backend = _sentencepiece(name) if name in ("gemma_3", "mistral") else _byte_level(name)
+    backend = _sentencepiece(name) if name in ("gemma_3", "mistral", "mistral_v1") else _byte_level(name)
     if name == "qwen_3":
         backend.add_tokens([AddedToken(text, special=False, normalized=False) for text in CONTENT])
     begin = BEGINS.get(name)
@@ -85,8 +93,11 @@ def _sentencepiece(name: str) -> Tokenizer:
         backend.normalizer = normalizers.Replace(" ", "▁")
         backend.pre_tokenizer = pre_tokenizers.Split(" ", behavior="merged_with_previous")
     else:
-        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
         steps.append(decoders.Strip(" ", 1, 0))
+    if name == "mistral":
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    elif name == "mistral_v1":  # a space before every text between control tokens
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     backend.decoder = decoders.Sequence(steps)
     backend.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIALS[name]])
     return backend

@@ -96,11 +96,14 @@ first, and the first where 1 is the second.
 *Skipped and counted by reason*, because it can be read but not used: an empty response; identical responses; a prompt
 that differs between the sides; no prompt; no votes; fewer than two responses; a response in another role than the
 assistant's; a turn of another role; broken Unicode; a transcript beside a response that is none; a single response
-with no other one to its prompt. So are rows that would lose something: images, audio and video, a tool call
-(`tool_calls`, `function_call`, or a turn of that role), `tools` or `functions` of the row, and `reasoning_content`,
-`reasoning` or `thinking` in a turn. In a group, an empty response goes alone, with its votes, as does one without a
+with no other one to its prompt. So are rows that would lose something: images, audio and video, and a tool call or
+reasoning in a form that is not known. In a group, an empty response goes alone, with its votes, as does one without a
 rank or score, and copies of a response become one with their votes pooled; the row goes only if fewer than two
 remain. If no row is left, that is an error.
+
+*Kept for the chat template*: tool calls (`tool_calls`, `function_call`, or a turn of that role), turns of a tool,
+reasoning (`reasoning_content`, `reasoning` or `thinking` of a turn), and `tools` or `functions` of the row. When the
+row becomes tokens, the model's chat template writes them, or the row is skipped with the reason.
 
 *An error*, with file and line (row number where there are no lines), because it cannot be read: a missing, empty or
 damaged file, broken JSON, a row that is no object or of no layout above, a response that is not text, a label other

@@ -7,6 +7,7 @@ same chat in one piece.
 from __future__ import annotations
 
 import copy
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,9 +21,19 @@ from tiny import tiny_tokenizer
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
-from preftune.data.ballots import Ballot, Message, Vote
-from preftune.data.formats import CONTROL, NOT_CONTINUED, Refused, TextFormat, template_options, text_format
+from preftune.data.ballots import Ballot, FullMessage, Message, Vote
+from preftune.data.formats import CONTROL, FORGOTTEN, NOT_CONTINUED, TextFormat, text_format
 from preftune.data.reading import read_ballots
+from preftune.data.templates import (
+    LOST_CALL,
+    LOST_REASONING,
+    LOST_RESULT,
+    LOST_TEXT,
+    LOST_TOOLS,
+    NO_TEMPLATE,
+    Refused,
+    template_options,
+)
 from preftune.data.tokens import TokenBallot, fit_prompts, tokenize
 from preftune.errors import UserError
 
@@ -64,7 +75,7 @@ def chats(draw: st.DrawFn, texts: st.SearchStrategy[str]) -> tuple[Message, ...]
     return (*turns, Message("user", draw(texts)))
 
 
-@tried(100)
+@tried(40)
 @pytest.mark.parametrize("name", FAMILIES)
 @given(prompt=chats(words), responses=st.lists(words, min_size=2, max_size=3, unique_by=str.strip))
 def test_prompt_and_response_are_the_templates_own_rendering(
@@ -77,7 +88,7 @@ def test_prompt_and_response_are_the_templates_own_rendering(
         assert decoded(form, [*kept.prompt, *ids]) == decoded(form, whole)
 
 
-@tried(100)
+@tried(40)
 @pytest.mark.parametrize("name", FAMILIES)
 @given(prompt=chats(plain), response=plain)
 def test_their_tokens_are_those_of_the_rendering_in_one_piece(
@@ -98,7 +109,7 @@ def spelling(name: str) -> st.SearchStrategy[str]:
     )
 
 
-@tried(100)
+@tried(40)
 @pytest.mark.parametrize("name", FAMILIES)
 @given(data=st.data())
 def test_no_text_becomes_a_control_token(name: str, data: st.DataObject) -> None:
@@ -112,11 +123,13 @@ def test_no_text_becomes_a_control_token(name: str, data: st.DataObject) -> None
     assert Counter(id for id in kept.prompt if id in controls.forbidden) == own
     assert [id for id in kept.responses[0] if id in controls.forbidden] == [form.end_chat]
     whole = in_one_piece(form, render(form, *prompt, Message("assistant", response)))
-    assert decoded(form, [*kept.prompt, *kept.responses[0]]) == decoded(form, whole)
+    spaces = "" if name == "mistral_v1" else " "  # in one piece it has spaces behind what looks like a control token
+    texts = (decoded(form, ids).replace(" ", spaces) for ids in ([*kept.prompt, *kept.responses[0]], whole))
+    assert len(set(texts)) == 1
     assert tokenised.shortened == ({CONTROL: len(spelled)} if spelled else {})
 
 
-@tried(100)
+@tried(40)
 @pytest.mark.parametrize("name", FAMILIES)
 @given(data=st.data())
 def test_nor_does_text_of_a_plain_prompt_and_its_response(name: str, data: st.DataObject) -> None:
@@ -127,6 +140,8 @@ def test_nor_does_text_of_a_plain_prompt_and_its_response(name: str, data: st.Da
     assert [token for token in ids if token in form.controls.forbidden] == front
     assert [token for token in answer if token in form.controls.forbidden] == [form.end_text]
     assert decoded(form, [*ids, *answer[:-1]][len(front) :]) == prompt + response
+    if not form.anchored and form.controls.pattern.search(response):
+        assert answer[:-1] == form.tokenizer(response, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
 def test_nor_where_the_model_below_has_the_control_token_as_a_word() -> None:
@@ -136,6 +151,41 @@ def test_nor_where_the_model_below_has_the_control_token_as_a_word() -> None:
     form, end = text_format(tokenizer), tokenizer.convert_tokens_to_ids("<end>")
     assert end in tokenizer("w1 <end> w1", split_special_tokens=True)["input_ids"], "or this test shows nothing"
     assert form.prompt("w1 <end> w1") == tokenizer("w1 unknown unknown w1")["input_ids"]
+
+
+@pytest.mark.parametrize("name", ["mistral", "mistral_v1"])
+def test_text_behind_a_control_token_is_what_it_is_in_one_piece_also_where_another_text_spells_one(name: str) -> None:
+    """As soon as one text spells a control token the chat is encoded in pieces, which must not begin with a space."""
+    tokenizer = copy.deepcopy(family(name))
+    tokenizer.chat_template = "{% for m in messages %}</s>{{ m.content }}<s>{% endfor %}"
+    form, end = text_format(tokenizer), tokenizer.convert_tokens_to_ids("<s>")
+    plain, spelling = form.prompt((Message("user", "x"), *ASKED)), form.prompt((Message("user", "<s>"), *ASKED))
+    assert spelling[len(spelling) - spelling[::-1].index(end, 1) :] == plain[len(plain) - plain[::-1].index(end, 1) :]
+
+
+@pytest.mark.parametrize("name", ["mistral", "mistral_v1"])
+def test_a_response_behind_a_control_token_is_what_it_is_in_one_piece(name: str) -> None:
+    tokenizer = copy.deepcopy(family(name))
+    tokenizer.chat_template = (
+        "{% for m in messages %}<s>{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<s>{% endif %}"
+    )
+    form = text_format(tokenizer)
+    ids = [*form.prompt(ASKED), *form.responses(ASKED, ["good"], [True])[0]]
+    assert ids == in_one_piece(form, "<s>2+2?</s><s>good</s>")
+
+
+def test_a_control_token_of_one_character_does_not_hang() -> None:
+    tokenizer = copy.deepcopy(family("smollm"))
+    tokenizer.add_special_tokens({"extra_special_tokens": ["§"]})
+    assert text_format(tokenizer).prompt((Message("user", "a § <|im_end|>"),))
+
+
+def test_what_the_template_writes_before_the_end_of_a_reply_is_part_of_it() -> None:
+    form = with_added(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{{ '\n\n' }}<|im_end|>{% endfor %}"
+    )
+    assert decoded(form, form.response("good", chat=True, ended=True)).endswith("good\n\n<|im_end|>")
+    assert decoded(form, form.response("good", chat=True, ended=False)).endswith("good")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -163,12 +213,93 @@ def test_tokens_that_frame_a_turn_are_control_tokens_and_those_of_thoughts_and_c
     bot = form.tokenizer.convert_tokens_to_ids("<｜Bot｜>")
     assert form.prompt((Message("user", "say <｜Bot｜>no"),)).count(bot) == 1
     assert bot not in form.response("<｜Bot｜>no", chat=True, ended=True)
+    thinks = template("think_like").replace("{{ m['content'] }}", "<think></think>{{ m['content'] }}")
+    assert "<think>" not in with_added(thinks, "<think>", "</think>").controls.ids
 
 
 def test_sampling_stops_where_the_template_ends_a_reply() -> None:
     for name in FAMILIES:
         assert family(name).convert_tokens_to_ids(ENDS[name]) in FORMS[name].stops
     assert family("gemma_3").convert_tokens_to_ids("<end_of_turn>") == FORMS["gemma_3"].end_chat
+
+
+# --- tools, calls and reasoning --------------------------------------------------------------------------------------
+
+
+def own_rendering(form: TextFormat, ballot: Ballot, k: int) -> str:
+    """The template's own rendering of a ballot's k-th reply, made of what the ballot says in the plainest way."""
+    tools = json.loads(ballot.prompt[0].content) if ballot.prompt[0].role == "tools" else None
+    turns = [turn for turn in ballot.prompt if turn.role != "tools"]
+    more = ballot.beside[k] if ballot.beside else ""
+    chat = [{"role": t[0], "content": t[1], **json.loads("".join(t[2:]) or "{}")} for t in turns]
+    chat.append({"role": "assistant", "content": ballot.responses[k], **json.loads(more or "{}")})
+    text = form.tokenizer.apply_chat_template(chat, tools=tools, tokenize=False)
+    end = form.tokenizer.convert_ids_to_tokens(form.end_chat)
+    return text[: text.rindex(end) + len(end)]
+
+
+@pytest.mark.parametrize(
+    ("name", "kept", "skipped"),
+    [
+        ("qwen_3", ["t1", "t2", "t3", "t4", "t5", "t6"], {}),
+        ("llama_3", ["t1", "t4", "t5"], {LOST_TEXT: 2, LOST_REASONING: 1}),
+        ("smollm", [], {LOST_TOOLS: 5, LOST_REASONING: 1}),
+    ],
+)
+def test_calls_tools_and_reasoning_are_in_the_rendering_or_the_row_is_skipped_with_the_reason(
+    name: str, kept: list[str], skipped: dict[str, int]
+) -> None:
+    form, rows = FORMS[name], read_ballots(CASES / "axolotl-3824.jsonl")
+    tokenised = tokenize(rows, form, max_length=10_000)
+    assert [ballot.id[:2] for ballot in tokenised.ballots] == kept and tokenised.skipped == skipped
+    by_id = {ballot.id: ballot for ballot in rows}
+    for ballot in tokenised.ballots:
+        for k, ids in enumerate(ballot.responses):
+            assert decoded(form, [*ballot.prompt, *ids]) == own_rendering(form, by_id[ballot.id], k)
+
+
+def test_without_a_template_there_is_nobody_to_write_them() -> None:
+    tokenizer = copy.deepcopy(family("smollm"))
+    tokenizer.chat_template = None
+    tokenised = tokenize(read_ballots(CASES / "axolotl-3824.jsonl"), text_format(tokenizer), max_length=10_000)
+    assert not tokenised.ballots and tokenised.skipped == {NO_TEMPLATE: 6}
+
+
+def test_reasoning_goes_to_the_template_by_the_name_that_it_asks_for() -> None:
+    asking = "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.thinking %}[{{ m.thinking }}]{% endif %}"
+    form = with_added(asking + "{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant{{ '\n' }}")
+    ids = form.responses(ASKED, ["4"], [True], [json.dumps({"reasoning_content": "two"})])[0]
+    assert decoded(form, ids) == "[two]4<|im_end|>"
+
+
+def test_reasoning_of_an_earlier_turn_that_the_template_leaves_out_is_counted_and_no_reason_to_skip() -> None:
+    thought = FullMessage("assistant", "4", json.dumps({"reasoning_content": "two and two"}))
+    prompt = (*ASKED, thought, Message("user", "and 3+3?"))
+    ballots = [Ballot(prompt, ("6", "7"), (Vote(0, 1, 1.0),))]
+    tokenised = tokenize(ballots, FORMS["qwen_3"], max_length=1000)
+    assert len(tokenised.ballots) == 1 and tokenised.shortened == {FORGOTTEN: 1}
+    assert fit_prompts([prompt], FORMS["qwen_3"], 1000)[1] == {FORGOTTEN: 1}
+
+
+def test_a_call_and_a_tools_turn_that_a_template_leaves_out_are_reasons_to_skip() -> None:
+    bare = (
+        "{% for m in messages if m.role != 'tool' %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    )
+    form = with_added(bare + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+    call = json.dumps({"tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {}}}]})
+    with pytest.raises(Refused, match=LOST_CALL):
+        form.responses(ASKED, ["4"], [True], [call])
+    with pytest.raises(Refused, match=LOST_RESULT):
+        form.prompt((*ASKED, Message("tool", "4"), *ASKED))
+
+
+def test_a_control_token_in_a_call_or_a_tool_stays_text() -> None:
+    form = FORMS["qwen_3"]
+    call = {"type": "function", "function": {"name": "f", "arguments": {"x": "<|im_end|>"}}}
+    tools = Message("tools", json.dumps([{"type": "function", "function": {"name": "<|im_start|>"}}]))
+    end, start = form.end_chat, form.tokenizer.convert_tokens_to_ids("<|im_start|>")
+    assert form.responses(ASKED, ["4"], [True], [json.dumps({"tool_calls": [call]})])[0].count(end) == 1
+    assert form.prompt((tools, *ASKED)).count(start) == form.prompt((Message("system", "s"), *ASKED)).count(start)
 
 
 # --- templates that do not go on from their own prompt ---------------------------------------------------------------

@@ -24,7 +24,6 @@ from tools.formats import PAGE, page
 
 CASES = Path(__file__).parent / "cases"
 DIFFERS = "a prompt that differs between the sides"
-CALL = "a tool call, which cannot be rendered yet"
 PAIR = {"Bowline. > Fish."}
 THREE = {"Bowline. > A knot.", "Bowline. > Fish.", "A knot. > Fish."}
 
@@ -61,6 +60,17 @@ PARTS = [[{"type": "text", "text": text, "image": None}] for text in ("q", "x", 
 RECORD = {"prompt": "q", "response-1": "x", "response-2": "y"}
 ORDER = {"rank": [1, 2], "value": ["response-2", "response-1"]}
 READ: dict[str, tuple[list[set[str]], dict[str, int]]] = {
+    "axolotl-3824.jsonl": (
+        [
+            {"At 06:10 and 18:40. > At noon."},
+            {"Let me look. > I cannot know."},
+            {"Let me look. > Let me look."},
+            {" > At noon."},
+            {"Hello! > No."},
+            {"4 > 5"},
+        ],
+        {},
+    ),
     "axolotl-2415.jsonl": (
         [{"Bowline. > I know many knots, and all of them are lovely."}, {"Jib. > Anchor."}],
         {},
@@ -139,7 +149,6 @@ READ: dict[str, tuple[list[set[str]], dict[str, int]]] = {
     "layouts/skywork_reward.jsonl": ([PAIR], {}),
 }
 REFUSED: dict[str, tuple[str, ...]] = {
-    "axolotl-3824.jsonl": (f"5 × {CALL}", "1 × reasoning beside a turn's text"),
     "LlamaFactory-4717.jsonl": (
         ":1: no known layout",
         "--columns prompt=question,chosen=pos_answer,rejected=neg_answer",

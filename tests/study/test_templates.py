@@ -12,8 +12,8 @@ import torch
 from families import save_model, template
 
 from preftune.data.ballots import Message
-from preftune.data.formats import REFUSED
 from preftune.data.reading import read_ballots, write_ballots
+from preftune.data.templates import REFUSED
 from preftune.errors import UserError
 from preftune.model.loading import load_base
 from preftune.study.policies import evaluate_folders, sample_folders

@@ -56,8 +56,10 @@ def described(outcome: Outcome) -> str:
 
 def _ballot(ballot: Ballot) -> list[str]:
     turns = [("prompt", ballot.prompt)] if isinstance(ballot.prompt, str) else ballot.prompt
-    lines = [f"  {role}: {_short(text)}" for role, text in turns]
-    lines += [f"  [{k}] {_short(text)}" for k, text in enumerate(ballot.responses)]
+    lines = [f"  {role}: {_short(' '.join(texts))}" for role, *texts in turns]
+    beside = ballot.beside or ("",) * len(ballot.responses)
+    replies = zip(ballot.responses, beside, strict=True)
+    lines += [f"  [{k}] {_short(f'{text} {more}'.strip())}" for k, (text, more) in enumerate(replies)]
     for vote in ballot.votes:
         a, b, p = (vote.a, vote.b, vote.p) if vote.p >= 0.5 else (vote.b, vote.a, 1 - vote.p)
         said = f"[{a}] and [{b}]: a tie" if p == 0.5 else f"[{a}] over [{b}]" + (f", p = {p:g}" if p < 1 else "")

@@ -16,10 +16,8 @@ from .branches import branch_layout as branch_layout
 from .branches import pack as pack
 from .branches import padded_layout as padded_layout
 from .branches import sent as sent
-from .formats import Refused as Refused
 from .formats import TextFormat as TextFormat
 from .formats import as_text as as_text
-from .formats import template_options as template_options
 from .formats import text_format as text_format
 from .leaks import keep_digests as keep_digests
 from .leaks import kept_digests as kept_digests
@@ -34,6 +32,8 @@ from .reading import read_ballots as read_ballots
 from .reading import read_prompts as read_prompts
 from .reading import stream_ballots as stream_ballots
 from .reading import write_ballots as write_ballots
+from .templates import Refused as Refused
+from .templates import template_options as template_options
 from .tokens import TokenBallot as TokenBallot
 from .tokens import TokenSet as TokenSet
 from .tokens import fit_prompts as fit_prompts

@@ -5,14 +5,33 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, overload
+
+TOOLS = "tools"  # role of a first message that offers tools, as JSON
 
 
 class Message(NamedTuple):
-    """One turn of a chat; `role` is `system`, `user` or `assistant`."""
+    """One turn of a chat; `role` is `system`, `user`, `assistant` or `tool`."""
 
     role: str
     content: str
+
+
+class FullMessage(Message):
+    """A turn with more than its text: `beside` is JSON of the rest, its tool calls and its reasoning."""
+
+    def __new__(cls, role: str, content: str, beside: str) -> FullMessage:
+        return tuple.__new__(cls, (role, content, beside))
+
+    @property
+    def beside(self) -> str:
+        return str(tuple.__getitem__(self, 2))
+
+    def __repr__(self) -> str:
+        return f"FullMessage(role={self.role!r}, content={self.content!r}, beside={self.beside!r})"
+
+    def _replace(self, **changes: Any) -> FullMessage:
+        return FullMessage(**{"role": self.role, "content": self.content, "beside": self.beside, **changes})
 
 
 Prompt = str | tuple[Message, ...]
@@ -78,8 +97,9 @@ class Ballot:
 
     `prompt` is plain text or a chat. `ended[k]` says whether response k came to its own end (an end-of-text token
     is trained only then); left empty, all did. `annotations` are what the votes are made of, where that is known: they
-    say who said what, and train nothing. Raises ValueError for fewer than two responses, a vote or annotation on a
-    response that is not there, or an `ended` of another length.
+    say who said what, and train nothing. `beside[k]` is JSON of what response k has beside its text (tool calls,
+    reasoning); it is left empty where none has anything. Raises ValueError for fewer than two responses, a vote or
+    annotation on a response that is not there, or an `ended` or `beside` of another length.
     """
 
     prompt: Prompt
@@ -89,6 +109,7 @@ class Ballot:
     source: str = ""
     ended: tuple[bool, ...] = ()
     annotations: tuple[Annotation, ...] = ()
+    beside: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         count = len(self.responses)
@@ -104,6 +125,8 @@ class Ballot:
             object.__setattr__(self, "ended", (True,) * len(self.responses))
         if len(self.ended) != len(self.responses):
             raise ValueError(f"`ended` has {len(self.ended)} entries for {len(self.responses)} responses")
+        if len(self.beside) not in (0, count):
+            raise ValueError(f"`beside` has {len(self.beside)} entries for {count} responses")
 
     def swap(self) -> Ballot:
         """The same ballot with every vote told from the other side."""
@@ -259,4 +282,5 @@ def renumbered(ballot: Ballot, places: Sequence[int | None]) -> Ballot:
     votes, annotations = tuple(moved(ballot.votes)), tuple(moved(ballot.annotations))
     responses = tuple(ballot.responses[k] for k in first.values())
     ended = tuple(ballot.ended[k] for k in first.values())
-    return replace(ballot, responses=responses, ended=ended, votes=votes, annotations=annotations)
+    beside = tuple(ballot.beside[k] for k in first.values()) if ballot.beside else ()
+    return replace(ballot, responses=responses, ended=ended, votes=votes, annotations=annotations, beside=beside)

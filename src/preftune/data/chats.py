@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import re
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from .ballots import Message, Prompt
+from .ballots import FullMessage, Message, Prompt
+from .beside import CALLS, THOUGHTS, UNKNOWN_CALL, UNKNOWN_REASONING, beside_of, called, full_message
 from .fields import Row, Unusable
 
 PROMPT_DIFFERS = "a prompt that differs between the sides"
 NOT_ASSISTANT = "a response whose turn is not the assistant's (its role is {role})"
 OTHER_ROLE = "a turn of a role other than system, user or assistant ({role})"
 ONE_TRANSCRIPT = "a transcript beside a response that is none"
-TOOL_CALL = "a tool call, which cannot be rendered yet"
-REASONING = "reasoning beside a turn's text, which cannot be rendered yet"
 MEDIA = "{kind} beside the text, which a text model cannot see"
 Side = str | tuple[Message, ...]  # a response alone, or the messages that end with it
 PROMPTS = (  # the first of these groups that has a value; two of one group are a question
@@ -27,9 +26,7 @@ PROMPTS = (  # the first of these groups that has a value; two of one group are 
 TEXTS = ("text", "content", "response", "answer", "completion", "output", "generation")
 SYSTEMS = ("system", "system_prompt")
 TURN = (("role", "content"), ("from", "value"), ("role", "parts"))
-CALLS = ("tool_calls", "function_call")
 CALL_ROLES = ("function_call", "tool_call")
-THOUGHTS = ("reasoning_content", "thinking")
 ROLES = {
     "system": "system",
     "developer": "system",
@@ -41,6 +38,7 @@ ROLES = {
     "chatgpt": "assistant",
     "bot": "assistant",
     "model": "assistant",
+    **dict.fromkeys(("tool", "function", "ipython", "observation", "tool_response"), "tool"),
 }
 MEDIA_KINDS = ("image", "audio", "video", "file", "document")
 MEDIA_FIELDS = ("image", "images", "image_url", "audio", "audios", "video", "videos")
@@ -188,7 +186,6 @@ def messages_of(value: object) -> tuple[Message, ...]:
 
 
 def _message(turn: Row) -> Message:
-    _check_silent(turn, (*THOUGHTS, "reasoning"))
     role, content = _spoken(turn)
     if isinstance(content, list):
         content = _joined(content)
@@ -196,10 +193,11 @@ def _message(turn: Row) -> Message:
         raise ValueError(f"the content of a turn is {reprlib.repr(content)}, not text")
     name = role.lower() if isinstance(role, str) else ""
     if name in CALL_ROLES:
-        raise Unusable(TOOL_CALL)
+        return full_message("assistant", "", called(content))
     if name not in ROLES:
         raise Unusable(OTHER_ROLE.format(role=reprlib.repr(role)))
-    return Message(ROLES[name], content or "")
+    beside = beside_of(turn, (*THOUGHTS, "reasoning"), result=ROLES[name] == "tool")
+    return full_message(ROLES[name], content or "", beside)
 
 
 def _joined(parts: Sequence[Any]) -> str:
@@ -210,9 +208,9 @@ def _joined(parts: Sequence[Any]) -> str:
             raise ValueError(f"a part of a turn is {reprlib.repr(part)}, neither text nor an object with a type")
         text, kind = (part, "text") if isinstance(part, str) else (part.get("text"), str(part.get("type") or "text"))
         if kind in ("tool_use", "tool_result", "tool_call"):
-            raise Unusable(TOOL_CALL)
+            raise Unusable(UNKNOWN_CALL)
         if kind in ("thinking", "reasoning", "redacted_thinking"):
-            raise Unusable(REASONING)
+            raise Unusable(UNKNOWN_REASONING)
         if kind not in ("text", "input_text", "output_text"):
             known = next((name for name in MEDIA_KINDS if name in kind), reprlib.repr(kind))
             raise Unusable(MEDIA.format(kind=known))
@@ -241,20 +239,14 @@ def _spoken(turn: Row) -> tuple[Any, Any]:
     return max(pairs, key=lambda pair: sum(part is not None for part in pair))
 
 
-def _check_silent(said: Row, thoughts: Iterable[str]) -> None:
-    """_Unusable for what stands beside a text and would be lost: calls, and fields of thoughts."""
-    if any(map(said.get, CALLS)):
-        raise Unusable(TOOL_CALL)
-    texts = [said.get(key) for key in thoughts]
-    if any(text.strip() if isinstance(text, str) else text for text in texts):
-        raise Unusable(REASONING)
-
-
 def side_of(value: object) -> Side:
     """A response as text, or as the messages that end with it; a missing or blank one is the empty text."""
     value = chat_in(value)
     if isinstance(value, dict) and not (is_turn(value) and any(value.get(role) is not None for role, _ in TURN)):
+        beside = beside_of(value, THOUGHTS)  # `reasoning` beside a score is the judge's
         value = _text_of(value)
+        if beside and isinstance(value, str | None):
+            return (full_message("assistant", value or "", beside),)
     if isinstance(value, list) or is_turn(value):
         return messages_of(value) or ""
     if isinstance(value, str | None):
@@ -264,7 +256,6 @@ def side_of(value: object) -> Side:
 
 def _text_of(entry: Row) -> object:
     """What a response that is an object says: the object itself if it has no field for that."""
-    _check_silent(entry, THOUGHTS)  # `reasoning` beside a score is the judge's
     texts = {key: entry[key] for key in TEXTS if entry.get(key) is not None}
     first = next(iter(texts.values()), None)
     if any(text != first for text in texts.values()):
@@ -272,9 +263,10 @@ def _text_of(entry: Row) -> object:
     return first if entry.keys() & {*TEXTS} else entry
 
 
-def split_sides(prompt: Prompt | None, sides: Sequence[Side]) -> tuple[Prompt | None, tuple[str, ...]]:
+def split_sides(prompt: Prompt | None, sides: Sequence[Side]) -> tuple[Prompt | None, tuple[str | FullMessage, ...]]:
     """The prompt and each side's response, where sides may hold the whole chat: what they share is the prompt.
 
+    A response that has more than its text is a message.
     Raises Unusable if they share less than all but the last turn, or contradict the stated prompt.
     """
     spoken = [side for side in sides if side]
@@ -293,7 +285,11 @@ def split_sides(prompt: Prompt | None, sides: Sequence[Side]) -> tuple[Prompt | 
     chats = [_whole(prompt, side) for side in sides if side]
     if len({chat[:-1] for chat in chats}) > 1:
         raise Unusable(PROMPT_DIFFERS)
-    return chats[0][:-1], tuple(_whole(prompt, side)[-1].content if side else "" for side in sides)
+    return chats[0][:-1], tuple(_last(_whole(prompt, side)) if side else "" for side in sides)
+
+
+def _last(chat: tuple[Message, ...]) -> str | FullMessage:
+    return chat[-1] if isinstance(chat[-1], FullMessage) else chat[-1].content
 
 
 def _whole(prompt: Prompt | None, side: Side) -> tuple[Message, ...]:

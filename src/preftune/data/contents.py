@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import combinations, product
 from typing import Any, NamedTuple
 
-from .ballots import Annotation, Prompt, Vote, pool
+from .ballots import Annotation, FullMessage, Prompt, Vote, pool
 from .chats import Side, is_turn, replies_to, side_of, split_sides, stated_prompt, with_system
 from .fields import Exact, Plain, Row, Unusable, alike, names_of, number_of, numbers_of
 from .verdicts import NO_VOTES, Statement, agreed, is_stated, statements_of
@@ -30,7 +30,7 @@ class Contents(NamedTuple):
     """Prompt, responses and votes of a row, before they are looked at."""
 
     prompt: Prompt | None
-    responses: tuple[str, ...]
+    responses: tuple[str | FullMessage, ...]
     votes: tuple[Vote, ...]
     annotations: tuple[Annotation, ...] = ()
     left_out: int = 0  # responses without a rank or score
@@ -53,7 +53,7 @@ def contents_of(row: Plain) -> Contents:
     return Contents(prompt, responses, (Vote(0, 1, said.p, said.weight),), said.annotations, tied=tied)
 
 
-def _split(fields: Row, entries: Sequence[Any]) -> tuple[Prompt | None, tuple[str, ...]]:
+def _split(fields: Row, entries: Sequence[Any]) -> tuple[Prompt | None, tuple[str | FullMessage, ...]]:
     """Prompt and responses, where the sides may be whole chats, or lists of the replies to a list of turns."""
     chats = replies_to(fields.get("prompt"), entries)
     if chats:

@@ -8,7 +8,7 @@ spells; what is still whole after rendering is the template's own.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -79,7 +79,15 @@ def any_of(words: Sequence[str]) -> str:
     return f"{pattern}?" if branches and "" in words else pattern
 
 
-def free_gap(values: Iterable[Any]) -> str:
-    """A character that occurs in none of the values."""
-    there = set("".join(map(str, values)))
+def free_gap(values: Sequence[Any]) -> str:
+    """A character that occurs in no text among the values, lists of texts among them."""
+    there = set("".join(_texts_in(values)))
     return next(chr(code) for code in GAPS if chr(code) not in there)
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _texts_in(part)

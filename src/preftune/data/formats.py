@@ -6,18 +6,17 @@ rendering of both. A response is what that rendering has after the prompt's, up 
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError, TemplateSyntaxError
+from jinja2 import TemplateSyntaxError
 
 from ..errors import UserError
-from .ballots import Message, Prompt
+from .ballots import FullMessage, Message, Prompt
 from .controls import Controls, free_gap
+from .templates import NO_TEMPLATE, Refused, Rendered, has_more, render, set_options
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,21 +25,11 @@ MARK = "\x00response\x00"
 STOCK = (Message("user", "x"),)  # a prompt, where a response is looked at alone
 ANCHORS = ("\n", ":")  # texts to put before a response; the second in case the first merges with it
 
-REFUSED = "the model's chat template refuses the chat"
-NOT_CONTINUED = "the model's chat template renders the response otherwise than after its own prompt"
+NOT_CONTINUED = (
+    "the model's chat template renders the response otherwise than after its own prompt (--template-options may help)"
+)
 CONTROL = "text that spells a control token; it stays text"
-
-
-class Refused(Exception):
-    """A chat that the template cannot render, or not so that the response follows the prompt; its text is why."""
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """A chat as the template writes it, and what was put into control tokens that the data spells."""
-
-    text: str
-    gap: str
+FORGOTTEN = "reasoning of an earlier turn, which the model's chat template leaves out"
 
 
 @dataclass(frozen=True)
@@ -71,6 +60,8 @@ class TextFormat:
         """Ids of a prompt, up to the place where the response starts. Raises Refused, as its template does."""
         if not isinstance(prompt, str) and self.has_template:
             return self._template_ids(self._render(prompt, asking=True))
+        if not isinstance(prompt, str) and has_more(prompt):
+            raise Refused(NO_TEMPLATE)
         text = as_text(prompt)
         if self.controls.count([text]):
             framed, alone = self._raw("x", special=True), self._raw("x")
@@ -80,18 +71,23 @@ class TextFormat:
         # some tokenizers end every text; this one goes on
         return ids[:-1] if len(ids) > 1 and ids[-1] == self.end_text else ids
 
-    def responses(self, prompt: Prompt, texts: Sequence[str], ended: Sequence[bool]) -> list[list[int]]:
+    def responses(
+        self, prompt: Prompt, texts: Sequence[str], ended: Sequence[bool], beside: Sequence[str] = ()
+    ) -> list[list[int]]:
         """Ids of the responses to a prompt; the token that ends one is added exactly when it came to its own end.
 
-        Raises Refused for a response that the template refuses, or does not render as what follows the prompt.
+        `beside` has what a ballot's responses have beside their text. Raises Refused for a response that the template
+        refuses, of which it does not show something, or that it does not render as what follows the prompt.
         """
         if isinstance(prompt, str) or not self.has_template:
+            if any(beside):
+                raise Refused(NO_TEMPLATE)
             before = "" if isinstance(prompt, str) else " "
             end = self.end_text if isinstance(prompt, str) else self.end_chat
             return [self._closed(before + text, end, done) for text, done in zip(texts, ended, strict=True)]
-        gap = free_gap([prompt, texts])
-        asked = self._render(prompt, asking=True, gap=gap)
-        return [self._reply(asked, prompt, text, done) for text, done in zip(texts, ended, strict=True)]
+        asked = self._render(prompt, asking=True, gap=free_gap([prompt, texts, beside]))
+        more = beside or ("",) * len(texts)
+        return [self._reply(asked, prompt, *said) for said in zip(texts, ended, more, strict=True)]
 
     def response(self, text: str, *, chat: bool, ended: bool) -> list[int]:
         """Ids of a response alone: to a plain prompt, or to a user's first message."""
@@ -103,9 +99,15 @@ class TextFormat:
         return self._text([*before, *ids], plain=True)[len(self._text(before)) :]
 
     def spelled(self, prompt: Prompt, texts: Sequence[str] = ()) -> int:
-        """How many of the texts of a prompt and its responses spell a control token."""
-        own = [prompt] if isinstance(prompt, str) else [turn.content for turn in prompt]
+        """How many of the texts of a prompt, its responses and what stands beside them spell a control token."""
+        own = [prompt] if isinstance(prompt, str) else [text for turn in prompt for text in turn[1:]]
         return sum(bool(self.controls.count([text])) for text in (*own, *texts))
+
+    def forgotten(self, prompt: Prompt) -> int:
+        """Of how many turns of a prompt the template leaves the reasoning out."""
+        if isinstance(prompt, str) or not self.has_template or not has_more(prompt):
+            return 0
+        return render(self.tokenizer, self.controls, prompt, asking=True)[1]
 
     def specials(self) -> set[int]:
         """Ids of all special tokens, also of those without a role of their own, such as an end of turn."""
@@ -115,16 +117,11 @@ class TextFormat:
     # --- of chats ---
 
     def _render(self, messages: Sequence[Message], *, asking: bool, gap: str = "") -> Rendered:
-        gap = gap or free_gap(messages)
-        chat = [self.controls.mark(message._asdict(), gap) for message in messages]
-        try:
-            text = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=asking)
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
-            raise Refused(f"{REFUSED} ({str(error).strip().partition(chr(10))[0]})") from error
-        return Rendered(str(text), gap)
+        return render(self.tokenizer, self.controls, messages, asking=asking, gap=gap)[0]
 
-    def _reply(self, asked: Rendered, prompt: Sequence[Message], text: str, ended: bool) -> list[int]:
-        said = Message("assistant", self._unended(text, self.end_chat) if ended else text)
+    def _reply(self, asked: Rendered, prompt: Sequence[Message], text: str, ended: bool, more: str) -> list[int]:
+        content = self._unended(text, self.end_chat) if ended else text
+        said = FullMessage("assistant", content, more) if more else Message("assistant", content)
         whole = self._render((*prompt, said), asking=False, gap=asked.gap).text
         if not whole.startswith(asked.text):
             raise Refused(NOT_CONTINUED)
@@ -251,7 +248,8 @@ def find_controls(form: TextFormat, framing: str) -> Controls:
         if token.content.strip() and token.content in framing and not _has_other_half(token.content, names)
     }
     strips = {token.content: (token.lstrip, token.rstrip) for token in added.values() if token.lstrip or token.rstrip}
-    return Controls({name: number for name, number in ids.items() if name}, strips, form.tokenizer.unk_token_id)
+    cut = {name: number for name, number in ids.items() if len(name) > 1}  # what can be cut in two
+    return Controls(cut, strips, form.tokenizer.unk_token_id)
 
 
 def _has_other_half(name: str, names: Collection[str]) -> bool:
@@ -266,38 +264,5 @@ def as_text(prompt: Prompt) -> str:
 def transcript(messages: Sequence[Message]) -> str:
     """A chat as plain text for models without a template: `Human:` and `Assistant:` turns, the reply to follow."""
     names = {"user": "Human: ", "assistant": "Assistant: ", "system": ""}
-    turns = [(turn.role, turn.content) for turn in messages if turn.content or turn.role != "system"]
+    turns = [(turn.role, "".join(turn[1:])) for turn in messages if turn.content or turn.role != "system"]
     return "".join(f"\n\n{names.get(role, role + ': ')}{content}" for role, content in turns) + "\n\nAssistant:"
-
-
-# --- options of a template -------------------------------------------------------------------------------------------
-
-
-def template_options(text: str) -> dict[str, Any]:
-    """`enable_thinking=false,name=value` as a mapping; values are JSON, else text. Raises UserError if it is none."""
-    options = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals or not name.isidentifier():
-            raise UserError(f"--template-options {part}: write name=value, such as enable_thinking=false")
-        try:
-            options[name] = json.loads(value.lower() if value in ("True", "False") else value)
-        except ValueError:
-            options[name] = value
-    return options
-
-
-def set_options(tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any], where: str) -> None:
-    """Make options the defaults of a chat template. Raises UserError for one that it does not read."""
-    if not options:
-        return
-    template = tokenizer.chat_template
-    if not isinstance(template, str):
-        there = "several chat templates" if template else "no chat template"
-        raise UserError(f"--template-options: {where} has {there}; leave it out")
-    for name, value in reversed(list(options.items())):
-        if not re.search(rf"\b{name}\b", template):
-            raise UserError(f"--template-options {name}: the chat template of {where} does not read it; leave it out")
-        literal = json.dumps(value, ensure_ascii=False)
-        template = f"{{% if {name} is not defined %}}{{% set {name} = {literal} %}}{{% endif %}}\n{template}"
-    tokenizer.chat_template = template

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from .ballots import Ballot, Message, Prompt, Vote, renumbered
+from .ballots import TOOLS, Ballot, Message, Prompt, Vote, renumbered
+from .beside import with_tools
 from .chats import Side, check_media, side_of, split_sides, stated_prompt, with_system
 from .contents import FEW, UNSCORED, annotations_of, answers_in, contents_of
 from .fields import Plain, Row, Unusable, check_unicode, names_of, number_of, structure_of
@@ -20,7 +21,6 @@ from .verdicts import NO_VOTES
 EMPTY = "an empty response"
 IDENTICAL = "identical responses"
 NO_PROMPT = "no prompt"
-TOOLS = "tools beside the prompt, which cannot be rendered yet"
 ALIKE = "`chosen` is no better by the scores beside it: read as a tie"
 LISTS = "responses that are lists or objects in a text: taken word for word"
 BAD = "both bad: read as a tie"
@@ -39,18 +39,20 @@ def ballot_of(row: Plain, number: str) -> Read:
     fields = row.fields
     check_media(fields)
     found = contents_of(row)
-    _check_tools(fields)
     if len(found.responses) < 2:
         raise Unusable(UNSCORED if found.left_out else FEW)
     votes = _weighted(found.votes, fields)
     name = number if fields.get("id") is None else str(fields["id"])
     source = "" if fields.get("source") is None else str(fields["source"])
     ended = _ended(fields, len(found.responses) + found.left_out)
-    said = annotations_of(fields) or found.annotations
+    judged = annotations_of(fields) or found.annotations
     if found.left_out and not all(ended):
         raise ValueError("`ended` beside responses without a rank or score: leave those out of the row")
     ended = ended[: len(found.responses)]
-    ballot = Ballot(found.prompt or "", found.responses, votes, name, source, ended, said)
+    prompt = with_tools(found.prompt, fields) or ""
+    texts = tuple(said if isinstance(said, str) else said.content for said in found.responses)
+    beside = tuple("" if isinstance(said, str) else said.beside for said in found.responses)
+    ballot = Ballot(prompt, texts, votes, name, source, ended, judged, beside if any(beside) else ())
     ballot, left_out = _usable(ballot)
     if found.left_out:
         left_out[UNSCORED] = found.left_out
@@ -90,20 +92,13 @@ def _ended(row: Row, count: int) -> tuple[bool, ...]:
     return tuple(ended)
 
 
-def _check_tools(row: Row) -> None:
-    """Unusable for a row with tools: the prompt is not what the model would see without them."""
-    for key in ("tools", "functions"):
-        tools = row.get(key)
-        if tools and not (isinstance(tools, str) and tools.strip() in ("", "[]", "{}", "null")):
-            raise Unusable(TOOLS)
-
-
 def _usable(ballot: Ballot) -> tuple[Ballot, Counter[str]]:
     """The ballot without empty responses and copies, and their counts; Unusable if no contest is left."""
-    index: dict[tuple[str, bool], int] = {}
+    index: dict[tuple[str, bool, str], int] = {}
+    beside = ballot.beside or ("",) * len(ballot.responses)
     places = [
-        index.setdefault((text, end), len(index)) if text.strip() else None
-        for text, end in zip(ballot.responses, ballot.ended, strict=True)
+        index.setdefault((text, end, more), len(index)) if text.strip() or more else None
+        for text, end, more in zip(ballot.responses, ballot.ended, beside, strict=True)
     ]
     empty = places.count(None)
     copies = len(places) - empty - len(index)
@@ -128,8 +123,8 @@ def _check_text(ballot: Ballot) -> None:
 
 
 def texts_of(prompt: Prompt) -> tuple[str, ...]:
-    """The texts that a prompt is made of."""
-    return (prompt,) if isinstance(prompt, str) else tuple(turn.content for turn in prompt)
+    """The texts that a prompt is made of; tools are none of them."""
+    return (prompt,) if isinstance(prompt, str) else tuple(turn.content for turn in prompt if turn.role != TOOLS)
 
 
 # --- the prompt alone -------------------------------------------------------------------------------------------------
@@ -138,8 +133,7 @@ def texts_of(prompt: Prompt) -> tuple[str, ...]:
 def prompt_alone(row: Row) -> Prompt:
     """The prompt of a row, whether or not it holds responses."""
     check_media(row)
-    _check_tools(row)
-    prompt = with_system(_question(row), row)
+    prompt = with_tools(with_system(_question(row), row), row)
     if not prompt or not any(text.strip() for text in texts_of(prompt)):
         raise ValueError(f"no prompt: the row has {names_of(row)}; it needs `prompt`, `turns`, or any preference form")
     check_unicode(texts_of(prompt))

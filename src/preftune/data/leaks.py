@@ -19,8 +19,8 @@ TRAINED = ("policy", "adapter", "reward")  # what a run leaves
 
 def prompt_digest(prompt: Prompt) -> str:
     """16 hexadecimal digits that stand for what a prompt says."""
-    turns = [("user", prompt)] if isinstance(prompt, str) else [(turn.role, turn.content) for turn in prompt]
-    even = [f"{role}\x1f{' '.join(unicodedata.normalize('NFC', text).split())}" for role, text in turns]
+    turns: list[tuple[str, ...]] = [("user", prompt)] if isinstance(prompt, str) else [tuple(turn) for turn in prompt]
+    even = ["\x1f".join(" ".join(unicodedata.normalize("NFC", text).split()) for text in turn) for turn in turns]
     return hashlib.blake2b("\x1e".join(even).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import UserError
-from .ballots import Annotation, Ballot, BallotSet, Prompt, Vote, renumbered
+from .ballots import Annotation, Ballot, BallotSet, FullMessage, Prompt, Vote, renumbered
+from .beside import split_tools, turn_row
 from .containers import whole_text
 from .documents import Broken
 from .fields import Ambiguous, Unusable, fields_of
@@ -225,7 +226,7 @@ def write_ballots(ballots: Iterable[Ballot], path: str | Path) -> None:
 def merge_prompts(ballots: Iterable[Ballot]) -> tuple[Ballot, ...]:
     """One ballot per prompt, in order of first appearance: identical responses become one, their votes are pooled.
 
-    It keeps the first id and names every source. Responses are identical if text and `ended` are.
+    It keeps the first id and names every source. Responses are identical if text, `ended` and what stands beside are.
     """
     together: dict[Prompt, list[Ballot]] = {}
     for ballot in ballots:
@@ -237,16 +238,25 @@ def merge_prompts(ballots: Iterable[Ballot]) -> tuple[Ballot, ...]:
 
 
 def _row(ballot: Ballot) -> dict[str, object]:
-    prompt = ballot.prompt if isinstance(ballot.prompt, str) else [turn._asdict() for turn in ballot.prompt]
+    tools: list[object] = []
+    prompt: object = ballot.prompt
+    if not isinstance(ballot.prompt, str):
+        tools, turns = split_tools(ballot.prompt)
+        prompt = [turn_row(turn) for turn in turns]
+    replies: Sequence[object] = ballot.responses
+    if ballot.beside:
+        both = zip(ballot.responses, ballot.beside, strict=True)
+        replies = [turn_row(FullMessage("assistant", text, more)) if more else text for text, more in both]
     votes = [{"a": v.a, "b": v.b, "p": float(v.p), "weight": float(v.weight)} for v in ballot.votes]
     row = {
         "id": ballot.id,
         "source": ballot.source,
         "prompt": prompt,
-        "responses": list(ballot.responses),
+        "responses": list(replies),
         "votes": votes,
         "ended": list(ballot.ended),
     }
+    row |= {"tools": tools} if tools else {}
     return row | ({"annotations": [asdict(one) for one in ballot.annotations]} if ballot.annotations else {})
 
 
@@ -260,6 +270,7 @@ def _fingerprint(ballots: Iterable[Ballot]) -> str:
 def _merge(group: Sequence[Ballot]) -> Ballot:
     responses: list[str] = []
     ended: list[bool] = []
+    beside: list[str] = []
     votes: list[Vote] = []
     annotations: list[Annotation] = []
     for ballot in group:
@@ -268,9 +279,11 @@ def _merge(group: Sequence[Ballot]) -> Ballot:
         annotations += [replace(one, a=one.a + base, b=one.b + base) for one in ballot.annotations]
         responses += ballot.responses
         ended += ballot.ended
+        beside += ballot.beside or ("",) * len(ballot.responses)
     source = ", ".join(dict.fromkeys(ballot.source for ballot in group if ballot.source))
     said = tuple(votes), tuple(annotations)
-    whole = Ballot(group[0].prompt, tuple(responses), said[0], group[0].id, source, tuple(ended), said[1])
-    index: dict[tuple[str, bool], int] = {}
-    places = [index.setdefault(key, len(index)) for key in zip(responses, ended, strict=True)]
+    more = tuple(beside) if any(beside) else ()
+    whole = Ballot(group[0].prompt, tuple(responses), said[0], group[0].id, source, tuple(ended), said[1], more)
+    index: dict[tuple[str, bool, str], int] = {}
+    places = [index.setdefault(key, len(index)) for key in zip(responses, ended, beside, strict=True)]
     return renumbered(whole, places).pooled()

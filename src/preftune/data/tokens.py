@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from ..errors import UserError
 from ..text import excerpt
-from .ballots import Ballot, Message, Prompt, Vote
-from .formats import CONTROL, Refused, TextFormat, as_text
+from .ballots import TOOLS, Ballot, Message, Prompt, Vote
+from .formats import CONTROL, FORGOTTEN, TextFormat, as_text
 from .formats import text_format as text_format
+from .templates import Refused
 
 DROPPED_TURNS = "prompt: oldest turns dropped to fit --max-length"
 CUT_PROMPT = "prompt: beginning cut to fit --max-length"
@@ -79,8 +80,10 @@ def tokenize(ballots: Sequence[Ballot], form: TextFormat, *, max_length: int) ->
 
 def _tokenize_ballot(ballot: Ballot, form: TextFormat, max_length: int, shortened: Counter[str]) -> TokenBallot | str:
     prompt = form.prompt(ballot.prompt)
-    responses = [tuple(ids) for ids in form.responses(ballot.prompt, ballot.responses, ballot.ended)]
-    reasons = [CONTROL] * form.spelled(ballot.prompt, ballot.responses)
+    found = form.responses(ballot.prompt, ballot.responses, ballot.ended, ballot.beside)
+    responses = [tuple(ids) for ids in found]
+    reasons = [CONTROL] * form.spelled(ballot.prompt, (*ballot.responses, *ballot.beside))
+    reasons += [FORGOTTEN] * form.forgotten(ballot.prompt)
     if prompt and all(responses) and len(prompt) + max(map(len, responses)) > max_length:
         room = max_length - shortest_prompt(ballot.prompt, form)
         if room <= 0:
@@ -144,7 +147,7 @@ def fit_prompts(
         except Refused as reason:
             counts[str(reason)] += 1
             continue
-        counts.update(reasons + [CONTROL] * form.spelled(prompt))
+        counts.update(reasons + [CONTROL] * form.spelled(prompt) + [FORGOTTEN] * form.forgotten(prompt))
         if ids:
             fitted.append((prompt, tuple(ids)))
         else:
@@ -162,8 +165,8 @@ def shortest_prompt(prompt: Prompt, form: TextFormat) -> int:
 
 
 def _turns(messages: tuple[Message, ...]) -> tuple[tuple[Message, ...], list[tuple[Message, ...]]]:
-    """(system messages, turns): a turn starts with a user's message and holds the replies to it."""
-    first = next((i for i, message in enumerate(messages) if message.role != "system"), len(messages))
+    """(tools and system messages, turns): a turn starts with a user's message and holds the replies to it."""
+    first = next((i for i, message in enumerate(messages) if message.role not in (TOOLS, "system")), len(messages))
     turns: list[tuple[Message, ...]] = []
     for message in messages[first:]:
         if message.role == "user" or not turns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ def load_base(name: str, *, device: torch.device, where: str = "", template: str
     """
     where = where or f"--model {name}"
     transformers_logging.disable_progress_bar()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every attempt
     model, tokenizer = load_any(name, where)
     check_weights(model, where)
     check_vocabulary(model, tokenizer, where)
