@@ -15,9 +15,10 @@ from properties import tried
 
 from preftune import Ballot, Vote
 from preftune.checking.contests import krippendorff, leak, weigh
-from preftune.checking.digests import Kept
+from preftune.checking.digests import Kept, exact
 from preftune.checking.facts import Counted, counted_votes
-from preftune.data import Annotation
+from preftune.data import Annotation, Message
+from preftune.data.ballots import FullMessage
 
 PAIRS = st.tuples(st.integers(0, 2), st.integers(0, 3), st.integers(0, 3), st.sampled_from([0.0, 0.5, 1.0]))
 VOTES = st.lists(PAIRS.filter(lambda vote: vote[1] != vote[2]), max_size=14)
@@ -147,3 +148,9 @@ def test_splits_that_share_prompts_are_named() -> None:
 def test_what_is_kept_of_a_row_is_less_than_64_bytes() -> None:
     kept = kept_of([(i % 7, i % 3, 3, 1.0) for i in range(500)])
     assert kept.bytes <= 64 * 500
+
+
+def test_turns_that_differ_in_their_calls_alone_are_two_prompts() -> None:
+    asked, plain = FullMessage("assistant", "", '{"tool_calls": []}'), Message("assistant", "")
+    assert len({exact((asked,)), exact((plain,)), exact("assistant")}) == 3
+    assert exact((asked,)) == exact((FullMessage("assistant", "", '{"tool_calls": []}'),))

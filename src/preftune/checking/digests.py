@@ -30,7 +30,7 @@ def exact(prompt: Prompt) -> int:
     """The digest of a prompt as it is."""
     if isinstance(prompt, str):
         return digest(prompt)
-    return digest("".join(f"\x1e{role}\x1f{content}" for role, content in prompt))
+    return digest("".join("\x1e" + "\x1f".join(turn) for turn in prompt))
 
 
 def loose(prompt: Prompt) -> int:

@@ -57,8 +57,12 @@ def ballot_of(row: Plain, number: str) -> Read:
     if found.left_out:
         left_out[UNSCORED] = found.left_out
     bad = sum(one.winner == "both_bad" for one in ballot.annotations)
-    lists = int(_are_lists(ballot, fields))
-    return Read(ballot, left_out, _counted({BAD: bad, ALIKE: int(found.tied), LISTS: lists}))
+    return Read(ballot, left_out, _counted({BAD: bad, ALIKE: int(found.tied), LISTS: int(_are_lists(ballot, fields))}))
+
+
+def _counted(counts: Mapping[str, int]) -> Counter[str]:
+    """What is not 0. Nearly every row has nothing to count, and a Counter takes as long to fill as a row to parse."""
+    return Counter({reason: count for reason, count in counts.items() if count}) if any(counts.values()) else Counter()
 
 
 def _are_lists(ballot: Ballot, fields: Row) -> bool:
@@ -66,11 +70,6 @@ def _are_lists(ballot: Ballot, fields: Row) -> bool:
     if isinstance(fields.get("votes"), list) or not all(text[:1] in ("[", "{") for text in ballot.responses):
         return False
     return all(not isinstance(structure_of(text)[0], str) for text in ballot.responses)
-
-
-def _counted(counts: Mapping[str, int]) -> Counter[str]:
-    """What is not 0. Nearly every row has nothing to count, and a Counter takes as long to fill as a row to parse."""
-    return Counter({reason: count for reason, count in counts.items() if count}) if any(counts.values()) else Counter()
 
 
 def _weighted(votes: tuple[Vote, ...], fields: Row) -> tuple[Vote, ...]:
