@@ -32,7 +32,7 @@ WEB = Secret("web token", re.compile(r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]+"))
 ADDRESS = Secret("password in an address", re.compile(r"://[^\s/:@]{1,64}:([^\s/@]{3,64})@"))
 NAMED = Secret("password after its name", re.compile(rf"(?<![A-Za-z]){NAMES}['\"]?\s*[:=]\s*['\"]?({VALUE})"))
 
-NAMED_BY = ("assw", "ASSW", "key", "KEY", "Key", "token", "TOKEN", "Token")
+NAMED_BY = ("passw", "key", "token")  # in small letters: one of them is in every name
 NEEDLES = (  # rarest character, needle, what it may be
     ("-", "-----BEGIN", BLOCK),
     ("K", "AKIA", AWS),
@@ -45,7 +45,6 @@ NEEDLES = (  # rarest character, needle, what it may be
     ("-", "xox", SLACK),
     ("J", "eyJ", WEB),
     ("@", "://", ADDRESS),
-    *((sign, word, NAMED) for sign in ":=" for word in NAMED_BY),
 )
 BY_RARE = {rare: [(needle, secret) for r, needle, secret in NEEDLES if r == rare] for rare, _, _ in NEEDLES}
 KEPT = 4  # characters of a secret that stay in sight
@@ -64,6 +63,9 @@ def secrets_in(text: str) -> Iterator[Found]:
     """Whatever in a text looks like a secret, kind by kind."""
     there = [needles for rare, needles in BY_RARE.items() if rare in text]
     suspected = [secret for needles in there for needle, secret in needles if needle in text]
+    before_sign = text[: max(text.rfind(":"), text.rfind("="), 0)].lower()
+    if any(name in before_sign for name in NAMED_BY):
+        suspected.append(NAMED)
     for kind, pattern in dict.fromkeys(suspected):
         for match in pattern.finditer(text):
             yield Found(kind, *match.span(pattern.groups))

@@ -64,3 +64,9 @@ def test_an_excerpt_is_one_short_line_that_holds_what_was_found(before: str, aft
     shown = excerpt(f"{before} needle {after}", len(before) + 1, len(before) + 7)
     assert "needle" in shown and "\n" not in shown and "\x1b" not in shown
     assert len(shown) <= 8 * (2 * AROUND + 10)  # a character may be shown by its number
+
+
+@pytest.mark.parametrize("name", ["password", "PASSWD", "PassWord", "Api_Key", "aPI-kEY", "SECRET-key", "Access_Token"])
+def test_a_name_before_a_secret_is_known_in_any_case(name: str) -> None:
+    assert [found.kind for found in secrets_in(f"so: {name} = hunter22x9, done")] == ["password after its name"]
+    assert not list(secrets_in(f"hunter22x9 is no {name}")), "nothing stands behind the name"
