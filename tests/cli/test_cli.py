@@ -13,30 +13,12 @@ from pathlib import Path
 import pytest
 from synthetic_study import write_synthetic_study
 
-from preftune.cli.entry import main
 from preftune.cli.parser import COMMANDS, build_parser, given, method_in
 from preftune.errors import Interrupted
 from preftune.methods import METHODS, all_options, flag, help_of
 from preftune.training import Settings
 
 ROW = {"prompt": "x", "chosen": "a b", "rejected": "c"}
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the command line in this process: (exit code, standard output, standard error)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["preftune", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as exit:
-            code = int(exit.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def write(path: Path, text: str) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import pytest
 import studies
 from studies import make_ballots
 
-from preftune.cli.entry import main
 from preftune.cli.parser import COMMANDS
 from preftune.cli.plan import duration
 
@@ -29,21 +27,14 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def plan(monkeypatch, capsys, model: str, data: Path, tmp_path: Path) -> Call:
+def plan(monkeypatch, run: Call, model: str, data: Path, tmp_path: Path) -> Call:
     """Run `plan` on the tiny model: (exit code, standard output, standard error)."""
 
     def call(*flags: str) -> tuple[int, str, str]:
         given = ["--model", model, "--data", str(data), "--out", str(tmp_path / "out"), "--max-length", "24"]
         short = ["--max-new-tokens", "6", "--batch-size", "8", "--device", "cpu"]
-        monkeypatch.setattr(sys, "argv", ["preftune", "plan", *given, *short, *flags])
         monkeypatch.setenv("COLUMNS", "160")
-        try:
-            main()
-            code = 0
-        except SystemExit as exit:
-            code = int(exit.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
+        return run("plan", *given, *short, *flags)
 
     return call
 

@@ -29,6 +29,7 @@ from .results import Result as Result
 from .results import Sample as Sample
 from .results import StudyRecord as StudyRecord
 from .results import measured_against_a_policy as measured_against_a_policy
+from .results import read_info as read_info
 from .results import read_metrics as read_metrics
 from .results import read_results as read_results
 from .results import read_samples as read_samples

@@ -230,12 +230,17 @@ def read_metrics(path: Path) -> tuple[Mapping[str, float], ...]:
     return _metrics(read_lines(path)[0], path)
 
 
+def read_info(folder: Path) -> Mapping[str, Any]:
+    """What `study.json` says. Raises UserError if the folder is no study."""
+    return _read_info(folder / STUDY_FILE)
+
+
 def read_study(folder: Path) -> StudyRecord:
     """Everything in a study folder. An interrupted study reads as far as it went; `notes` say what is cut off.
 
     Raises UserError if the folder is no study, or for a line that is no record.
     """
-    info = _read_info(folder / STUDY_FILE)
+    info = read_info(folder)
     metrics_paths = sorted((folder / RUNS_FOLDER).glob(f"*/{METRICS_FILE}"))
     paths = [folder / RESULTS_FILE, folder / SAMPLES_FILE, *metrics_paths]
     content = {path: read_lines(path) if path.exists() else ([], False) for path in paths}

@@ -39,7 +39,10 @@ CALIBRATION = "calibration.json"  # in the folder of a run: what its margins pre
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Asks policies; what is recorded in the folder already is not asked again."""
+    """Asks policies; what is recorded in the folder already is not asked again.
+
+    `grows`: prompts may have come since a policy was recorded; only then are its samples looked through.
+    """
 
     folder: Path
     bench: Workbench
@@ -47,16 +50,17 @@ class Evaluator:
     data: StudyData
     questions: Questions
     rewards: Mapping[tuple[int, float], StudyReward]
+    grows: bool = False
 
     def evaluate_reference(self) -> None:
         """The reference's own row: its samples are what every policy is paired with."""
         identity = {"run": REFERENCE, "arm": REFERENCE, "method": REFERENCE, "beta": None, "seed": 0, "noise": 0.0}
         with self.bench.reference.alone() as model:
             policy = Policy(model, self.bench.base.form)
-            if self.is_recorded(REFERENCE, 0):
-                self.answer_more(lambda: policy, self.plan.reward_recipe, identity, 0)
-            else:
+            if not self.is_recorded(REFERENCE, 0):
                 self.evaluate(policy, self.plan.reward_recipe, identity, 0)
+            elif self.grows:
+                self.answer_more(lambda: policy, self.plan.reward_recipe, identity, 0)
 
     def _append(self, samples: Sequence[Sample], result: Result) -> None:
         """Append samples and their row of results; the row comes last and says that both are whole."""
@@ -104,8 +108,9 @@ class Evaluator:
     def answer_more(self, policy: Callable[[], Policy], recipe: Recipe, identity: Mapping[str, Any], step: int) -> None:
         """Let a policy that is finished answer the prompts that came since, and add its row anew, of all of them."""
         run = identity["run"]
-        start = self._answered(run, step)
-        own = [sample for sample in self._samples_of(run, step) if sample.prompt_id < start]
+        known = self._samples_of(run, step)
+        start = answered(known)
+        own = [sample for sample in known if sample.prompt_id < start]
         row = next(row for row in read_results(self.folder / "results.jsonl") if (row.run, row.step) == (run, step))
         left = self.questions.part(start)
         added = self._answer(policy(), recipe, identity, step, left) if left.prompts else []
@@ -115,10 +120,9 @@ class Evaluator:
         if added or anew != row:  # so also where an interruption came between samples and row
             self._append(added, anew)
 
-    def _answered(self, run: str, step: int) -> int:
-        """How many prompts, from the first on, have all their samples of a run at a step."""
-        counts = Counter(sample.prompt_id for sample in self._samples_of(run, step))
-        return sum(1 for count in counts.values() if count == max(counts.values()))
+    def _lacks(self, run: str, step: int) -> bool:
+        """Whether prompts came since."""
+        return self.grows and answered(self._samples_of(run, step)) < len(self.questions.prompts)
 
     def last_step(self, run: str) -> int:
         """The last step at which a run was evaluated."""
@@ -152,8 +156,8 @@ class Evaluator:
 
     def select(self, method: Selection, identity: Mapping[str, Any], seed: int, noise: float) -> None:
         """A row for every n: the best of n samples of the reference, by the seed's reward model."""
-        run, asked = identity["run"], len(self.questions.prompts)
-        left = [n for n in method.sizes if not self.is_recorded(run, n) or self._answered(run, n) < asked]
+        run = identity["run"]
+        left = [n for n in method.sizes if not self.is_recorded(run, n) or self._lacks(run, n)]
         if not left or not self.questions.prompts:
             return
         drawn = reference_rollouts(self.bench, self.questions, max(method.sizes), f"{method.name}/{seed}")
@@ -175,6 +179,12 @@ class Evaluator:
         own = self.rewards[seed, noise]
         start = own.reference[questions.first : questions.first + len(questions.prompts)]
         return above_reference(own.model, start, self.bench, self.plan.settings.pass_tokens)
+
+
+def answered(samples: Sequence[Sample]) -> int:
+    """How many prompts, from the first on, have all their samples."""
+    counts = list(Counter(sample.prompt_id for sample in samples).values())
+    return counts.count(max(counts, default=0))
 
 
 def describe_result(result: Result) -> str:

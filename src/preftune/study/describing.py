@@ -13,7 +13,7 @@ import torch
 
 from ..data import Ballot, BallotSet
 from ..errors import UserError
-from ..evidence import measured_against_a_policy, read_study, write_json
+from ..evidence import measured_against_a_policy, read_study
 from ..methods import Selection, flag
 from ..model import ARITHMETIC, Workbench
 from ..training import AnyTraining, Settings, check_out, describe_target, parse_arm, versions
@@ -135,14 +135,6 @@ def describe_targets(plan: Plan, trainings: Mapping[TrainingKey, AnyTraining]) -
             if target:
                 targets[f"{arm.name} @ beta={beta:g}"] = target
     return targets
-
-
-def open_study(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
-    """Start the study's folder, or continue it; raises as `continued`."""
-    told = continued(folder, info)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "study.json", told)
-    return told
 
 
 def continued(folder: Path, info: dict[str, Any]) -> dict[str, Any]:

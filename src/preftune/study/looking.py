@@ -10,15 +10,12 @@ from typing import Any
 from ..console import say
 from ..errors import UserError
 from ..evidence import read_study, verdict, write_json
-from ..model import Workbench
-from ..training import AnyTraining
 from .beta_search import START
 from .looks import Clock, Look, schedule, why_ended
 from .making import make_runs
+from .opening import Opened
 from .pilots import Fresh
-from .plan import Plan, StudyData, TrainingKey
 from .probing import probe, work
-from .questions import Questions
 from .runs import Runner
 
 
@@ -33,46 +30,43 @@ def make_looks(runner: Runner, info: dict[str, Any], fresh: Fresh, clock: Clock)
     """Make look after look, as they were declared, until one has the verdict, is the last, or hours are used up."""
     path, done = runner.folder / "study.json", info["looks"]["done"]
     looks = [Look(**look) for look in info["looks"]["schedule"]]
-    while not (ended := why_no_look_follows(runner.folder, looks, info, clock)):
+    while not (ended := conclude(runner.folder, looks, info, clock)):
         look = looks[len(done)]
         say(f"look {len(done) + 1} of {len(looks)}: {look.seeds} seeds on {look.prompts} prompts, at α = {look.alpha}")
         info |= {"seeds": sorted({*info["seeds"], *runner.plan.seeds[: look.seeds]})}
         write_json(path, info)
         plan = replace(runner.plan, seeds=runner.plan.seeds[: look.seeds])
         asked = runner.questions.part(0, look.prompts)
-        info = make_runs(replace(runner, plan=plan, questions=asked), info, fresh, clock)
+        info = make_runs(replace(runner, plan=plan, questions=asked, grows=True), info, fresh, clock)
         done.append({**vars(look), "hours": round(clock.seconds() / 3600, 4)})
-        write_json(path, info)
-        answer = verdict(read_study(runner.folder))
-        done[-1] |= {"verdicts": [pair.verdict for pair in answer.comparisons], "sentence": answer.sentence}
         write_json(path, info)
     info["looks"]["ended"] = ended
     say(f"no look follows: {ended}")
     return info
 
 
-def why_no_look_follows(folder: Path, looks: Sequence[Look], info: Mapping[str, Any], clock: Clock) -> str:
-    """`why_ended` after the looks that are done; the next one takes as long a run as those so far did."""
-    done, hours = len(info["looks"]["done"]), info["looks"]["hours"]
+def conclude(folder: Path, looks: Sequence[Look], info: Mapping[str, Any], clock: Clock) -> str:
+    """Write down what the last look that is done said; why none follows (`why_ended`).
+
+    The next one is taken to need as long a run as those so far did.
+    """
+    done, hours = info["looks"]["done"], info["looks"]["hours"]
     if not done:
         return ""
-    known = looks[done - 1].seeds
-    more = clock.seconds() * (looks[done].seeds - known) / known if done < len(looks) else 0.0
-    return why_ended(looks, done, verdict(read_study(folder)).comparisons, hours, clock.seconds() / 3600, more / 3600)
+    answer, count = verdict(read_study(folder)), len(done)
+    if "sentence" not in done[-1]:  # else the next one may be under way, and the folder says so
+        done[-1] |= {"verdicts": [pair.verdict for pair in answer.comparisons], "sentence": answer.sentence}
+    known = looks[count - 1].seeds
+    more = clock.seconds() * (looks[count].seeds - known) / known if count < len(looks) else 0.0
+    return why_ended(looks, count, answer.comparisons, hours, clock.seconds() / 3600, more / 3600)
 
 
-def check_hours(
-    hours: float,
-    plan: Plan,
-    bench: Workbench,
-    data: StudyData,
-    questions: Questions,
-    trainings: Mapping[TrainingKey, AnyTraining],
-) -> None:
+def check_hours(hours: float, opened: Opened) -> None:
     """Raises UserError if one run would take longer than that: extrapolated from one step."""
-    (arm, _, _), training = next(iter(trainings.items()))
+    plan, bench, questions = opened.plan, opened.bench, opened.questions
+    (arm, _, _), training = next(iter(opened.trainings.items()))
     first = {arm: (training, plan.arm_betas.get(arm, (START,))[0])}
-    measured = probe(bench, first, data.training.ballots, questions, plan.settings.pass_tokens)
+    measured = probe(bench, first, opened.data.training.ballots, questions, plan.settings.pass_tokens)
     answers = plan.checkpoints * len(questions.prompts) * questions.samples
     needed = (measured.training[arm] * work(bench, training) + answers * measured.sampling) / 3600
     if needed > hours:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import UserError
-from ..evidence import Comparison, read_study, write_json
+from ..evidence import Comparison, read_info, write_json
 
 VERDICT = "verdict"
 SEEDS = (3, 6, 12)
@@ -53,7 +53,7 @@ def reserved(prompts: int, until: str | None, folder: Path) -> int:
 
     Also where a study in the folder had looks and is grown by hand.
     """
-    had = (folder / "study.json").exists() and read_study(folder).info["looks"]
+    had = (folder / "study.json").exists() and read_info(folder)["looks"]
     return prompts * TIMES[-1] if until or had else prompts
 
 

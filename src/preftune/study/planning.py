@@ -16,28 +16,16 @@ from ..data import Ballot, Prompt
 from ..evidence import REFERENCE, Comparison, Outlook, PlannedEnd, StudyRecord, outlook, read_study, verdict
 from ..judges import Judge
 from ..methods import Selection
-from ..model import Workbench, open_workbench, response_keys
-from ..preference import check_fitted
+from ..model import Workbench, response_keys
 from ..training import AnyTraining, Arm, PromptTraining, checkpoint_steps, parse_arm, replanned
 from .beta_search import MOST, assumed_betas
-from .describing import continued, describe_study
-from .making import prepare_trainings
+from .describing import continued
 from .naming import condition_folder, run_name, run_seed
-from .overlap import check_overlap, prompts_of, trained_on
-from .pilots import SHARE, fresh_ballots, validation_share
-from .plan import (
-    Betas,
-    Plan,
-    StudyData,
-    TrainingKey,
-    check_searchable,
-    check_shares,
-    make_data,
-    make_plan,
-    training_and_held_out,
-)
+from .opening import open_plan
+from .pilots import SHARE
+from .plan import Betas, Plan, StudyData, TrainingKey, settle_study
 from .probing import Probe, probe, work
-from .questions import Questions, held_out_prompts, make_questions
+from .questions import Questions
 from .rates import FURTHER, RATES
 
 REWARD_STEP = 3  # forward passes that a step of training costs a token: a backward pass is about two
@@ -120,40 +108,47 @@ def plan_study(
     **options: Any,
 ) -> Forecast:
     """The study that `compare` would make of the same arguments. Raises UserError for what it would refuse."""
-    plan = make_plan(arms, betas, seeds, label_noise, {**options, "max_new_tokens": max_new_tokens}, checkpoints, kind)
-    check_shares(votes_per_prompt, validation_fraction)
-    check_searchable(plan, samples)
-    validation_fraction = validation_share(plan, validation_fraction)
-    folder, settings = Path(out), plan.settings
+    plan = settle_study(
+        arms,
+        betas=betas,
+        seeds=seeds,
+        label_noise=label_noise,
+        checkpoints=checkpoints,
+        kind=kind,
+        votes_per_prompt=votes_per_prompt,
+        validation_fraction=validation_fraction,
+        samples=samples,
+        max_new_tokens=max_new_tokens,
+        **options,
+    )
+    folder = Path(out)
     before = read_study(folder) if (folder / "study.json").exists() else None
     searching, piloted = still_to_find(plan, before)
     plan = with_betas(plan, before)
-    train_ballots, held_out = training_and_held_out(ballots, eval_ballots, eval_fraction, eval_prompts)
-    sets = {"the held-out part of --data" if eval_ballots is None else "--eval-data": prompts_of(held_out)}
-    sets |= {"--prompts": list(prompts)} if prompts is not None else {}
-    check_overlap(sets, trained_on(train_ballots, model), allowed=allow_overlap)
-    bench = open_workbench(
-        model,
+    opened = open_plan(
+        plan,
+        ballots,
+        folder,
+        model=model,
         reference=reference,
-        precision=settings.precision,
-        device=settings.device,
-        template=settings.template_options,
+        eval_ballots=eval_ballots,
+        eval_fraction=eval_fraction,
+        prompts=prompts,
+        eval_prompts=eval_prompts,
+        votes_per_prompt=votes_per_prompt,
+        validation_fraction=validation_fraction,
+        samples=samples,
+        max_new_tokens=max_new_tokens,
+        judge=judge,
+        others={},
+        allow_overlap=allow_overlap,
     )
-    form = bench.base.form
-    data = make_data(plan, train_ballots, held_out, form, votes_per_prompt, validation_fraction)
-    asked = tuple(prompts) if prompts is not None else held_out_prompts(held_out, eval_prompts)
-    questions, cuts = make_questions(
-        asked, data.held_out, form, settings.max_length, samples, max_new_tokens, judge, {}
-    )
-    trainings = prepare_trainings(bench, plan, data)
-    fresh_ballots(plan, data, {*asked, *(ballot.prompt for ballot in held_out)}, form)
-    for fitted in (folder / "rewards").glob("*"):
-        check_fitted(fitted, plan.kind)
-    info = continued(folder, describe_study(plan, bench, ballots, data, questions, trainings, cuts))
+    bench, data, questions, trainings = opened.bench, opened.data, opened.questions, opened.trainings
+    info = continued(folder, opened.info)
     runs = planned_runs(plan, bench, trainings, questions, folder, before)
     shared = what_is_shared(plan, bench, trainings, data, questions, folder, runs)
     first = first_trainings(plan, bench, trainings)
-    measured = probe(bench, first, data.training.ballots, questions, settings.pass_tokens)
+    measured = probe(bench, first, data.training.ballots, questions, plan.settings.pass_tokens)
     ends = planned_ends(info)
     return Forecast(
         runs,

@@ -64,11 +64,12 @@ class Runner:
     digests: frozenset[str]
     preferences: dict[TrainingKey, Mapping[str, Any]] = field(default_factory=dict)
     when_done: Callable[[], None] = lambda: None  # after every run
+    grows: bool = False  # prompts may have come since runs were finished (`Evaluator`)
 
     @property
     def evaluator(self) -> Evaluator:
         """Who asks the policies of this study."""
-        return Evaluator(self.folder, self.bench, self.plan, self.data, self.questions, self.rewards)
+        return Evaluator(self.folder, self.bench, self.plan, self.data, self.questions, self.rewards, self.grows)
 
     def training_of(self, arm: Arm, seed: int, noise: float) -> AnyTraining:
         """What the runs of an arm train on, each in an order of its own; a preference is fitted, and its targets set,
@@ -143,7 +144,8 @@ class Runner:
         identity = {"run": name, "arm": arm.name, "method": arm.method.name, "beta": beta, "seed": seed, "noise": noise}
         if (folder / "run.json").exists():
             say(f"{name}: done already")
-            asking.answer_more(lambda: self._saved(folder), recipe, identity, asking.last_step(name))
+            if self.grows:
+                asking.answer_more(lambda: self._saved(folder), recipe, identity, asking.last_step(name))
             return
         if isinstance(arm.method, Selection):
             asking.select(arm.method, identity, seed, noise)

@@ -12,19 +12,16 @@ from ..console import say
 from ..data import Ballot, Prompt
 from ..evidence import Result, StudyRecord, Verdict, read_study, verdict, write_json
 from ..judges import Judge
-from ..model import open_workbench
-from ..preference import check_fitted
 from ..report import write_report
 from ..stopping import only_writer
 from ..training import describe_counts
-from .describing import continued, describe_study, open_study
+from .describing import continued
 from .looking import check_hours, described_looks, make_looks
 from .looks import Clock, reserved
-from .making import make_runs, prepare_trainings
-from .overlap import check_overlap, prompts_of, together, trained_on
-from .pilots import fresh_ballots, validation_share
-from .plan import Betas, make_data, settle_study, training_and_held_out
-from .questions import held_out_prompts, make_questions
+from .making import make_runs
+from .opening import open_plan
+from .overlap import together, trained_on
+from .plan import Betas, settle_study
 from .runs import Runner
 
 
@@ -148,41 +145,36 @@ def compare(
         **options,
     )
     folder = Path(out)
-    most_prompts = reserved(eval_prompts, until, folder)
-    validation_fraction = validation_share(plan, validation_fraction)
-    train_ballots, held_out = training_and_held_out(ballots, eval_ballots, eval_fraction, most_prompts)
-    sets = {"the held-out part of --data" if eval_ballots is None else "--eval-data": prompts_of(held_out)}
-    sets |= {"--prompts": list(prompts)} if prompts is not None else {}
-    seen = trained_on(train_ballots, model)
-    caveats = check_overlap(sets, seen, allowed=allow_overlap)
     with only_writer(folder):
-        bench = open_workbench(
-            model,
+        opened = open_plan(
+            plan,
+            ballots,
+            folder,
+            model=model,
             reference=reference,
-            precision=plan.settings.precision,
-            device=plan.settings.device,
-            template=plan.settings.template_options,
+            eval_ballots=eval_ballots,
+            eval_fraction=eval_fraction,
+            prompts=prompts,
+            eval_prompts=reserved(eval_prompts, until, folder),
+            votes_per_prompt=votes_per_prompt,
+            validation_fraction=validation_fraction,
+            samples=samples,
+            max_new_tokens=max_new_tokens,
+            judge=judge,
+            others=others or {},
+            allow_overlap=allow_overlap,
         )
-        form, length = bench.base.form, plan.settings.max_length
-        data = make_data(plan, train_ballots, held_out, form, votes_per_prompt, validation_fraction)
-        asked = tuple(prompts) if prompts is not None else held_out_prompts(held_out, most_prompts)
-        questions, cuts = make_questions(
-            asked, data.held_out, form, length, samples, max_new_tokens, judge, others or {}
-        )
-        trainings = prepare_trainings(bench, plan, data)
-        fresh = fresh_ballots(plan, data, {*asked, *(ballot.prompt for ballot in held_out)}, form)
-        info = describe_study(plan, bench, ballots, data, questions, trainings, cuts)
-        info["data"] |= {"votes_per_prompt": votes_per_prompt} if votes_per_prompt is not None else {}
-        info["data"] |= {"validation_fraction": validation_fraction} if plan.auto_lr else {}
-        info |= {"title": title or f"{', '.join(info['arms'])} on {Path(str(model)).name}", "command": command}
-        info |= {"notes": list(notes), "caveats": caveats, "seconds": {}}
-        info |= described_looks(eval_prompts, len(questions.prompts), hours) if until else {}
-        for fitted in (folder / "rewards").glob("*"):
-            check_fitted(fitted, plan.kind)
-        continued(folder, info)
+        bench, data, questions = opened.bench, opened.data, opened.questions
+        told: dict[str, Any] = {
+            "title": title or f"{', '.join(opened.info['arms'])} on {Path(str(model)).name}",
+            "command": command,
+        }
+        told |= {"notes": list(notes), "seconds": {}}
+        told |= described_looks(eval_prompts, len(questions.prompts), hours) if until else {}
+        info = continued(folder, opened.info | told)
         if hours is not None and not any((folder / "runs").glob("*/run.json")):
-            check_hours(hours, plan, bench, data, questions, trainings)
-        info = open_study(folder, info)
+            check_hours(hours, opened)
+        write_json(folder / "study.json", info)
         say(f"layout: {bench.layout.name} ({bench.layout.reason})")
         count = f"{len(data.training.ballots)} ballots to train on, {len(data.held_out.ballots)} held out"
         say(f"{count}, {len(questions.prompts)} prompts")
@@ -192,12 +184,12 @@ def compare(
         clock = Clock.of(folder, info["seconds"].get("study", 0.0), started)
         if info["looks"] and not until:  # grown by hand: as the last look was evaluated
             questions = questions.part(0, info["looks"]["done"][-1]["prompts"])
-        known = together(trained_on(data.ballots, model))  # not of the validation prompts
-        runner = Runner(folder, bench, plan, data, questions, dict(trainings), {}, known, when_done=clock.save)
+        digests = together(trained_on(data.ballots, model))  # not of the validation prompts
+        runner = Runner(folder, bench, plan, data, questions, dict(opened.trainings), {}, digests, when_done=clock.save)
+        info = (make_looks if until else make_runs)(runner, info, opened.fresh, clock)
         comparison = Study(folder)
-        make = make_looks if until else make_runs
-        info = make(runner, info, fresh, clock)
-        write_json(folder / "study.json", info | {"answered": comparison.verdict.sentence})
-        say(comparison.verdict.sentence)
+        sentence = comparison.verdict.sentence
+        write_json(folder / "study.json", info | {"answered": sentence})
+        say(sentence)
         say(f"report: {comparison.report()}")
     return comparison

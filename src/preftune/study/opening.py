@@ -1,0 +1,86 @@
+"""A settled plan met with its data and its models: where `compare` begins, and what `plan` foretells from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..data import Ballot, Prompt
+from ..judges import Judge
+from ..model import Workbench, open_workbench
+from ..preference import check_fitted
+from ..training import AnyTraining
+from .describing import describe_study
+from .making import prepare_trainings
+from .overlap import check_overlap, prompts_of, trained_on
+from .pilots import Fresh, fresh_ballots, validation_share
+from .plan import Plan, StudyData, TrainingKey, make_data, training_and_held_out
+from .questions import Questions, held_out_prompts, make_questions
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A study before its first step: what it trains on, what it asks, and what `study.json` is to say of both."""
+
+    plan: Plan
+    bench: Workbench
+    data: StudyData
+    questions: Questions
+    trainings: Mapping[TrainingKey, AnyTraining]
+    fresh: Fresh
+    info: dict[str, Any]
+
+
+def open_plan(
+    plan: Plan,
+    ballots: Sequence[Ballot],
+    folder: Path,
+    *,
+    model: str,
+    reference: str | None,
+    eval_ballots: Sequence[Ballot] | None,
+    eval_fraction: float,
+    prompts: Sequence[Prompt] | None,
+    eval_prompts: int,
+    votes_per_prompt: int | None,
+    validation_fraction: float,
+    samples: int,
+    max_new_tokens: int,
+    judge: Judge | None,
+    others: Mapping[str, Judge],
+    allow_overlap: bool,
+) -> Opened:
+    """Split, check for overlap, load, tokenise and plan every step; nothing is written.
+
+    The arguments are those of `compare`; `eval_prompts` are held out at most. Raises UserError for what the user can
+    mend.
+    """
+    settings = plan.settings
+    validation_fraction = validation_share(plan, validation_fraction)
+    train_ballots, held_out = training_and_held_out(ballots, eval_ballots, eval_fraction, eval_prompts)
+    sets = {"the held-out part of --data" if eval_ballots is None else "--eval-data": prompts_of(held_out)}
+    sets |= {"--prompts": list(prompts)} if prompts is not None else {}
+    caveats = check_overlap(sets, trained_on(train_ballots, model), allowed=allow_overlap)
+    bench = open_workbench(
+        model,
+        reference=reference,
+        precision=settings.precision,
+        device=settings.device,
+        template=settings.template_options,
+    )
+    form = bench.base.form
+    data = make_data(plan, train_ballots, held_out, form, votes_per_prompt, validation_fraction)
+    asked = tuple(prompts) if prompts is not None else held_out_prompts(held_out, eval_prompts)
+    questions, cuts = make_questions(
+        asked, data.held_out, form, settings.max_length, samples, max_new_tokens, judge, others
+    )
+    trainings = prepare_trainings(bench, plan, data)
+    fresh = fresh_ballots(plan, data, {*asked, *prompts_of(held_out)}, form)
+    for fitted in (folder / "rewards").glob("*"):
+        check_fitted(fitted, plan.kind)
+    info = describe_study(plan, bench, ballots, data, questions, trainings, cuts) | {"caveats": caveats}
+    info["data"] |= {"votes_per_prompt": votes_per_prompt} if votes_per_prompt is not None else {}
+    info["data"] |= {"validation_fraction": validation_fraction} if plan.auto_lr else {}
+    return Opened(plan, bench, data, questions, trainings, fresh, info)
