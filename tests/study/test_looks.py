@@ -235,6 +235,21 @@ def test_hours_decide_whether_the_next_look_begins(model: str, tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("short")
+def test_a_look_that_has_begun_is_made_to_its_end_whatever_the_hours(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the study would answer at a place that nobody declared."""
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        stop_before_row(patch, 2)
+        until(model, tmp_path / "s")
+    begun = Study(tmp_path / "s").study.info
+    assert len(begun["looks"]["done"]) == 1 and begun["seeds"] == [0, 1, 2]
+    study = until(model, tmp_path / "s", hours=1e-4)
+    assert [look["seeds"] for look in study.study.info["looks"]["done"]] == [2, 3]
+    assert study.verdict.sentence.startswith("Look 2 of 2, 3 seeds on 12 prompts.")
+
+
+@pytest.mark.usefixtures("short")
 def test_looks_are_declared_before_the_first_run(model: str, tmp_path: Path) -> None:
     plain = UNTIL | {"until": None, "seeds": [0], "eval_prompts": 12}
     compare("dpo,ipo", make_ballots(), model=model, out=tmp_path / "s", **plain)

@@ -51,11 +51,10 @@ def conclude(folder: Path, looks: Sequence[Look], info: Mapping[str, Any], clock
     The next one is taken to need as long a run as those so far did.
     """
     done, hours = info["looks"]["done"], info["looks"]["hours"]
-    if not done:
+    if not done or len(info["seeds"]) > done[-1]["seeds"]:  # a look that has begun is made, whatever the hours
         return ""
     answer, count = verdict(read_study(folder)), len(done)
-    if "sentence" not in done[-1]:  # else the next one may be under way, and the folder says so
-        done[-1] |= {"verdicts": [pair.verdict for pair in answer.comparisons], "sentence": answer.sentence}
+    done[-1] |= {"verdicts": [pair.verdict for pair in answer.comparisons], "sentence": answer.sentence}
     known = looks[count - 1].seeds
     more = clock.seconds() * (looks[count].seeds - known) / known if count < len(looks) else 0.0
     return why_ended(looks, count, answer.comparisons, hours, clock.seconds() / 3600, more / 3600)
