@@ -1,4 +1,4 @@
-"""Who decides on samples. A `Judge` is a reward of a response to a prompt, both as text."""
+"""Who decides on samples: a `Judge` is a reward of a response, a `PairJudge` compares two responses."""
 
 import lazy_loader
 
