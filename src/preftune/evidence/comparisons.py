@@ -88,9 +88,10 @@ class Best:
 class Verdict:
     """The answer of a study: `sentence` has it in words with its uncertainty, the rest are the numbers behind it.
 
-    `axis` is "reward", or "accuracy" where nothing scored the samples: then nothing is compared. `points` are of every
-    checkpoint; frontiers and comparisons rest on the ends of finished runs alone. `alarms` are what a reader should
-    worry about, `alarmed` why, by arm and noise; `caveats` are what limits the sentence.
+    `axis` is "reward", "win rate" (by a judge), or "accuracy" where nothing scored the samples: then nothing is
+    compared. `points` are of every checkpoint; frontiers and comparisons rest on the ends of finished runs alone.
+    `alarms` are what a reader should worry about, `alarmed` why, by arm and noise; `caveats` are what limits the
+    sentence. `secondary` are the same numbers on other axes, which the sentence does not rest on.
     """
 
     sentence: str
@@ -104,6 +105,7 @@ class Verdict:
     caveats: tuple[str, ...]
     judge: str = ""
     alarmed: dict[tuple[str, float], tuple[str, ...]] = field(default_factory=dict)
+    secondary: tuple[Verdict, ...] = ()
 
     def at_noise(self, noise: float) -> Verdict:
         """The numbers at one rate of label noise."""
@@ -114,6 +116,7 @@ class Verdict:
             comparisons=tuple(pair for pair in self.comparisons if pair.noise == noise),
             best=tuple(best for best in self.best if best.noise == noise),
             alarmed={where: why for where, why in self.alarmed.items() if where[1] == noise},
+            secondary=tuple(one.at_noise(noise) for one in self.secondary),
         )
 
     def record(self) -> dict[str, Any]:
@@ -123,7 +126,11 @@ class Verdict:
             "sentence": self.sentence,
             "axis": self.axis,
             "judge": self.judge,
-            "pairs": [_pair_record(pair, self) for pair in self.comparisons],
+            "pairs": [
+                _pair_record(pair, one) | {"primary": one is self}
+                for one in (self, *self.secondary)
+                for pair in one.comparisons
+            ],
             "arms": [_arm_record(fit, self) for fit in self.frontiers],
             "alarms": list(self.alarms),
             "caveats": list(self.caveats),
@@ -288,7 +295,8 @@ def _compare_pair(a: _Arm, b: _Arm, spreads: tuple[Spread, Spread]) -> Compariso
         following = "more held-out prompts, with samples of every run, would change that"
         return replace(pair, kl=at**2, why="the errors over prompts are not known", next=following)
     shares = [share_of(arm.fit.contrast(at), arm.fit.d, arm.units) for arm in (a, b)]
-    variance, df = total_variance(over_prompts, prompts or 2, list(map(Part, spreads, shares)))
+    clusters = a.table.df + 1 if a.table and a.table.df else prompts or 2
+    variance, df = total_variance(over_prompts, clusters, list(map(Part, spreads, shares)))
     value = a.frontier.at(at**2) - b.frontier.at(at**2)
     difference = Estimate(value, math.sqrt(variance), df if prompts else math.inf)
     return replace(pair, kl=at**2, difference=difference, scope=_scope([*a.points, *b.points]))
