@@ -120,17 +120,14 @@ class Verdict:
         )
 
     def record(self) -> dict[str, Any]:
-        """`verdict.json`, schema 2; a number that is not there is null."""
+        """`verdict.json`, schema 2; a number that is not there is null. Pairs on another axis or by another judge than the
+        record itself are secondary."""
         return {
             "schema": 2,
             "sentence": self.sentence,
             "axis": self.axis,
             "judge": self.judge,
-            "pairs": [
-                _pair_record(pair, one) | {"primary": one is self}
-                for one in (self, *self.secondary)
-                for pair in one.comparisons
-            ],
+            "pairs": [_pair_record(pair, one) for one in (self, *self.secondary) for pair in one.comparisons],
             "arms": [_arm_record(fit, self) for fit in self.frontiers],
             "alarms": list(self.alarms),
             "caveats": list(self.caveats),

@@ -6,3 +6,12 @@ from .opinions import PairJudge as PairJudge
 from .wording import Wording as Wording
 from .wording import addresses_judge as addresses_judge
 from .wording import read_wording as read_wording
+from .specs import CLASSIFIER as CLASSIFIER
+from .specs import ENDPOINT as ENDPOINT
+from .specs import GIVEN as GIVEN
+from .specs import MODEL as MODEL
+from .specs import REWARD as REWARD
+from .specs import JudgeSpec as JudgeSpec
+from .specs import Jury as Jury
+from .specs import Named as Named
+from .specs import settle_judges as settle_judges

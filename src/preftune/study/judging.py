@@ -1,0 +1,218 @@
+"""The judges of a study at work: who meets whom, what was asked already, and how far a judge agrees with people.
+
+The ends of runs meet the opponent, the reference under a seed that no policy shares, and so do two controls. Arms meet
+each other at about the same KL. What a judge has said is in `judgements.jsonl` and is not asked again; what it had no
+verdict on is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..console import say, track
+from ..data import Ballot, TokenSet
+from ..errors import UserError
+from ..evidence import (
+    COPY,
+    IDENTICAL,
+    JUDGEMENTS_FILE,
+    NULL,
+    OPPONENT,
+    OPPONENTS_FILE,
+    Judgement,
+    Result,
+    Sample,
+    VoteTable,
+    accuracy,
+    append_records,
+    read_judgements,
+    read_samples,
+    read_study,
+    side,
+)
+from ..judges import Contest, Jury, Opinion, PairJudge, addresses_judge
+from ..model import Workbench, return_freed_memory
+from .evaluate import make_samples
+from .questions import Questions
+from .rewards import reference_rollouts
+
+AT_ONCE = 64  # contests between two writes
+AGREEMENT = 200  # held-out votes that a judge is compared with, at most
+REPEATED = 20  # contests that are asked again, once, to see whether a judge drifts
+APART = 2.0  # two ends meet if one has at most so many times the KL of the other
+NOTHING = "I am not sure what to say."  # the null response
+
+Asked = tuple[Judgement, Contest]  # what is to be asked, and where the answer goes
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What judging needs of a study: its folder, its models, and what its policies were asked."""
+
+    folder: Path
+    models: Workbench
+    questions: Questions
+
+
+# --- who meets whom ---------------------------------------------------------------------------------------------------
+
+
+def draw_opponents(bench: Bench) -> tuple[Sample, ...]:
+    """The samples of the opponent and of the controls, also to prompts that came since; kept in `opponents.jsonl`."""
+    path, questions = bench.folder / OPPONENTS_FILE, bench.questions
+    known = read_samples(path) if path.exists() else ()
+    for run in (OPPONENT, COPY, NULL):
+        start = len({sample.prompt_id for sample in known if sample.run == run})
+        left = questions.part(start)
+        if left.prompts:
+            append_records(path, _nothing(bench, left) if run == NULL else _of_reference(bench, left, run))
+    return read_samples(path) if path.exists() else ()
+
+
+def _of_reference(bench: Bench, questions: Questions, run: str) -> list[Sample]:
+    drawn = reference_rollouts(bench.models, questions, questions.samples, run)
+    kl = [[0.0] * questions.samples for _ in drawn]
+    plain = replace(questions, judge=None, others={})
+    return make_samples(drawn, kl, plain, bench.models.base.form, run=run, step=0)
+
+
+def _nothing(bench: Bench, questions: Questions) -> list[Sample]:
+    tokens = len(bench.models.base.tokenizer.encode(NOTHING, add_special_tokens=False))
+    return [
+        Sample(NULL, 0, questions.first + i, text, 0, NOTHING, tokens, True, 0.0)
+        for i, text in enumerate(questions.texts)
+    ]
+
+
+def meetings(ends: Sequence[Result]) -> Iterator[tuple[Result, Result]]:
+    """Pairs of run ends of two arms at about the same KL: the nearest two at each seed and rate of label noise."""
+    groups: dict[tuple[int, float], dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
+    for row in ends:
+        if row.kl is not None and row.kl > 0:
+            groups[row.seed, row.noise][row.arm].append(row)
+    for arms in groups.values():
+        for a, b in itertools.combinations(arms.values(), 2):
+            pair = min(itertools.product(a, b), key=lambda pair: abs(math.log((pair[0].kl or 1) / (pair[1].kl or 1))))
+            if abs(math.log((pair[0].kl or 1) / (pair[1].kl or 1))) <= math.log(APART):
+                yield pair
+
+
+def contests_of_study(bench: Bench, ends: Sequence[Result], samples: Sequence[Sample]) -> list[Asked]:
+    """Everything that a judge of the study is asked, told of no judge yet."""
+    of: dict[tuple[str, int, int], dict[int, Sample]] = defaultdict(dict)
+    for sample in samples:
+        of[sample.run, sample.step, sample.prompt_id][sample.sample] = sample
+    many = bench.questions.samples
+    found: list[Asked] = []
+
+    def meet(a: tuple[str, int], b: tuple[str, int], shift: int) -> None:
+        for i, prompt in enumerate(bench.questions.asked):
+            place = bench.questions.first + i
+            others = of[*b, place]
+            for k, own in of[*a, place].items():
+                if (other := others.get((k + shift) % many)) is not None:
+                    found.append(_asked(own, other, Contest(prompt, own.response, other.response, own.ended, other.ended)))
+
+    for row in ends:
+        meet((row.run, row.step), (OPPONENT, 0), 0)
+    for control in (COPY, NULL):
+        meet((control, 0), (OPPONENT, 0), 0)
+    if many > 1:  # samples of one number share their luck
+        for a, b in meetings(ends):
+            meet((a.run, a.step), (b.run, b.step), 1)
+    return found
+
+
+def _asked(own: Sample, other: Sample, contest: Contest) -> Asked:
+    where = (own.run, own.step, own.prompt_id, own.sample, other.run, other.step, other.sample)
+    return Judgement("", *where, None, None), contest
+
+
+# --- asking -----------------------------------------------------------------------------------------------------------
+
+
+def ask(judge: PairJudge, asked: Sequence[Asked], path: Path) -> None:
+    """Ask what the judge has given no verdict on yet, and keep its answers as they come."""
+    known = {one.contest for one in read_judgements(path) if one.preference is not None} if path.exists() else set()
+    left = [(to, contest) for to, contest in _named(judge, asked) if to.contest not in known]
+    same = [to for to, contest in left if contest.a == contest.b]
+    append_records(path, [replace(to, first=0.5, second=0.5, why=IDENTICAL) for to in same])
+    left = [(to, contest) for to, contest in left if contest.a != contest.b]
+    for start in track(range(0, len(left), AT_ONCE), f"judge {judge.name}"):
+        part = left[start : start + AT_ONCE]
+        opinions = judge.prefer([contest for _, contest in part])
+        append_records(path, [_answered(to, said) for (to, _), said in zip(part, opinions, strict=True)])
+
+
+def ask_again(judge: PairJudge, asked: Sequence[Asked], path: Path) -> None:
+    """Ask some contests once more, if that was not done, without whatever the judge remembers."""
+    known = [one for one in read_judgements(path) if one.judge == judge.name]
+    if any(one.again for one in known):
+        return
+    told = {one.contest for one in known if one.preference is not None and one.why != IDENTICAL}
+    some = [(to, contest) for to, contest in _named(judge, asked) if to.contest in told]
+    some = sorted(some, key=lambda one: _order(repr(one[0].contest)))[:REPEATED]
+    anew = getattr(judge, "again", judge.prefer)([contest for _, contest in some])
+    append_records(path, [replace(_answered(to, said), again=True) for (to, _), said in zip(some, anew, strict=True)])
+
+
+def _named(judge: PairJudge, asked: Sequence[Asked]) -> list[Asked]:
+    return [(replace(to, judge=judge.name), contest) for to, contest in asked]
+
+
+def _answered(to: Judgement, said: Opinion) -> Judgement:
+    return replace(to, first=said.first, second=said.second, why=said.why)
+
+
+def _order(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+
+
+def agreement_with_votes(judge: PairJudge, ballots: Sequence[Ballot]) -> dict[str, Any]:
+    """How often the judge is on the side of held-out votes, ties one half, with its interval over prompts; {} without.
+
+    Of at most `AGREEMENT` votes, by prompts in a fixed order.
+    """
+    chosen: list[tuple[Contest, float, float, int]] = []
+    for place, ballot in enumerate(sorted(ballots, key=lambda ballot: _order(repr(ballot.prompt)))):
+        ended = ballot.ended or (True,) * len(ballot.responses)
+        for vote in ballot.votes:
+            a, b = ballot.responses[vote.a], ballot.responses[vote.b]
+            contest = Contest(ballot.prompt, a, b, ended[vote.a], ended[vote.b])
+            chosen.append((contest, vote.p, vote.weight, place))
+    chosen = [one for one in chosen if one[0].a != one[0].b][:AGREEMENT]
+    if not chosen:
+        return {}
+    opinions = judge.prefer([contest for contest, *_ in chosen])
+    pairs = zip(chosen, opinions, strict=True)
+    known = [(said.preference, p, w, place) for (_, p, w, place), said in pairs if said.preference is not None]
+    if not known:
+        return {"votes": 0, "missing": len(chosen)}
+    f, p, weight, place = (np.array(values, dtype=float) for values in zip(*known, strict=True))
+    found = accuracy(VoteTable(f - 0.5, p, weight, tuple((int(one),) for one in place)))
+    low, high = found.interval() if found.se is not None else (None, None)
+    flips = [(said.first - 0.5) * (said.second - 0.5) < 0 for said in opinions if said.first and said.second]
+    return {
+        "accuracy": {"value": found.value, "se": found.se, "low": low, "high": high},
+        "votes": len(known),
+        "prompts": len(set(place)),
+        "missing": len(chosen) - len(known),
+        "flips": float(np.mean(flips)) if flips else None,
+    }
+
+
+# --- a whole study ----------------------------------------------------------------------------------------------------
+
+
+def addressed(samples: Sequence[Sample]) -> dict[str, int]:
+    """How many responses of each run seem to speak to a judge."""
+    return dict(Counter(sample.run for sample in samples if addresses_judge(sample.response)))
