@@ -56,6 +56,13 @@ class TextFormat:
     def has_template(self) -> bool:
         return bool(self.tokenizer.chat_template)
 
+    @property
+    def after_end(self) -> list[int]:
+        """Ids of what the chat template writes behind the token that ends a reply, such as a line break."""
+        own = self.controls.pattern.search(self.ending)
+        ids = self._raw(self.ending[own.start() :]) if own else [self.end_chat]
+        return ids[ids.index(self.end_chat) + 1 :]
+
     def prompt(self, prompt: Prompt) -> list[int]:
         """Ids of a prompt, up to the place where the response starts. Raises Refused, as its template does."""
         if not isinstance(prompt, str) and self.has_template:

@@ -1,8 +1,13 @@
 from .judge import Judge as Judge
+from .local import LocalModel as LocalModel
+from .local import open_local as open_local
 from .opinions import Caller as Caller
 from .opinions import Contest as Contest
 from .opinions import Opinion as Opinion
 from .opinions import PairJudge as PairJudge
+from .scored import Scored as Scored
+from .scored import judge_by_reward as judge_by_reward
+from .scored import open_classifier as open_classifier
 from .wording import Wording as Wording
 from .wording import addresses_judge as addresses_judge
 from .wording import read_wording as read_wording

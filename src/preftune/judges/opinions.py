@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -97,3 +98,10 @@ class Caller:
         if not (0 <= first <= 1 and 0 <= second <= 1):
             return Opinion(None, None, "it gave no number between 0 and 1")
         return Opinion(float(first), 1 - float(second))
+
+
+def sigmoid(difference: float) -> float:
+    """σ in steps of 2⁻⁵³, so that σ(−d) = 1 − σ(d) to the last bit: an opinion swapped twice is the same."""
+    less = math.exp(-abs(difference)) / (1 + math.exp(-abs(difference)))
+    more = 1 - less
+    return more if difference >= 0 else 1 - more

@@ -14,9 +14,11 @@ from .features import score_head as score_head
 from .gguf import convert_model as convert_model
 from .invariants import StartCheck as StartCheck
 from .layout import Layout as Layout
+from .layout import probe_layout as probe_layout
 from .loading import Base as Base
 from .loading import load_base as load_base
 from .loading import load_form as load_form
+from .loading import reads_at_most as reads_at_most
 from .logprobs import check_finite as check_finite
 from .logprobs import chunked_comparison as chunked_comparison
 from .logprobs import chunked_logprobs as chunked_logprobs
@@ -33,12 +35,15 @@ from .rewards import RewardModel as RewardModel
 from .rewards import classifier_class as classifier_class
 from .rewards import delta_of as delta_of
 from .rewards import load_reward as load_reward
+from .rewards import load_scorer as load_scorer
+from .rewards import made_from as made_from
 from .rewards import save_classifier as save_classifier
 from .rewards import save_frozen as save_frozen
 from .rewards import score_ballots as score_ballots
 from .sampling import Rollout as Rollout
 from .sampling import exact_kl as exact_kl
 from .sampling import sample_responses as sample_responses
+from .starts import fetched as fetched
 from .stored import ReferenceValues as ReferenceValues
 from .stored import fill_store as fill_store
 from .stored import pooled_features as pooled_features

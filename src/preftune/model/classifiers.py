@@ -26,63 +26,64 @@ LOOKS = (  # chats that two templates are compared on
 )
 
 
-def load_classifier(path: Path) -> tuple[PreTrainedModel, float, float]:
+def load_classifier(path: Path, where: str) -> tuple[PreTrainedModel, float, float]:
     """The model of a reward folder, and the centre and scale of its scores: (score − centre) / scale is the reward.
 
     The head's shape is the checkpoint's, whatever the configuration says or leaves out. The centre is `score_center` of
-    the configuration plus its `mean`, the scale its `std`. Raises UserError for anything but one linear score.
+    the configuration plus its `mean`, the scale its `std`. Raises UserError, beginning with `where`, for anything but
+    one linear score.
     """
-    with loading(f"--reward {path}: not a model that can be loaded"):
+    with loading(f"{where}: not a model that can be loaded"):
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    _check_head(path, _shapes(path))
+    _check_head(_shapes(path, where), where)
     no_dropout(config)
     config.num_labels = 1
-    with loading(f"--reward {path}: not a sequence classifier that can be loaded"):
+    with loading(f"{where}: not a sequence classifier that can be loaded"):
         model, report = AutoModelForSequenceClassification.from_pretrained(
             path, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
     if report["missing_keys"] or not isinstance(getattr(model, "score", None), nn.Linear):
-        raise UserError(f"--reward {path}: no score head there (a decoder with a linear layer `score`)")
+        raise UserError(f"{where}: no score head there (a decoder with a linear layer `score`)")
     if model.score.bias is not None:
-        raise UserError(f"--reward {path}: its score head has a bias; fold it into score_center in config.json")
-    check_weights(model, f"--reward {path}")
+        raise UserError(f"{where}: its score head has a bias; fold it into score_center in config.json")
+    check_weights(model, where)
     model.eval()
-    std = _number(config, "std", 1.0, path)
+    std = _number(config, "std", 1.0, where)
     if std <= 0:
-        raise UserError(f"--reward {path}: `std` in config.json is {std:g}; it must be greater than 0")
-    return model, _number(config, "score_center", 0.0, path) + _number(config, "mean", 0.0, path), std
+        raise UserError(f"{where}: `std` in config.json is {std:g}; it must be greater than 0")
+    return model, _number(config, "score_center", 0.0, where) + _number(config, "mean", 0.0, where), std
 
 
-def _shapes(path: Path) -> dict[str, list[int]]:
+def _shapes(path: Path, where: str) -> dict[str, list[int]]:
     """The shapes of the checkpoint's weights, by name."""
     shapes: dict[str, list[int]] = {}
-    with loading(f"--reward {path}: its weights cannot be read"):
+    with loading(f"{where}: its weights cannot be read"):
         for file in path.glob("model*.safetensors"):
             with safe_open(file, "pt") as tensors:
                 shapes |= {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118
     return shapes
 
 
-def _check_head(path: Path, shapes: dict[str, list[int]]) -> None:
+def _check_head(shapes: dict[str, list[int]], where: str) -> None:
     """Raises UserError for a head that tells labels apart, or that is one of another kind."""
     if "score.weight" in shapes:
         if (labels := shapes["score.weight"][0]) != 1:
-            raise UserError(f"--reward {path}: it tells {labels} labels apart; a reward has one")
+            raise UserError(f"{where}: it tells {labels} labels apart; a reward has one")
         return
     other = next((name for name in shapes if HEAD.search(name)), None)
     if other:
         raise UserError(
-            f"--reward {path}: no score head there: its head is `{other}`, a value head; save it as a sequence "
+            f"{where}: no score head there: its head is `{other}`, a value head; save it as a sequence "
             "classifier with one label (a linear layer `score`)"
         )
 
 
-def _number(config: Any, name: str, default: float, path: Path) -> float:
+def _number(config: Any, name: str, default: float, where: str) -> float:
     value = getattr(config, name, None)
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UserError(f"--reward {path}: `{name}` in config.json is {value!r}, not a finite number")
+        raise UserError(f"{where}: `{name}` in config.json is {value!r}, not a finite number")
     return float(value)
 
 

@@ -55,24 +55,24 @@ class Layout:
         return copies * len(ballot.prompt) + tokens
 
 
-def probe_layout(model: Any, precision: str = "fp32") -> Layout:
+def probe_layout(model: Any, precision: str = "fp32", where: str = "--model") -> Layout:
     """Choose the layout by trying it: log-probs and gradients on a small ballot against plain padded sequences.
 
     The shared prompt through our attention comes first, then through a 4D mask, then the padded layout; the yardstick
     is the model's own logits under the attention that transformers gives it, and the model keeps the attention that
     its layout needs. On a GPU the kernel that takes all ballots at once is tried too, in the `precision` of the run.
-    Raises UserError when the model looks ahead, or when even the padded log-probs differ from its own logits: its head
-    does something that is not handled.
+    Raises UserError, beginning with `where`, when the model looks ahead, or when even the padded log-probs differ from
+    its own logits: its head does something that is not handled.
     """
     ballots = _probe_ballots(model.config.get_text_config().vocab_size)
     device = next(model.parameters()).device
     padded, branch = padded_layout(ballots).to(device), branch_layout(ballots).to(device)
     use_stock_attention(model)
     if _looks_ahead(model, padded):
-        raise UserError(f"--model: {type(model).__name__} is no causal language model: it sees the tokens to predict")
+        raise UserError(f"{where}: {type(model).__name__} is no causal language model: it sees the tokens to predict")
     wanted = _own_logprobs(model, padded)
     if failure := _compare(model, padded, wanted):
-        raise UserError(f"--model: {type(model).__name__} is not supported (its log-probs through our head: {failure})")
+        raise UserError(f"{where}: {type(model).__name__} is not supported (its log-probs through our head: {failure})")
     failures: list[str] = []
     for name, attempt in (("branch", _try_branch_attention), ("mask", _try_mask)):
         failure = attempt(model, branch, wanted)

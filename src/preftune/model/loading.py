@@ -95,21 +95,22 @@ def check_weights(model: nn.Module, where: str) -> None:
             raise UserError(f"{where}: its weight {name} holds values that are not finite; fetch or train it again")
 
 
-def load_form(name: str, template: str = "") -> TextFormat:
+def load_form(name: str, template: str = "", where: str = "") -> TextFormat:
     """How a model's texts become tokens, from its tokenizer alone; `template` are options of its chat template.
 
-    Raises UserError where there is no tokenizer.
+    Raises UserError, beginning with `where` (by default `--model` and the name), where there is no tokenizer.
     """
+    where = where or f"--model {name}"
     path = Path(name)
     folder, options = (str(path.parent), {"gguf_file": path.name}) if name.endswith(".gguf") else (name, {})
     if options and not path.is_file():
-        raise UserError(f"--model {name}: no such file")
+        raise UserError(f"{where}: no such file")
     if path.exists() and not options and not any(path.glob("*token*.json")):
-        raise UserError(f"--model {name}: no tokenizer there (a model folder has a tokenizer.json)")
+        raise UserError(f"{where}: no tokenizer there (a model folder has a tokenizer.json)")
     hint = "" if path.exists() else "; it is no local folder, and the hub did not serve it"
-    with loading(f"--model {name}: its tokenizer cannot be loaded{hint}"):
+    with loading(f"{where}: its tokenizer cannot be loaded{hint}"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
-    return text_format(tokenizer, where=f"--model {name}", options=template_options(template))
+    return text_format(tokenizer, where=where, options=template_options(template))
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
@@ -121,6 +122,11 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
             f"{where}: its tokenizer has {token!r} with the id {number}, and the embedding has {rows} rows; resize the "
             "embedding, or take the tokenizer that belongs to the model"
         )
+
+
+def reads_at_most(model: PreTrainedModel) -> int | None:
+    """How many tokens a model reads at most; None where its configuration sets no limit."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or None
 
 
 def load_any(name: str, where: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

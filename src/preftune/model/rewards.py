@@ -36,7 +36,7 @@ from .attention import use_branch_attention, use_stock_attention
 from .classifiers import check_tokenizer, load_classifier
 from .features import last_states, pooled_states
 from .layout import Layout
-from .loading import Base, weights_hash
+from .loading import Base, check_vocabulary, load_form, reads_at_most, weights_hash
 from .logprobs import check_finite
 from .policy import Reference
 from .saving import check_saved
@@ -61,7 +61,8 @@ class RewardModel:
 
     `kind` is `frozen`, `lora`, `full` or `folder`; `sha256` identifies weights, head and centre; `center` is the mean
     score of samples of the reference, taken off every score; `info` is what was recorded when it was fitted. Of a
-    `frozen` one `linear` is the layer and the weights `[D]`, for those who have stored that layer's features.
+    `frozen` one `linear` is the layer and the weights `[D]`, for those who have stored that layer's features. `reads`
+    is how many tokens one on its own reads at most, where it has a limit.
     """
 
     kind: str
@@ -71,6 +72,7 @@ class RewardModel:
     form: TextFormat
     raw: Callable[[BranchBatch], Tensor]
     linear: tuple[int, Tensor] | None = None
+    reads: int | None = None
 
     @torch.no_grad()
     def scores(self, batch: BranchBatch) -> Tensor:
@@ -102,7 +104,7 @@ def load_reward(
     path = path / "reward" if (path / "reward").is_dir() else path
     if not (path / RECORD).is_file() and not (path / "config.json").is_file():
         raise UserError(f"--reward {folder}: no reward model there (train reward makes one, or name a local folder)")
-    record = _read_record(path)
+    record = _read_record(path, f"--reward {path}")
     beside = record.get("model") == base.sha256
     if record.get("kind") == "frozen" and not beside:
         raise UserError(f"--reward {folder}: it reads the features of another model ({record.get('name')})")
@@ -116,14 +118,21 @@ def load_reward(
     return _load_folder(path, record, base, layout, precision, device, chats)
 
 
-def _read_record(path: Path) -> dict[str, Any]:
+def _read_record(path: Path, where: str) -> dict[str, Any]:
     if not (path / RECORD).is_file():
         return {}
     try:
         record: dict[str, Any] = json.loads((path / RECORD).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"--reward {path}: {RECORD} is not JSON ({error})") from error
+        raise UserError(f"{where}: {RECORD} is not JSON ({error})") from error
     return record
+
+
+def made_from(folder: str | Path) -> str:
+    """The SHA-256 of the model that a reward folder was fitted on, as its record has it; "" where there is none."""
+    path = Path(folder)
+    path = path / "reward" if (path / "reward").is_dir() else path
+    return str(_read_record(path, f"--reward {path}").get("model", ""))
 
 
 def _is_scaled(path: Path) -> bool:
@@ -278,7 +287,7 @@ def pad_token(form: TextFormat) -> int:
 def _load_folder(
     path: Path, record: Mapping[str, Any], base: Base, layout: Layout, precision: str, device: torch.device, chats: bool
 ) -> RewardModel:
-    model, center, scale = load_classifier(path)
+    model, center, scale = load_classifier(path, f"--reward {path}")
     check_tokenizer(path, base, chats=chats)
     model.to(device).requires_grad_(False)
     as_base = _attends_alike(model.config, base.model.config) and layout.name != "padded"
@@ -292,6 +301,33 @@ def _load_folder(
 
     kind, info = record.get("kind", "folder"), record.get("info", {})
     return RewardModel(kind, weights_hash(model), center / scale, info, base.form, raw)
+
+
+def load_scorer(folder: Path, *, precision: str, device: torch.device, where: str) -> RewardModel:
+    """A reward model on its own, from a folder that transformers loads as a sequence classifier: it reads the tokens of
+    its own tokenizer, each response as a sequence of its own (`padded`).
+
+    Raises UserError, beginning with `where`, as `load_reward` does, for frozen features, which are those of another
+    model, and for a folder without a tokenizer, or with one that has more tokens than the model's embedding.
+    """
+    path = folder / "reward" if (folder / "reward").is_dir() else folder
+    record = _read_record(path, where)
+    if record.get("kind") == "frozen":
+        raise UserError(f"{where}: it reads the features of a model ({record.get('name')}), and scores nothing alone")
+    if not (path / "config.json").is_file():
+        raise UserError(f"{where}: no reward model there (a folder that transformers loads as a sequence classifier)")
+    model, center, scale = load_classifier(path, where)
+    form = load_form(str(path), where=where)
+    check_vocabulary(model, form.tokenizer, where)
+    model.to(device).requires_grad_(False)
+    use_stock_attention(model)
+    weight_D: Tensor = model.score.weight.detach()[0]
+
+    def raw(batch: BranchBatch) -> Tensor:
+        return last_states(model, padded(batch).to(device), precision) @ weight_D / scale
+
+    kind, info = record.get("kind", "folder"), record.get("info", {})
+    return RewardModel(kind, weights_hash(model), center / scale, info, form, raw, reads=reads_at_most(model))
 
 
 def _attends_alike(config: Any, other: Any) -> bool:

@@ -36,7 +36,19 @@ def find_adapter(name: str, where: str) -> Path | None:
     if there is None:
         return None
     with loading(f"{where}: the hub did not serve it"):
-        return Path(huggingface_hub.snapshot_download(name, ignore_patterns=["*.bin", "*.pt", "*.pth"]))
+        return _snapshot(name)
+
+
+def fetched(name: str, where: str) -> Path:
+    """The local folder of that name, or a copy of the hub's repository. Raises UserError where there is neither."""
+    if Path(name).exists():
+        return Path(name)
+    with loading(f"{where}: it is no local folder, and the hub did not serve it"):
+        return _snapshot(name)
+
+
+def _snapshot(name: str) -> Path:
+    return Path(huggingface_hub.snapshot_download(name, ignore_patterns=["*.bin", "*.pt", "*.pth"]))
 
 
 def load_adapted(name: str, where: str, folder: Path, load: Callable[[str, str], Loaded]) -> Loaded:

@@ -14,7 +14,7 @@ from ..errors import UserError
 from .engine import keep_freed_memory, pick_device
 from .invariants import StartCheck
 from .layout import Layout, probe_layout
-from .loading import Base, load_base
+from .loading import Base, load_base, reads_at_most
 from .policy import Reference
 from .stores import Store, StoreKey, stores_folder
 
@@ -57,7 +57,7 @@ def start_check(bench: Workbench, first: set[Any], computed: Iterable[bytes], so
 
 def check_room(bench: Workbench, longest: int, max_new_tokens: int) -> None:
     """Raises UserError if a response after the longest prompt (in tokens) does not fit into what the model reads."""
-    room = getattr(bench.base.model.config.get_text_config(), "max_position_embeddings", None)
+    room = reads_at_most(bench.base.model)
     if room and longest + max_new_tokens > room:
         raise UserError(
             f"--max-new-tokens {max_new_tokens}: the longest prompt has {longest} tokens and the model reads "

@@ -200,7 +200,11 @@ def agreement_with_votes(judge: PairJudge, ballots: Sequence[Ballot]) -> dict[st
     f, p, weight, place = (np.array(values, dtype=float) for values in zip(*known, strict=True))
     found = accuracy(VoteTable(f - 0.5, p, weight, tuple((int(one),) for one in place)))
     low, high = found.interval() if found.se is not None else (None, None)
-    flips = [(said.first - 0.5) * (said.second - 0.5) < 0 for said in opinions if said.first and said.second]
+    flips = [
+        (said.first - 0.5) * (said.second - 0.5) < 0
+        for said in opinions
+        if said.first is not None and said.second is not None
+    ]
     return {
         "accuracy": {"value": found.value, "se": found.se, "low": low, "high": high},
         "votes": len(known),
@@ -210,9 +214,3 @@ def agreement_with_votes(judge: PairJudge, ballots: Sequence[Ballot]) -> dict[st
     }
 
 
-# --- a whole study ----------------------------------------------------------------------------------------------------
-
-
-def addressed(samples: Sequence[Sample]) -> dict[str, int]:
-    """How many responses of each run seem to speak to a judge."""
-    return dict(Counter(sample.run for sample in samples if addresses_judge(sample.response)))
