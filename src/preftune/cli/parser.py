@@ -139,6 +139,8 @@ def _add_flag(parser: Any, name: str, *, required: bool, method: str = "", hidde
     text = SUPPRESS if hidden else flag.text
     if flag.switch:
         parser.add_argument(f"--{name}", action="store_true", help=text)
+    elif flag.many:
+        parser.add_argument(f"--{name}", action="append", type=flag.kind, help=text, metavar="JUDGE")
     else:
         metavar = {int: "N", float: "X", rate: "X"}.get(flag.kind) or ("VALUE" if len(name) > LONG else None)
         parser.add_argument(f"--{name}", type=flag.kind, required=required, help=text, metavar=metavar)

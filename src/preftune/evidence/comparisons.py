@@ -120,8 +120,10 @@ class Verdict:
         )
 
     def record(self) -> dict[str, Any]:
-        """`verdict.json`, schema 2; a number that is not there is null. Pairs on another axis or by another judge than the
-        record itself are secondary."""
+        """`verdict.json`, schema 2; a number that is not there is null.
+
+        Pairs on another axis than the record itself, or by another judge, are secondary.
+        """
         return {
             "schema": 2,
             "sentence": self.sentence,

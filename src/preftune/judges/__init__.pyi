@@ -8,9 +8,6 @@ from .opinions import PairJudge as PairJudge
 from .scored import Scored as Scored
 from .scored import judge_by_reward as judge_by_reward
 from .scored import open_classifier as open_classifier
-from .wording import Wording as Wording
-from .wording import addresses_judge as addresses_judge
-from .wording import read_wording as read_wording
 from .specs import CLASSIFIER as CLASSIFIER
 from .specs import ENDPOINT as ENDPOINT
 from .specs import GIVEN as GIVEN
@@ -20,3 +17,6 @@ from .specs import JudgeSpec as JudgeSpec
 from .specs import Jury as Jury
 from .specs import Named as Named
 from .specs import settle_judges as settle_judges
+from .wording import Wording as Wording
+from .wording import addresses_judge as addresses_judge
+from .wording import read_wording as read_wording

@@ -68,6 +68,8 @@ def describe_study(
         "failed": {},
         "arithmetic": ARITHMETIC,
         "gold": questions.judge and {"name": questions.judge.name, "description": questions.judge.description},
+        "judges": [],
+        "addressed": {},
         "opinions": {name: judge.description for name, judge in questions.others.items()},
         "steps": {arm: training.steps for (arm, *_), training in trainings.items()}
         | {arm.name: max(arm.method.sizes) for arm in plan.arms if isinstance(arm.method, Selection)},

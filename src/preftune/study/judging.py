@@ -11,14 +11,14 @@ import hashlib
 import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..console import say, track
+from ..console import track
 from ..data import Ballot, TokenSet
 from ..errors import UserError
 from ..evidence import (
@@ -34,13 +34,26 @@ from ..evidence import (
     VoteTable,
     accuracy,
     append_records,
+    judges_of,
     read_judgements,
     read_samples,
     read_study,
-    side,
 )
-from ..judges import Contest, Jury, Opinion, PairJudge, addresses_judge
-from ..model import Workbench, return_freed_memory
+from ..judges import (
+    CLASSIFIER,
+    MODEL,
+    REWARD,
+    Contest,
+    JudgeSpec,
+    Jury,
+    Opinion,
+    PairJudge,
+    addresses_judge,
+    judge_by_reward,
+    open_classifier,
+    open_local,
+)
+from ..model import RewardModel, Workbench, return_freed_memory, tokens_per_pass
 from .evaluate import make_samples
 from .questions import Questions
 from .rewards import reference_rollouts
@@ -55,7 +68,7 @@ Asked = tuple[Judgement, Contest]  # what is to be asked, and where the answer g
 
 
 @dataclass(frozen=True)
-class Bench:
+class Judged:
     """What judging needs of a study: its folder, its models, and what its policies were asked."""
 
     folder: Path
@@ -66,27 +79,27 @@ class Bench:
 # --- who meets whom ---------------------------------------------------------------------------------------------------
 
 
-def draw_opponents(bench: Bench) -> tuple[Sample, ...]:
+def draw_opponents(judged: Judged) -> tuple[Sample, ...]:
     """The samples of the opponent and of the controls, also to prompts that came since; kept in `opponents.jsonl`."""
-    path, questions = bench.folder / OPPONENTS_FILE, bench.questions
+    path, questions = judged.folder / OPPONENTS_FILE, judged.questions
     known = read_samples(path) if path.exists() else ()
     for run in (OPPONENT, COPY, NULL):
         start = len({sample.prompt_id for sample in known if sample.run == run})
         left = questions.part(start)
         if left.prompts:
-            append_records(path, _nothing(bench, left) if run == NULL else _of_reference(bench, left, run))
+            append_records(path, _nothing(judged, left) if run == NULL else _of_reference(judged, left, run))
     return read_samples(path) if path.exists() else ()
 
 
-def _of_reference(bench: Bench, questions: Questions, run: str) -> list[Sample]:
-    drawn = reference_rollouts(bench.models, questions, questions.samples, run)
+def _of_reference(judged: Judged, questions: Questions, run: str) -> list[Sample]:
+    drawn = reference_rollouts(judged.models, questions, questions.samples, run)
     kl = [[0.0] * questions.samples for _ in drawn]
     plain = replace(questions, judge=None, others={})
-    return make_samples(drawn, kl, plain, bench.models.base.form, run=run, step=0)
+    return make_samples(drawn, kl, plain, judged.models.base.form, run=run, step=0)
 
 
-def _nothing(bench: Bench, questions: Questions) -> list[Sample]:
-    tokens = len(bench.models.base.tokenizer.encode(NOTHING, add_special_tokens=False))
+def _nothing(judged: Judged, questions: Questions) -> list[Sample]:
+    tokens = len(judged.models.base.tokenizer.encode(NOTHING, add_special_tokens=False))
     return [
         Sample(NULL, 0, questions.first + i, text, 0, NOTHING, tokens, True, 0.0)
         for i, text in enumerate(questions.texts)
@@ -106,21 +119,23 @@ def meetings(ends: Sequence[Result]) -> Iterator[tuple[Result, Result]]:
                 yield pair
 
 
-def contests_of_study(bench: Bench, ends: Sequence[Result], samples: Sequence[Sample]) -> list[Asked]:
+def contests_of_study(judged: Judged, ends: Sequence[Result], samples: Sequence[Sample]) -> list[Asked]:
     """Everything that a judge of the study is asked, told of no judge yet."""
     of: dict[tuple[str, int, int], dict[int, Sample]] = defaultdict(dict)
     for sample in samples:
         of[sample.run, sample.step, sample.prompt_id][sample.sample] = sample
-    many = bench.questions.samples
+    many = judged.questions.samples
     found: list[Asked] = []
 
     def meet(a: tuple[str, int], b: tuple[str, int], shift: int) -> None:
-        for i, prompt in enumerate(bench.questions.asked):
-            place = bench.questions.first + i
+        for i, prompt in enumerate(judged.questions.asked):
+            place = judged.questions.first + i
             others = of[*b, place]
             for k, own in of[*a, place].items():
                 if (other := others.get((k + shift) % many)) is not None:
-                    found.append(_asked(own, other, Contest(prompt, own.response, other.response, own.ended, other.ended)))
+                    found.append(
+                        _asked(own, other, Contest(prompt, own.response, other.response, own.ended, other.ended))
+                    )
 
     for row in ends:
         meet((row.run, row.step), (OPPONENT, 0), 0)
@@ -194,11 +209,11 @@ def agreement_with_votes(judge: PairJudge, ballots: Sequence[Ballot]) -> dict[st
         return {}
     opinions = judge.prefer([contest for contest, *_ in chosen])
     pairs = zip(chosen, opinions, strict=True)
-    known = [(said.preference, p, w, place) for (_, p, w, place), said in pairs if said.preference is not None]
+    known = [(said.preference, p, weight, at) for (_, p, weight, at), said in pairs if said.preference is not None]
     if not known:
         return {"votes": 0, "missing": len(chosen)}
-    f, p, weight, place = (np.array(values, dtype=float) for values in zip(*known, strict=True))
-    found = accuracy(VoteTable(f - 0.5, p, weight, tuple((int(one),) for one in place)))
+    f, p, weight, prompt = (np.array(values, dtype=float) for values in zip(*known, strict=True))
+    found = accuracy(VoteTable(f - 0.5, p, weight, tuple((int(one),) for one in prompt)))
     low, high = found.interval() if found.se is not None else (None, None)
     flips = [
         (said.first - 0.5) * (said.second - 0.5) < 0
@@ -208,9 +223,101 @@ def agreement_with_votes(judge: PairJudge, ballots: Sequence[Ballot]) -> dict[st
     return {
         "accuracy": {"value": found.value, "se": found.se, "low": low, "high": high},
         "votes": len(known),
-        "prompts": len(set(place)),
+        "prompts": len(set(prompt.tolist())),
         "missing": len(chosen) - len(known),
         "flips": float(np.mean(flips)) if flips else None,
     }
 
 
+# --- a whole study ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The judges of a study: who they are, the votes that `reward` is fitted on, and held-out ballots to test them."""
+
+    jury: Jury = field(default_factory=Jury)
+    votes: TokenSet | None = None
+    held_out: tuple[Ballot, ...] = ()
+    digests: frozenset[str] = frozenset()  # of the prompts of those votes
+
+    def __bool__(self) -> bool:
+        return bool(self.jury.specs)
+
+
+def open_judge(spec: JudgeSpec, panel: Panel, judged: Judged, fit: Callable[[], RewardModel]) -> PairJudge:
+    """The judge, ready to be asked; `fit` makes the reward model that `reward` is. Raises UserError for one that
+    cannot judge."""
+    settings: dict[str, Any] = {"precision": judged.models.precision, "device": str(judged.models.base.device)}
+    if spec.judge is not None:
+        return spec.judge
+    if spec.kind == REWARD:
+        return judge_by_reward(fit(), judged.models, micro_tokens=tokens_per_pass(judged.models.base.device))
+    if spec.kind == CLASSIFIER:
+        return open_classifier(spec.where, **settings)
+    assert panel.jury.wording is not None
+    if spec.kind == MODEL:
+        return open_local(spec.where, wording=panel.jury.wording, **settings)
+    from ..judges import open_endpoint
+
+    return open_endpoint(spec.where, panel.jury.model, wording=panel.jury.wording, budget=panel.jury.budget)
+
+
+def describe_judges(panel: Panel, judged: Judged) -> list[dict[str, Any]]:
+    """What `study.json` says of the judges before the first run: each is opened once, so that one that cannot judge is
+    known before anything is trained. What is fitted later tells itself then."""
+    described: list[dict[str, Any]] = []
+    for spec in panel.jury.specs:
+        if spec.kind == REWARD:
+            described.append({"name": spec.name, "description": "a reward model that is still to be fitted"})
+            continue
+        judge = open_judge(spec, panel, judged, _never)
+        described.append({"name": judge.name, "description": judge.description, "identity": dict(judge.identity)})
+        del judge
+        return_freed_memory()
+    return described
+
+
+def _never() -> RewardModel:
+    raise AssertionError("is not fitted here")
+
+
+def judge_study(panel: Panel, judged: Judged, info: Mapping[str, Any], fit: Callable[[], RewardModel]) -> dict[str, Any]:
+    """Have every judge of the study say what it thinks of all run ends; what `study.json` is to say of them.
+
+    Raises UserError for a judge that an arm learned from.
+    """
+    if not panel:
+        return {}
+    opponents, study = draw_opponents(judged), read_study(judged.folder)
+    asked = contests_of_study(judged, study.ends(), [*study.samples, *opponents])
+    known = judges_of(study)
+    described = []
+    for spec in panel.jury.specs:
+        judge = open_judge(spec, panel, judged, fit)
+        check_apart(judge, info)
+        own: dict[str, Any] = {"name": judge.name, "description": judge.description, "identity": dict(judge.identity)}
+        if spec.kind == REWARD:
+            own["identity"] |= {"base": judged.models.base.sha256}
+        before = known.get(judge.name, {})
+        path = judged.folder / JUDGEMENTS_FILE
+        ask(judge, asked, path)
+        ask_again(judge, asked, path)
+        agrees = before.get("agreement") or agreement_with_votes(judge, panel.held_out)
+        described.append(own | {"agreement": agrees})
+        del judge
+        return_freed_memory()
+    return {"judges": described, "addressed": addressed([*study.samples, *opponents])}
+
+
+def check_apart(judge: PairJudge, info: Mapping[str, Any]) -> None:
+    """Raises UserError if some arm learned from this very judge: it would be asked how well it was obeyed."""
+    own = judge.identity.get("model")
+    taught = [of for of in info["reward"].values() if isinstance(of, Mapping)]
+    if own is not None and own in {of.get("sha256") for of in taught}:
+        raise UserError(f"--judge {judge.name}: is the reward model that some arm learned from; name another judge")
+
+
+def addressed(samples: Sequence[Sample]) -> dict[str, int]:
+    """How many responses of each run seem to speak to a judge."""
+    return dict(Counter(sample.run for sample in samples if addresses_judge(sample.response)))

@@ -77,7 +77,7 @@ def check_until(
     if samples < 1 or not scored:
         raise UserError(
             f"--until {VERDICT}: nothing scores the responses, so that no look could tell arms apart; "
-            "give `preftune.compare` a judge, and --samples 1 or more"
+            "name a --judge, and give --samples 1 or more"
         )
 
 

@@ -14,6 +14,7 @@ from ..preference import check_extra_responses
 from ..training import AnyTraining, PromptTraining, check_context, prepare
 from .beta_search import MOST, kept, search_betas
 from .describing import describe_targets
+from .judging import judge_study
 from .looks import Clock
 from .naming import condition_name
 from .pilots import Fresh, settle_rates
@@ -47,6 +48,7 @@ def make_runs(runner: Runner, info: dict[str, Any], fresh: Fresh, clock: Clock) 
     info["preferences"] = {name: record["preference"] for name, record in records.items() if "preference" in record}
     info["calibration"] = runner.calibrations()
     info["targets"] |= {name: record["target"] for name, record in records.items() if "target" in record}
+    info |= judge_study(runner.panel, runner.judging, info, runner.judged_by)
     clock.save()
     info = info | {"seconds": {"study": clock.seconds()}}
     write_json(path, info)

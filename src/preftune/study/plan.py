@@ -31,6 +31,7 @@ class Plan:
     given: Mapping[str, Any]  # options of methods, for every arm whose method has them
     checkpoints: int
     kind: str
+    judge_kind: str = ""  # of the reward model that judges, where one does
     searching: tuple[str, ...] = ()  # the arms whose β is to be found (`beta_search`)
     auto_lr: bool = False
     rates: Mapping[str, float] = field(default_factory=dict)  # learning rates that pilots chose, by arm
@@ -123,13 +124,18 @@ def settle_study(
     until: str | None = None,
     hours: float | None = None,
     scored: bool = False,
+    fits_judge: bool = False,
     **options: Any,
 ) -> Plan:
     """Check and settle what is compared, before anything is loaded: with looks, all that the last one could have.
 
-    `scored`: something gives responses a reward. Raises UserError for what the user can mend.
+    `scored`: something judges responses; `fits_judge`: a reward model that is fitted for it. Raises UserError for what
+    the user can mend.
     """
     plan = make_plan(methods, betas, every_seed(until, seeds), label_noise, options, checkpoints, kind)
+    if fits_judge:
+        plan = replace(plan, judge_kind=kind or default_kind([REWARD], plan.settings))
+        check_fit(plan.judge_kind, plan.reward_recipe)
     check_until(until, hours, seeds, samples, len(plan.arms), scored)
     if until and plan.arm_betas:  # its β are where the search starts
         plan = replace(plan, searching=arms_to_search(plan.arms, AUTO, label_noise))
@@ -164,7 +170,9 @@ def make_plan(
     settings, given = split_options(told, [arm.method.name for arm in parsed])
     kind = kind or default_kind([arm.method for arm in parsed], settings)
     rates = tuple(map(float, noises))
-    plan = Plan(parsed, arm_betas, tuple(seeds), rates, settings, given, checkpoints, kind, searching, auto_lr)
+    plan = Plan(
+        parsed, arm_betas, tuple(seeds), rates, settings, given, checkpoints, kind, searching=searching, auto_lr=auto_lr
+    )
     if plan.needs_reward:
         check_fit(kind, plan.reward_recipe)
     for arm in parsed:
