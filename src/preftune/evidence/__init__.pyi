@@ -20,6 +20,9 @@ from .frontiers import PROXY as PROXY
 from .frontiers import REWARD as REWARD
 from .frontiers import Frontier as Frontier
 from .frontiers import Point as Point
+from .influence import Estimates as Estimates
+from .influence import mean_where_there as mean_where_there
+from .influence import missing_bounds as missing_bounds
 from .judged import judges_of as judges_of
 from .judged import no_axis as no_axis
 from .judgements import CONTROLS as CONTROLS
@@ -34,10 +37,13 @@ from .judging import JudgeFacts as JudgeFacts
 from .judging import agreement as agreement
 from .judging import judge_facts as judge_facts
 from .judging import side as side
+from .length_control import length_controlled as length_controlled
 from .power import Outlook as Outlook
 from .power import PlannedEnd as PlannedEnd
 from .power import outlook as outlook
 from .power import seeds_needed as seeds_needed
+from .prediction_powered import ppi as ppi
+from .prediction_powered import ppi_points as ppi_points
 from .results import HELD_OUT as HELD_OUT
 from .results import REFERENCE as REFERENCE
 from .results import Result as Result

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from .comparisons import Best, Comparison, Verdict, best_run, compare, corrected
-from .frontiers import ACCURACY, PROXY, REWARD, Frontier, PerPrompt, Point, fit_frontier, placed, point_at, points_of
+from .frontiers import (
+    ACCURACY,
+    CORRECTED,
+    PEOPLE,
+    PROXY,
+    REWARD,
+    Frontier,
+    PerPrompt,
+    Point,
+    fit_frontier,
+    placed,
+    point_at,
+    points_of,
+)
 from .judged import Axis, axes_of, judged_points
 from .judging import judge_alarms
 from .looks import Looks
@@ -67,6 +81,9 @@ def judged(pairs: Sequence[Comparison], study: StudyRecord) -> tuple[Comparison,
     return corrected(pairs, looks.alpha())
 
 
+ENOUGH_RUNS = 3  # of an arm, from which people's votes may answer for the method
+
+
 class Evidence(NamedTuple):
     """The numbers at one rate of label noise, and whether their errors are paired over prompts."""
 
@@ -83,24 +100,26 @@ def _evidence(study: StudyRecord, axis: Axis) -> Evidence:
     if axis.kind == ACCURACY:
         return Evidence(points, (), (), (), notes, True)
     noise = study.noises()[0]
-    fits, pairs, best = conclusions(points, table, study.info["arms"])
+    runs = Counter(point.arm for point in points if point.end)
+    few = axis.kind in (PEOPLE, CORRECTED) and min(runs.values(), default=0) < ENOUGH_RUNS
+    fits, pairs, best = conclusions(points, table, study.info["arms"], these_runs=few)
     return Evidence(
         points,
         fits,
         tuple(replace(pair, noise=noise) for pair in pairs),
-        tuple(replace(one, noise=noise) for one in best),
+        () if axis.kind in (PEOPLE, CORRECTED) else tuple(replace(one, noise=noise) for one in best),
         notes,
         table is not None or not any(point.end for point in points),
     )
 
 
 def conclusions(
-    points: Sequence[Point], table: PerPrompt | None, arms: Sequence[str]
+    points: Sequence[Point], table: PerPrompt | None, arms: Sequence[str], *, these_runs: bool = False
 ) -> tuple[tuple[Frontier, ...], tuple[Comparison, ...], tuple[Best, ...]]:
     """Frontiers, comparisons (not corrected) and best runs, from the ends of finished runs alone.
 
     `table` has a row for every point. An arm that never ended away from the reference is compared with nothing, and
-    each of its comparisons says so.
+    each of its comparisons says so. `these_runs` as in `compare`.
     """
     rows = [i for i, point in enumerate(points) if point.end]
     ends, table = [points[i] for i in rows], table.rows(rows) if table else None
@@ -108,7 +127,7 @@ def conclusions(
     order = [arm for arm in dict.fromkeys([*arms, *sorted(reached)]) if arm in reached]
     fits = tuple(fit for arm in order if (fit := fit_frontier([p for p in ends if p.arm == arm])))
     best = tuple(best_run(arm, ends, table) for arm in order) if table else ()
-    made = {frozenset((pair.a, pair.b)): pair for pair in compare(fits, ends, table)}
+    made = {frozenset((pair.a, pair.b)): pair for pair in compare(fits, ends, table, these_runs=these_runs)}
     names = list(dict.fromkeys([*arms, *order])) if points else []
     pairs = itertools.combinations(names, 2)
     return fits, tuple(made.get(frozenset((a, b))) or _without_end(a, b, ends) for a, b in pairs), best

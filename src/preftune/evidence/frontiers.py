@@ -100,7 +100,7 @@ class PerPrompt:
 
     kl: Floats
     gain: Floats
-    df: int | None = None
+    df: float | None = None
 
     def rows(self, chosen: Sequence[int]) -> PerPrompt:
         """The same for some of the points."""

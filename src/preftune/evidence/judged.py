@@ -8,6 +8,7 @@ Shapes: R run ends, P prompts, S samples of a prompt.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,9 +16,27 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from .frontiers import ACCURACY, CONTROLLED, JUDGED, REWARD, WIN_RATE, PerPrompt, Point, measured, placed, point_at
+from .frontiers import (
+    ACCURACY,
+    CONTROLLED,
+    CORRECTED,
+    JUDGED,
+    PEOPLE,
+    REWARD,
+    WIN_RATE,
+    PerPrompt,
+    Point,
+    measured,
+    placed,
+    point_at,
+)
+from .influence import Estimates, mean_where_there
 from .judgements import CONTROLS, OPPONENT, Judgement, Sampled
+from .length_control import length_controlled
+from .people import VoteTables, vote_tables
+from .prediction_powered import ppi_points
 from .results import Result, Sample, StudyRecord
 from .stats import Floats
 
@@ -41,11 +60,17 @@ class Axis:
 @dataclass(frozen=True)
 class Contests:
     """The contests of some run ends against the opponent by one judge: F and, in tokens, by how much the run's response
-    is longer, `[R, P, S]` each; not a number where there is no verdict. `why` counts what has none, by reason."""
+    is longer, `[R, P, S]` each; not a number where there is no verdict. `met` says where there was a contest."""
 
     win: Floats
     longer: Floats
-    why: Mapping[str, int]
+    met: npt.NDArray[np.bool_]
+
+    @property
+    def even(self) -> dict[tuple[int, int, int], float]:
+        """F of every contest by its place, ½ where there is no verdict."""
+        known = np.where(np.isnan(self.win), EVEN, self.win)
+        return {(int(r), int(p), int(s)): float(known[r, p, s]) for r, p, s in np.argwhere(self.met)}
 
     @property
     def by_prompt(self) -> Floats:
@@ -86,18 +111,15 @@ def contests_of(study: StudyRecord, judge: str, ends: Sequence[Sampled], prompts
     ]
     size = max((one.sample for one in own), default=0) + 1
     win, longer = (np.full((len(ends), len(prompts), size), np.nan) for _ in range(2))
-    tokens = lengths(study)
-    why: dict[str, int] = defaultdict(int)
+    tokens, met = lengths(study), np.zeros(win.shape, dtype=np.bool_)
     for one in own:
         if one.prompt_id not in number:
             continue
         place = at[one.run, one.step], number[one.prompt_id], one.sample
-        if one.preference is None:
-            why[one.why] += 1
-            continue
-        win[place] = one.preference
+        met[place] = True
+        win[place] = math.nan if one.preference is None else one.preference
         longer[place] = _length(tokens, one.run, one) - tokens.get((OPPONENT, 0, one.prompt_id, one.other), np.nan)
-    return Contests(win, longer, dict(why))
+    return Contests(win, longer, met)
 
 
 Lengths = Mapping[tuple[str, int, int, int], int]
@@ -117,38 +139,51 @@ def _length(tokens: Lengths, run: str, one: Judgement) -> float:
 
 def judged_points(study: StudyRecord, axis: Axis) -> tuple[tuple[Point, ...], PerPrompt | None, list[str]]:
     """The run ends that a judge has seen, on its axis; their means or influences per prompt; notes."""
-    rows = [row for row in study.ends() if any(one.run == row.run for one in study.judgements)]
+    seen = {(one.run, one.step) for one in study.judgements if one.judge == axis.judge and one.against == OPPONENT}
+    rows = [row for row in study.ends() if (row.run, row.step) in seen]
     prompts = sorted({one.prompt_id for one in study.judgements})
     if not rows or len(prompts) < 2:
         return (), None, []
     contests = contests_of(study, axis.judge, [(row.run, row.step) for row in rows], prompts)
-    gain = _gains(contests, axis)
-    points = [point_at(row, float(g.mean()), None) for row, g in zip(rows, gain, strict=True)]
-    kept = [i for i, point in enumerate(points) if point is not None]
+    found, notes = _estimates(study, axis, rows, prompts, contests)
+    gain = found.pseudo_values - EVEN
+    points = [point_at(row, float(value) - EVEN, None) for row, value in zip(rows, found.values, strict=True)]
+    kept = [i for i, point in enumerate(points) if point is not None and np.isfinite(gain[i]).all()]
     if not kept:
-        return (), None, []
-    table = PerPrompt(_kls(study.samples, [rows[i] for i in kept], prompts), gain[kept])
-    drawn = placed([point for point in points if point is not None], study)
-    return tuple(measured(point, table, i) for i, point in enumerate(drawn)), table, []
+        return (), None, notes
+    table = PerPrompt(_kls(study.samples, [rows[i] for i in kept], prompts), gain[kept], found.df)
+    drawn = placed([point for i in kept if (point := points[i]) is not None], study)
+    return tuple(measured(point, table, i) for i, point in enumerate(drawn)), table, notes
 
 
-def _gains(contests: Contests, axis: Axis) -> Floats:
-    """Gain plus what each prompt influences it, `[R, P]`."""
-    assert axis.kind in (WIN_RATE, CONTROLLED)
-    return influences_of_means(contests.by_prompt) - EVEN
+def _estimates(
+    study: StudyRecord, axis: Axis, rows: Sequence[Result], prompts: Sequence[int], contests: Contests
+) -> tuple[Estimates, list[str]]:
+    """The win rates of an axis with the influence of every prompt on them, and notes."""
+    if axis.kind == WIN_RATE:
+        return mean_where_there(contests.by_prompt), []
+    if axis.kind == CONTROLLED:
+        found = length_controlled(contests.win, contests.longer)
+        told = zip(rows, found.why, strict=True)
+        return found.rates, [f"{row.run} has no win rate at equal length: {why}." for row, why in told if why]
+    tables = vote_tables(study.people, rows, prompts, contests.even)
+    notes = _notes_of(tables)
+    if axis.kind == PEOPLE:
+        return mean_where_there(tables.h), notes
+    if tables.voted < 2:
+        return mean_where_there(tables.h), notes
+    if tables.voted < 2:
+        return mean_where_there(tables.h), notes
+    powered = ppi_points(tables.h, tables.l, tables.f)
+    return powered.estimates, [*notes, f"The judge's weight beside people's votes is {powered.weight:.2f}."]
 
 
-def influences_of_means(values: Floats) -> Floats:
-    """The mean over the prompts that are there plus what each influences it, `[R, P]`; not a number where none is.
-
-    mean + P/n · (x_g − mean) for each of the n prompts that are there, and the mean itself for the others: the mean of
-    these is the mean of the n, and their variance over P is its squared error.
-    """
-    there = np.isfinite(values)
-    count = there.sum(1, keepdims=True)
-    mean = mean_of_known(values)[:, None]
-    share = values.shape[1] / np.maximum(count, 1)
-    return np.asarray(mean + np.where(there, share * (np.nan_to_num(values) - mean), 0.0))
+def _notes_of(tables: VoteTables) -> list[str]:
+    """How much people have voted on."""
+    told = [f"People voted on {tables.voted} of {tables.h.shape[1]} prompts, at every run end."]
+    if tables.partly:
+        told.append(f"{tables.partly} prompts with votes lack some run's, and are left out of people's win rates.")
+    return told
 
 
 def _kls(samples: Sequence[Sample], rows: Sequence[Result], prompts: Sequence[int]) -> Floats:
@@ -165,12 +200,15 @@ def axes_of(study: StudyRecord) -> tuple[Axis, ...]:
     """The axes of a study: the primary one, on which it answers, and then the secondary ones.
 
     Gold is primary where there is any, else the first judge's raw win rate. A judge that carries none has none.
+    People's votes correct the first judge that has one.
     """
     judges = judges_of(study)
     raw = tuple(Axis(WIN_RATE, name) for name, judge in judges.items() if not no_axis(judge))
     controlled = tuple(Axis(CONTROLLED, axis.judge) for axis in raw)
+    people = (Axis(PEOPLE, raw[0].judge), Axis(CORRECTED, raw[0].judge)) if study.people and raw else ()
+    others = (*raw, *controlled, *people)
     if study.info["gold"]:
-        return (Axis(REWARD), *raw, *controlled)
+        return (Axis(REWARD), *others)
     if judges and not no_axis(next(iter(judges.values()))):
-        return (*raw, *controlled)
-    return (Axis(ACCURACY), *raw, *controlled)
+        return others
+    return (Axis(ACCURACY), *others)

@@ -14,6 +14,7 @@ NULL = "null response"
 CONTROLS = (COPY, NULL)
 JUDGEMENTS_FILE = "judgements.jsonl"
 OPPONENTS_FILE = "opponents.jsonl"  # samples of the opponent and of the controls
+PEOPLE_FILE = "human-votes.jsonl"
 IDENTICAL = "the texts are identical"  # a tie, and nobody was asked
 
 Sampled = tuple[str, int]  # a run and the step that its samples are of
@@ -50,3 +51,22 @@ class Judgement:
         """What was judged, by whom."""
         where = (self.judge, self.run, self.step, self.prompt_id, self.sample)
         return (*where, self.against, self.against_step, self.other, self.again)
+
+
+@dataclass(frozen=True)
+class HumanVote:
+    """What a person thinks of sample `sample` of a run beside sample `other` of the opponent: `win` is 1, ½ or 0."""
+
+    run: str
+    step: int
+    prompt_id: int
+    sample: int
+    other: int
+    win: float
+    by: str = ""
+    both_bad: bool = False
+
+    @property
+    def where(self) -> tuple[str, str, int, int, int, int]:
+        """What was voted on, by whom."""
+        return self.by, self.run, self.step, self.prompt_id, self.sample, self.other

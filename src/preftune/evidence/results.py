@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .judgements import CONTROLS, JUDGEMENTS_FILE, OPPONENTS_FILE, Judgement
+from .judgements import CONTROLS, JUDGEMENTS_FILE, OPPONENTS_FILE, PEOPLE_FILE, HumanVote, Judgement
 from .rows import Lines, latest, read_lines, real
 
 REFERENCE = "reference"  # the run id and arm of the frozen start: its row has step 0
@@ -130,7 +130,8 @@ class StudyRecord:
 
     `notes` say in plain words what could not be read, so that a page drawn from an interrupted study says so. `asked`
     are the runs that were asked for, where they are not all combinations of what `info` has. `judgements` are what
-    judges said of samples, `opponents` the samples of what runs were judged against, and of the controls.
+    judges said of samples, `opponents` the samples of what runs were judged against, and of the controls, `people` the
+    votes of people.
     """
 
     folder: Path
@@ -142,6 +143,7 @@ class StudyRecord:
     asked: tuple[Asked, ...] | None = None
     judgements: tuple[Judgement, ...] = ()
     opponents: tuple[Sample, ...] = ()
+    people: tuple[HumanVote, ...] = ()
 
     def noises(self) -> tuple[float, ...]:
         """The rates of label noise that were asked for or have been evaluated."""
@@ -159,6 +161,7 @@ class StudyRecord:
             metrics={run: steps for run, steps in self.metrics.items() if run in runs},
             asked=self.asked and tuple(run for run in self.asked if run[3] == noise),
             judgements=tuple(one for one in self.judgements if one.run in {*runs, *CONTROLS}),
+            people=tuple(vote for vote in self.people if vote.run in runs),
         )
 
     def expected(self) -> tuple[Asked, ...]:
@@ -250,7 +253,7 @@ def read_study(folder: Path) -> StudyRecord:
     info = read_info(folder)
     metrics_paths = sorted((folder / RUNS_FOLDER).glob(f"*/{METRICS_FILE}"))
     paths = [folder / RESULTS_FILE, folder / SAMPLES_FILE, *metrics_paths]
-    judged = [folder / JUDGEMENTS_FILE, folder / OPPONENTS_FILE]
+    judged = [folder / name for name in (JUDGEMENTS_FILE, OPPONENTS_FILE, PEOPLE_FILE)]
     content = {path: read_lines(path) if path.exists() else ([], False) for path in [*paths, *judged]}
     torn = [path.relative_to(folder) for path, (_, cut) in content.items() if cut]
     results = _results(content[paths[0]][0], paths[0])
@@ -268,6 +271,7 @@ def read_study(folder: Path) -> StudyRecord:
         notes=tuple(notes),
         judgements=latest(Judgement, content[judged[0]][0], judged[0], attrgetter("contest")),
         opponents=_samples(content[judged[1]][0], judged[1]),
+        people=latest(HumanVote, content[judged[2]][0], judged[2], attrgetter("where")),
     )
 
 

@@ -92,7 +92,7 @@ def settle_judges(
 
 def _spec(named: Named) -> JudgeSpec:
     if not isinstance(named, str):
-        if hasattr(named, "prefer"):
+        if isinstance(named, PairJudge):
             return JudgeSpec(named.name, GIVEN, judge=named)
         if callable(named):
             name = getattr(named, "__name__", type(named).__name__)

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -282,11 +282,8 @@ def _never() -> RewardModel:
     raise AssertionError("is not fitted here")
 
 
-def judge_study(panel: Panel, judged: Judged, info: Mapping[str, Any], fit: Callable[[], RewardModel]) -> dict[str, Any]:
-    """Have every judge of the study say what it thinks of all run ends; what `study.json` is to say of them.
-
-    Raises UserError for a judge that an arm learned from.
-    """
+def judge_study(panel: Panel, judged: Judged, fit: Callable[[], RewardModel]) -> dict[str, Any]:
+    """Have every judge of the study say what it thinks of all run ends; what `study.json` is to say of them."""
     if not panel:
         return {}
     opponents, study = draw_opponents(judged), read_study(judged.folder)
@@ -295,7 +292,6 @@ def judge_study(panel: Panel, judged: Judged, info: Mapping[str, Any], fit: Call
     described = []
     for spec in panel.jury.specs:
         judge = open_judge(spec, panel, judged, fit)
-        check_apart(judge, info)
         own: dict[str, Any] = {"name": judge.name, "description": judge.description, "identity": dict(judge.identity)}
         if spec.kind == REWARD:
             own["identity"] |= {"base": judged.models.base.sha256}
@@ -307,15 +303,21 @@ def judge_study(panel: Panel, judged: Judged, info: Mapping[str, Any], fit: Call
         described.append(own | {"agreement": agrees})
         del judge
         return_freed_memory()
+    order = [*known, *(own["name"] for own in described)]
+    described.sort(key=lambda own: order.index(own["name"]))  # whoever was named first answers
     return {"judges": described, "addressed": addressed([*study.samples, *opponents])}
 
 
-def check_apart(judge: PairJudge, info: Mapping[str, Any]) -> None:
-    """Raises UserError if some arm learned from this very judge: it would be asked how well it was obeyed."""
-    own = judge.identity.get("model")
-    taught = [of for of in info["reward"].values() if isinstance(of, Mapping)]
-    if own is not None and own in {of.get("sha256") for of in taught}:
-        raise UserError(f"--judge {judge.name}: is the reward model that some arm learned from; name another judge")
+def check_apart(judges: Sequence[Mapping[str, Any]], taught: Collection[str]) -> None:
+    """Raises UserError if some arm learns from a judge: it would be asked how well it was obeyed.
+
+    `taught` are the hashes of the reward models that arms learn from.
+    """
+    for judge in judges:
+        if judge.get("identity", {}).get("model") in taught:
+            raise UserError(
+                f"--judge {judge['name']}: is the reward model that some arm learns from; name another judge"
+            )
 
 
 def addressed(samples: Sequence[Sample]) -> dict[str, int]:
