@@ -1,3 +1,8 @@
+from .budgets import Budget as Budget
+from .budgets import parse_budget as parse_budget
+from .endpoint import Endpoint as Endpoint
+from .endpoint import Estimate as Estimate
+from .endpoint import open_endpoint as open_endpoint
 from .judge import Judge as Judge
 from .local import LocalModel as LocalModel
 from .local import open_local as open_local

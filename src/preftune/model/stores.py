@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -21,6 +20,7 @@ import numpy as np
 from torch import Tensor
 
 from ..data import TokenBallot
+from .places import cache_folder
 
 # Raise it when log-probs come out differently: what was stored before is not read again. 3: with LoRA, values of an
 # arithmetic before 3 may be a policy's.
@@ -61,12 +61,6 @@ class Witness:
     key: bytes
     prompt: tuple[int, ...]
     response: tuple[int, ...]
-
-
-def cache_folder() -> Path:
-    """Where things are kept between runs: `$PREFTUNE_CACHE`, else `preftune` in the user's cache folder."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("PREFTUNE_CACHE") or base / "preftune")
 
 
 def stores_folder() -> Path:

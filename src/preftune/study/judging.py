@@ -35,6 +35,7 @@ from ..evidence import (
     accuracy,
     append_records,
     judges_of,
+    read_info,
     read_judgements,
     read_samples,
     read_study,
@@ -44,6 +45,7 @@ from ..judges import (
     MODEL,
     REWARD,
     Contest,
+    Endpoint,
     JudgeSpec,
     Jury,
     Opinion,
@@ -51,6 +53,7 @@ from ..judges import (
     addresses_judge,
     judge_by_reward,
     open_classifier,
+    open_endpoint,
     open_local,
 )
 from ..model import RewardModel, Workbench, return_freed_memory, tokens_per_pass
@@ -162,6 +165,8 @@ def ask(judge: PairJudge, asked: Sequence[Asked], path: Path) -> None:
     same = [to for to, contest in left if contest.a == contest.b]
     append_records(path, [replace(to, first=0.5, second=0.5, why=IDENTICAL) for to in same])
     left = [(to, contest) for to, contest in left if contest.a != contest.b]
+    if left and isinstance(judge, Endpoint):
+        say(f"judge {judge.name}: {judge.estimate([contest for _, contest in left])}")
     for start in track(range(0, len(left), AT_ONCE), f"judge {judge.name}"):
         part = left[start : start + AT_ONCE]
         opinions = judge.prefer([contest for _, contest in part])
@@ -258,21 +263,27 @@ def open_judge(spec: JudgeSpec, panel: Panel, judged: Judged, fit: Callable[[], 
     assert panel.jury.wording is not None
     if spec.kind == MODEL:
         return open_local(spec.where, wording=panel.jury.wording, **settings)
-    from ..judges import open_endpoint
-
     return open_endpoint(spec.where, panel.jury.model, wording=panel.jury.wording, budget=panel.jury.budget)
 
 
-def describe_judges(panel: Panel, judged: Judged) -> list[dict[str, Any]]:
-    """What `study.json` says of the judges before the first run: each is opened once, so that one that cannot judge is
-    known before anything is trained. What is fitted later tells itself then."""
+def describe_judges(panel: Panel, judged: Judged, *, test: bool) -> list[dict[str, Any]]:
+    """What `study.json` says of the judges before the first run: each is opened once, and with `test` asked about
+    held-out votes, so that one that cannot judge is known before anything is trained. What is fitted later tells itself
+    then."""
+    path = judged.folder / "study.json"
+    known = {judge["name"]: judge for judge in read_info(judged.folder)["judges"]} if path.exists() else {}
     described: list[dict[str, Any]] = []
     for spec in panel.jury.specs:
         if spec.kind == REWARD:
             described.append({"name": spec.name, "description": "a reward model that is still to be fitted"})
             continue
         judge = open_judge(spec, panel, judged, _never)
-        described.append({"name": judge.name, "description": judge.description, "identity": dict(judge.identity)})
+        own = {"name": judge.name, "description": judge.description, "identity": dict(judge.identity)}
+        agrees = known.get(judge.name, {}).get("agreement", {})
+        if test and not agrees:
+            say(f"judge {judge.name}: asked about held-out votes first")
+            agrees = agreement_with_votes(judge, panel.held_out)
+        described.append(own | {"agreement": agrees})
         del judge
         return_freed_memory()
     return described

@@ -55,10 +55,12 @@ def open_plan(
     jury: Jury,
     others: Mapping[str, Judge],
     allow_overlap: bool,
+    test_judges: bool = True,
 ) -> Opened:
     """Split, check for overlap, load, tokenise and plan every step; nothing is written.
 
-    The arguments are those of `compare`; `eval_prompts` are held out at most. Raises UserError for what the user can
+    The arguments are those of `compare`; `eval_prompts` are held out at most; with `test_judges` judges are asked about
+    held-out votes, which may cost. Raises UserError for what the user can
     mend.
     """
     settings = plan.settings
@@ -89,7 +91,7 @@ def open_plan(
     votes = tokenize(for_judge, form, max_length=settings.max_length) if for_judge else None
     panel = Panel(jury, votes, tuple(held_out), prompt_digests({ballot.prompt for ballot in for_judge}))
     info = describe_study(plan, bench, ballots, data, questions, trainings, cuts) | {"caveats": caveats}
-    info["judges"] = describe_judges(panel, Judged(folder, bench, questions))
+    info["judges"] = describe_judges(panel, Judged(folder, bench, questions), test=test_judges)
     info["data"] |= {"ballots_judge": len(votes.ballots)} if votes else {}
     info["data"] |= {"votes_per_prompt": votes_per_prompt} if votes_per_prompt is not None else {}
     info["data"] |= {"validation_fraction": validation_fraction} if plan.auto_lr else {}

@@ -154,6 +154,7 @@ def plan_study(
         jury=jury,
         others={},
         allow_overlap=allow_overlap,
+        test_judges=False,
     )
     bench, data, questions, trainings = opened.bench, opened.data, opened.questions, opened.trainings
     info = continued(folder, opened.info)
