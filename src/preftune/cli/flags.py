@@ -97,6 +97,8 @@ OWN: dict[str, Flag] = {
     "judge-template": Flag(str, "file with $prompt, $first and $second: what a judge that reads is asked"),
     "judge-model": Flag(str, "the model that is asked at an endpoint"),
     "judge-budget": Flag(str, "what an endpoint may be asked, such as 2000 calls or 500000tokens (default: no limit)"),
+    "pairs": Flag(str, "write blind pairs of samples for people to vote on, a JSON line each"),
+    "human-votes": Flag(str, "votes of people on those pairs, which correct the judge"),
     "reward": Flag(str, "folder of a reward model (default: one is fitted to the same votes)"),
     "prompt": Flag(str, "a prompt, as text"),
     "size": Flag(str, "default, or full for a larger grid"),

@@ -18,6 +18,7 @@ from .frontiers import ACCURACY as ACCURACY
 from .frontiers import CHANCE as CHANCE
 from .frontiers import PROXY as PROXY
 from .frontiers import REWARD as REWARD
+from .frontiers import WIN_RATE as WIN_RATE
 from .frontiers import Frontier as Frontier
 from .frontiers import Point as Point
 from .influence import Estimates as Estimates
@@ -25,6 +26,7 @@ from .influence import mean_where_there as mean_where_there
 from .influence import missing_bounds as missing_bounds
 from .judged import judges_of as judges_of
 from .judged import no_axis as no_axis
+from .judged import people_of as people_of
 from .judgements import CONTROLS as CONTROLS
 from .judgements import COPY as COPY
 from .judgements import IDENTICAL as IDENTICAL
@@ -38,6 +40,8 @@ from .judging import agreement as agreement
 from .judging import judge_facts as judge_facts
 from .judging import side as side
 from .length_control import length_controlled as length_controlled
+from .people import keep_votes as keep_votes
+from .people import write_pairs as write_pairs
 from .power import Outlook as Outlook
 from .power import PlannedEnd as PlannedEnd
 from .power import outlook as outlook

@@ -36,7 +36,7 @@ from .influence import Estimates, mean_where_there
 from .judgements import CONTROLS, OPPONENT, Judgement, Sampled
 from .length_control import length_controlled
 from .people import VoteTables, vote_tables
-from .prediction_powered import ppi_points
+from .prediction_powered import Powered, ppi, ppi_points
 from .results import Result, Sample, StudyRecord
 from .stats import Floats
 
@@ -212,3 +212,18 @@ def axes_of(study: StudyRecord) -> tuple[Axis, ...]:
     if judges and not no_axis(next(iter(judges.values()))):
         return others
     return (Axis(ACCURACY), *others)
+
+
+def people_of(study: StudyRecord) -> list[tuple[str, Powered]]:
+    """What people, the judge that they correct, and both together say of every run end; [] where nobody voted."""
+    axis = next((axis for axis in axes_of(study) if axis.kind == PEOPLE), None)
+    if axis is None:
+        return []
+    seen = {(one.run, one.step) for one in study.judgements if one.judge == axis.judge and one.against == OPPONENT}
+    rows = [row for row in study.ends() if (row.run, row.step) in seen]
+    prompts = sorted({one.prompt_id for one in study.judgements})
+    contests = contests_of(study, axis.judge, [(row.run, row.step) for row in rows], prompts)
+    tables = vote_tables(study.people, rows, prompts, contests.even)
+    if tables.voted < 2:
+        return []
+    return [(row.run, ppi(tables.h[i], tables.l[i], tables.f[i])) for i, row in enumerate(rows)]

@@ -148,7 +148,7 @@ def agreement(study: StudyRecord) -> list[tuple[str, str, Estimate]]:
 def judge_alarms(study: StudyRecord) -> tuple[str, ...]:
     """What gives reason to doubt the judges, a sentence each."""
     told = [alarm for facts in judge_facts(study) for alarm in _alarms(facts)]
-    return (*told, *_shared_base(study), *_addressed(study))
+    return (*told, *_self(study), *_shared_base(study), *_addressed(study))
 
 
 def _alarms(facts: JudgeFacts) -> Iterator[str]:
@@ -201,6 +201,14 @@ def _percent(share: Estimate) -> str:
 
 def _bound(missed: float, all_of_them: float) -> str:
     return f"{100 * ((1 - missed) * EVEN + missed * all_of_them):.1f}%"
+
+
+def _self(study: StudyRecord) -> Iterator[str]:
+    """Judges that are the model which the policies start from: models prefer what they find likely themselves."""
+    own = study.info["model"].get("sha256")
+    for name, info in judges_of(study).items():
+        if own and (info.get("identity") or {}).get("model") == own:
+            yield f"Judge {name} is the model that the policies start from, and may prefer what it would have said itself."
 
 
 def _shared_base(study: StudyRecord) -> Iterator[str]:

@@ -45,7 +45,7 @@ def axis_label(study: StudyRecord, axis: Axis) -> str:
     if axis.kind == ACCURACY:
         return "held-out accuracy"
     if axis.judged:
-        return f"{axis.kind.removesuffix(' by people and judge').removesuffix(' by people')} above ½, {whose(axis)}"
+        return f"{axis.kind.split(' by ')[0]} against the reference, {whose(axis)}"
     gold = study.info.get("gold") or {}
     return f"gain in {gold.get('name', 'reward')} over the reference"
 

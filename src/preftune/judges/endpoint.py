@@ -56,6 +56,9 @@ class Estimate:
     tokens: int
     kept: int
 
+    def __str__(self) -> str:
+        return f"{self.calls:,} calls of about {self.tokens:,} tokens in all; {self.kept:,} answers are kept already"
+
 
 class Endpoint:
     """A model behind an OpenAI-compatible endpoint, asked in both orders at temperature 0.

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ..console import track
+from ..console import say, track
 from ..data import Ballot, TokenSet
 from ..errors import UserError
 from ..evidence import (
