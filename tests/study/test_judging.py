@@ -24,6 +24,7 @@ from preftune.evidence import (
 )
 from preftune.evidence.people import keep_votes, pairs_of, write_pairs
 from preftune.judges import Contest, Opinion
+from preftune.study.judged_folders import judge_folders
 from preftune.study.study import Study, compare
 
 JUDGED: dict[str, Any] = {name: value for name, value in QUICK.items() if name != "judge"}
@@ -253,3 +254,35 @@ def test_pairs_are_blind_and_sides_are_balanced(judged: Study) -> None:
 
 def test_judgements_read_as_they_were_written(judged: Study) -> None:
     assert read_judgements(judged.folder / "judgements.jsonl") == judged.study.judgements
+
+
+def test_policies_that_exist_already_are_judged_and_go_on(judged: Study, model: str, tmp_path: Path) -> None:
+    runs = [str(judged.folder / "runs" / row.run) for row in judged.study.finals()][:3]
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"{a} {b}"}) + "\n" for a in "abcdefgh" for b in "abcdefgh"))
+    options: dict[str, Any] = {"prompts": str(prompts), "samples": 2, "max_new_tokens": 6, "max_length": 24}
+    options |= {"device": "cpu", "out": tmp_path / "judged", "allow_overlap": True}
+    first = Counting()
+    study = judge_folders(runs, judge=first, **options)
+    answer = verdict(study)
+    assert len(answer.points) == 3 and all(point.gain > 0 for point in answer.points)
+    assert sum(one.against != OPPONENT and not one.again for one in study.judgements) == 3 * 64 * 2, "every two, at every sample"
+    assert (tmp_path / "judged" / "report.html").exists()
+    again = Counting()
+    assert judge_folders(runs, judge=again, **options).judgements == study.judgements and not again.asked
+    with pytest.raises(UserError, match="holds another judging"):
+        judge_folders(runs[:2], judge=Counting(), **options)
+    with pytest.raises(UserError, match="no votes here to fit it on"):
+        judge_folders(runs, judge="reward", **options)
+
+
+def test_a_plain_model_is_judged_beside_a_named_reference(model: str, judged: Study, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": a}) + "\n" for a in "abcdefgh"))
+    options: dict[str, Any] = {"prompts": str(prompts), "max_new_tokens": 6, "max_length": 24, "allow_overlap": True}
+    run = str(judged.folder / "runs" / judged.study.finals()[0].run / "policy")
+    with pytest.raises(UserError, match="judge: which reference"):
+        judge_folders([run], judge=Counting(), out=tmp_path / "s", **options)
+    assert not (tmp_path / "s" / "study.json").exists()
+    study = judge_folders([run], judge=Counting(), reference=model, out=tmp_path / "s", **options)
+    assert verdict(study).points[0].arm == "policy"

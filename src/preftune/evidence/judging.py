@@ -208,7 +208,7 @@ def _self(study: StudyRecord) -> Iterator[str]:
     own = study.info["model"].get("sha256")
     for name, info in judges_of(study).items():
         if own and (info.get("identity") or {}).get("model") == own:
-            yield f"Judge {name} is the model that the policies start from, and may prefer what it would have said itself."
+            yield f"Judge {name} is the model that policies start from: it may prefer what it would have said itself."
 
 
 def _shared_base(study: StudyRecord) -> Iterator[str]:

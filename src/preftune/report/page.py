@@ -30,6 +30,7 @@ from .tables import (
     cells_of,
     columns_of,
     comparison_row,
+    judge_fits,
     lines_of,
     noise_rows,
     preference_rows,
@@ -157,7 +158,7 @@ def _quality(study: StudyRecord) -> dict[str, Any]:
     return {
         "matrix": _matrix(win_matrix(study)),
         "opinions": opinions(study),
-        "rewards": reward_rows(reward),
+        "rewards": reward_rows(reward) + judge_fits(study),
         "reward_kind": reward.get("kind", ""),
         "reliability": reward_reliability(reward),
         "preferences": preference_rows(study),

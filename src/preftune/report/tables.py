@@ -19,6 +19,7 @@ from ..evidence import (
     StudyRecord,
     Verdict,
     clustered_mean,
+    judges_of,
     namer,
     number,
     over_seeds,
@@ -92,6 +93,16 @@ def reward_rows(reward: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     first: Mapping[str, Any] = next(iter(seeds.values()), {})
     rows += [(BASELINES.get(name, name), info) for name, info in _mapping(first.get("baselines")).items()]
     return [(name, *_quality(info)) for name, info in rows]
+
+
+def judge_fits(study: StudyRecord) -> list[tuple[str, str, str]]:
+    """The same of every judge that was fitted, with its baselines."""
+    fits = {name: judge.get("fit", {}) for name, judge in judges_of(study).items()}
+    return [
+        (f"judge {name}" if what == "reward model" else what, accuracy, log_loss)
+        for name, fit in fits.items()
+        for what, accuracy, log_loss in reward_rows({name: fit})
+    ]
 
 
 def _quality(held_out: Any) -> tuple[str, str]:

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ from ..judges import (
     Jury,
     Opinion,
     PairJudge,
+    Scored,
     addresses_judge,
     judge_by_reward,
     open_classifier,
@@ -67,6 +68,7 @@ REPEATED = 20  # contests that are asked again, once, to see whether a judge dri
 APART = 2.0  # two ends meet if one has at most so many times the KL of the other
 NOTHING = "I am not sure what to say."  # the null response
 
+Meet = Callable[[Sequence[Result]], Iterable[tuple[Result, Result]]]
 Asked = tuple[Judgement, Contest]  # what is to be asked, and where the answer goes
 
 
@@ -122,8 +124,10 @@ def meetings(ends: Sequence[Result]) -> Iterator[tuple[Result, Result]]:
                 yield pair
 
 
-def contests_of_study(judged: Judged, ends: Sequence[Result], samples: Sequence[Sample]) -> list[Asked]:
-    """Everything that a judge of the study is asked, told of no judge yet."""
+def contests_of(
+    judged: Judged, ends: Sequence[Result], pairs: Iterable[tuple[Result, Result]], samples: Sequence[Sample]
+) -> list[Asked]:
+    """Everything that a judge is asked of these run ends, and of pairs of them, told of no judge yet."""
     of: dict[tuple[str, int, int], dict[int, Sample]] = defaultdict(dict)
     for sample in samples:
         of[sample.run, sample.step, sample.prompt_id][sample.sample] = sample
@@ -145,7 +149,7 @@ def contests_of_study(judged: Judged, ends: Sequence[Result], samples: Sequence[
     for control in (COPY, NULL):
         meet((control, 0), (OPPONENT, 0), 0)
     if many > 1:  # samples of one number share their luck
-        for a, b in meetings(ends):
+        for a, b in pairs:
             meet((a.run, a.step), (b.run, b.step), 1)
     return found
 
@@ -293,12 +297,14 @@ def _never() -> RewardModel:
     raise AssertionError("is not fitted here")
 
 
-def judge_study(panel: Panel, judged: Judged, fit: Callable[[], RewardModel]) -> dict[str, Any]:
-    """Have every judge of the study say what it thinks of all run ends; what `study.json` is to say of them."""
+def judge_study(panel: Panel, judged: Judged, fit: Callable[[], RewardModel], meet: Meet = meetings) -> dict[str, Any]:
+    """Have every judge of the study say what it thinks of all run ends, and of those that `meet`; what `study.json` is
+    to say of them."""
     if not panel:
         return {}
     opponents, study = draw_opponents(judged), read_study(judged.folder)
-    asked = contests_of_study(judged, study.ends(), [*study.samples, *opponents])
+    ends = study.ends()
+    asked = contests_of(judged, ends, meet(ends), [*study.samples, *opponents])
     known = judges_of(study)
     described = []
     for spec in panel.jury.specs:
@@ -306,6 +312,8 @@ def judge_study(panel: Panel, judged: Judged, fit: Callable[[], RewardModel]) ->
         own: dict[str, Any] = {"name": judge.name, "description": judge.description, "identity": dict(judge.identity)}
         if spec.kind == REWARD:
             own["identity"] |= {"base": judged.models.base.sha256}
+        if isinstance(judge, Scored):
+            own["fit"] = dict(judge.reward.info)
         before = known.get(judge.name, {})
         path = judged.folder / JUDGEMENTS_FILE
         ask(judge, asked, path)
@@ -319,13 +327,14 @@ def judge_study(panel: Panel, judged: Judged, fit: Callable[[], RewardModel]) ->
     return {"judges": described, "addressed": addressed([*study.samples, *opponents])}
 
 
-def check_apart(judges: Sequence[Mapping[str, Any]], taught: Collection[str]) -> None:
+def check_apart(judges: Sequence[Mapping[str, Any]], taught: Collection[str | None]) -> None:
     """Raises UserError if some arm learns from a judge: it would be asked how well it was obeyed.
 
     `taught` are the hashes of the reward models that arms learn from.
     """
     for judge in judges:
-        if judge.get("identity", {}).get("model") in taught:
+        own = judge.get("identity", {}).get("model")
+        if own is not None and own in taught:
             raise UserError(
                 f"--judge {judge['name']}: is the reward model that some arm learns from; name another judge"
             )

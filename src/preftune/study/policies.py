@@ -87,12 +87,12 @@ def evaluate_folders(
     sets |= {"--prompts": list(asked)} if prompts else {}
     seen = trained_on((), *(folder.path for folder in found), reward)
     caveats = check_overlap(sets, seen, allowed=allow_overlap)
-    start = _common_reference(found, reference)
+    start = common_reference(found, reference)
     bench = open_workbench(
         start,
         precision=precision,
         device=device,
-        template=_common_options(found) if template_options is None else template_options,
+        template=common_options(found) if template_options is None else template_options,
         where=f"--reference {start}",
     )
     tokens = tokenize(ballots, bench.base.form, max_length=max_length)
@@ -107,8 +107,8 @@ def evaluate_folders(
     rows: list[Result] = []
     everything: list[Sample] = []
     for number_, folder in enumerate([PolicyFolder(Path(), REFERENCE, {}), *found]):
-        base = bench.base if number_ == 0 else _load(folder, device)
-        _check_tokenizer(base, bench, folder)
+        base = bench.base if number_ == 0 else load_policy(folder, device)
+        check_tokenizer(base, bench, folder)
         row, answers = _evaluate(base, folder, bench, questions, known, budget, proxy, everything)
         rows.append(row)
         everything += answers
@@ -164,7 +164,8 @@ def proxy_of(reward: Reward, bench: Workbench, questions: Questions, micro_token
     return above_reference(reward, mean_scores(reward, drawn, bench, micro_tokens), bench, micro_tokens)
 
 
-def _common_reference(folders: Sequence[PolicyFolder], named: str | None) -> str:
+def common_reference(folders: Sequence[PolicyFolder], named: str | None, command: str = "evaluate") -> str:
+    """The reference that is named, or the one that all policies were trained from. Raises UserError without one."""
     if named:
         return named
     models = {
@@ -176,11 +177,11 @@ def _common_reference(folders: Sequence[PolicyFolder], named: str | None) -> str
             if models
             else "the folders do not say what they were trained from"
         )
-        raise UserError(f"evaluate: which reference? {why}; name one with --reference")
+        raise UserError(f"{command}: which reference? {why}; name one with --reference")
     return str(next(iter(models.values())))
 
 
-def _common_options(folders: Sequence[PolicyFolder]) -> str:
+def common_options(folders: Sequence[PolicyFolder]) -> str:
     """The options of the chat template that the policies were trained with."""
     options = {folder.record.get("settings", {}).get("template_options", "") for folder in folders if folder.record}
     if len(options) > 1:
@@ -189,7 +190,8 @@ def _common_options(folders: Sequence[PolicyFolder]) -> str:
     return next(iter(options), "")
 
 
-def _load(folder: PolicyFolder, device: str) -> Base:
+def load_policy(folder: PolicyFolder, device: str) -> Base:
+    """The policy of a folder."""
     return load_base(str(folder.path), device=pick_device(device), where=str(folder.path))
 
 
@@ -200,7 +202,7 @@ def _ids(prompt: Prompt, base: Base, folder: PolicyFolder) -> list[int]:
         raise UserError(f"{folder.path}: {reason}") from None
 
 
-def _check_tokenizer(base: Base, bench: Workbench, folder: PolicyFolder) -> None:
+def check_tokenizer(base: Base, bench: Workbench, folder: PolicyFolder) -> None:
     if base.tokenizer.get_vocab() != bench.base.tokenizer.get_vocab():
         raise UserError(
             f"{folder.path}: its tokenizer differs from the reference's; they cannot be compared token by token"
@@ -241,7 +243,7 @@ def sample_folders(
     table = Table(*(folder.name for folder in found), box=box.SIMPLE, show_lines=True)
     columns = []
     for folder in found:
-        base = _load(folder, device)
+        base = load_policy(folder, device)
         asked: Prompt = (Message("user", prompt),) if folder.record.get("chat", base.form.has_template) else prompt
         rollout = sample_responses(
             base.model,
