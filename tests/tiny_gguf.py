@@ -10,7 +10,6 @@ TOKENS = ["<|endoftext|>", *"abcdefghijklmnopqrstuvwxyz.,AB", "Ġ", "ab", "Ġab"
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 
-
 def gguf_model(positions: int = 64) -> PreTrainedModel:
     """A random model of those tokens."""
     torch.manual_seed(0)

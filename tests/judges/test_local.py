@@ -1,4 +1,4 @@
-"""A local model as a judge. What it says is what plain transformers says of two whole sequences, one for each letter."""
+"""A local model as a judge. It says what plain transformers says of two whole sequences, one for each letter."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from .opinions import Opinion as Opinion
 from .opinions import PairJudge as PairJudge
 from .scored import Scored as Scored
 from .scored import judge_by_reward as judge_by_reward
+from .scored import made_from as made_from
 from .scored import open_classifier as open_classifier
 from .wording import Wording as Wording
 from .wording import addresses_judge as addresses_judge
