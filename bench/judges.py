@@ -121,7 +121,7 @@ def measure(ballots: Sequence[Ballot], opinions: Sequence[Opinion]) -> dict[str,
         "against_others": clustered(kept, others),
         "flips": float(np.mean([f * s < 0 for f, s in zip(first, second, strict=True)])),
         "first_slot": float(np.mean(slots)),
-        "longer": float(np.mean(decided)),
+        "longer": float(np.mean(decided)) if decided else None,
         "missing": dict(Counter(o.why for o in opinions if o.preference is None)),
     }
 
