@@ -1,6 +1,6 @@
 """Do judges agree with people, where it is known what people say?
 
-    python -m bench.judges --judge-model MODEL [--pairs 240]
+    python -m bench.judges --judge-model MODEL [--pairs 160 60]
 
 PandaLM (three annotators a pair) and LLMFAO (a crowd, 13 prompts) are judged by a local model, by a reward model fitted
 to the votes on PandaLM's other prompts, and by the rule that the longer response is better. Half of PandaLM's prompts
@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--judge-model", required=True, help="local folder, GGUF file or hub name")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of pandalm.jsonl.gz and llmfao.jsonl.gz")
-    parser.add_argument("--pairs", type=int, default=240, help="pairs of each set that are judged (0: all)")
+    parser.add_argument("--pairs", type=int, nargs=2, default=(160, 60), help="of PandaLM, of LLMFAO (0: all)")
     parser.add_argument("--precision", default="fp32", help="fp32 or bf16")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, help="where the JSON goes (default: bench/results/judges.json)")
@@ -44,7 +44,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     pandalm, llmfao = (read_ballots(given.data / f"{name}.jsonl.gz") for name in ("pandalm", "llmfao"))
     fitted, judged = split_by_prompt(pandalm.ballots, 0.5, seed=0)
-    sets = {"PandaLM": some(judged, given.pairs), "LLMFAO": some(llmfao.ballots, given.pairs)}
+    sets = {"PandaLM": some(judged, given.pairs[0]), "LLMFAO": some(llmfao.ballots, given.pairs[1])}
     with tempfile.TemporaryDirectory() as folder:
         judges, info = open_judges(given.judge_model, fitted, given.precision, Path(folder))
         found = {name: measure_all(ballots, judges) for name, ballots in sets.items()}
