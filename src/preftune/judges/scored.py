@@ -96,7 +96,7 @@ def judge_by_reward(
         bench.base.device,
         bench.precision,
         micro_tokens,
-        least(reads_at_most(bench.base.model), max_length),
+        least(reads_at_most(bench.base.model), reward.reads, max_length),
     )
 
 
