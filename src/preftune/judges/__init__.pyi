@@ -12,6 +12,7 @@ from .opinions import Opinion as Opinion
 from .opinions import PairJudge as PairJudge
 from .scored import Scored as Scored
 from .scored import judge_by_reward as judge_by_reward
+from .scored import made_from as made_from
 from .scored import open_classifier as open_classifier
 from .specs import CLASSIFIER as CLASSIFIER
 from .specs import ENDPOINT as ENDPOINT

@@ -44,8 +44,9 @@ class Form:
 
     def ballot(self, question: str) -> TokenBallot:
         """The question up to the letter, and both letters. Raises Refused as the chat template does."""
-        asked = self.text.prompt(in_style(self.style, question))
-        return TokenBallot((*asked, *self.lead), tuple((letter,) for letter in self.letters), ())
+        asked = in_style(self.style, question)
+        ids = self.text.prompt(with_letter(asked))[:-1] if isinstance(asked, str) else self.text.prompt(asked)
+        return TokenBallot((*ids, *self.lead), tuple((letter,) for letter in self.letters), ())
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,11 @@ def in_style(style: str, question: str) -> Prompt:
     return (Message("user", whole),) if style == "user message" else f"{whole.rstrip()}{ANSWER}"
 
 
+def with_letter(asked: str, letter: str = LETTERS[0]) -> str:
+    """A plain text with its answer: the space between them may belong to either's token."""
+    return f"{asked} {letter}"
+
+
 def find_form(text: TextFormat, wording: Wording, where: str) -> Form:
     """How a tokenizer and its chat template take a judge prompt.
 
@@ -150,15 +156,19 @@ def find_form(text: TextFormat, wording: Wording, where: str) -> Form:
     """
     question = wording.ask(STOCK)
     style = _style(text, question)
-    answers = [f" {letter}" for letter in LETTERS] if style == "plain text" else LETTERS
+    asked = in_style(style, question)
     try:
-        replies = text.responses(in_style(style, question), answers, [False, False])
+        if isinstance(asked, str):
+            replies = [text.prompt(with_letter(asked, letter)) for letter in LETTERS]
+        else:
+            replies = text.responses(asked, LETTERS, [False, False])
     except Refused as reason:
         raise UserError(f"{where}: its chat template takes no question with a letter as the reply ({reason})") from None
     leads, letters = [reply[:-1] for reply in replies], [reply[-1:] for reply in replies]
     if leads[0] != leads[1] or tuple(text.text(letter).strip() for letter in letters) != LETTERS:
         raise UserError(f"{where}: its tokenizer has no single tokens for the answers A and B; take another judge")
-    return Form(text, style, tuple(leads[0]), (letters[0][0], letters[1][0]))
+    lead = () if isinstance(asked, str) else tuple(leads[0])
+    return Form(text, style, lead, (letters[0][0], letters[1][0]))
 
 
 def _style(text: TextFormat, question: str) -> str:

@@ -10,7 +10,17 @@ from typing import Any
 import torch
 
 from ..data import Message, Refused, TextFormat, TokenBallot
-from ..model import Layout, RewardModel, Workbench, fetched, load_scorer, pick_device, reads_at_most, tokens_per_pass
+from ..model import (
+    Layout,
+    RewardModel,
+    Workbench,
+    fetched,
+    load_scorer,
+    pick_device,
+    reads_at_most,
+    tokens_per_pass,
+)
+from ..model import made_from as made_from
 from .batches import TOO_LONG, digest, fits, least, values_of
 from .opinions import Contest, Opinion, sigmoid
 
@@ -86,7 +96,7 @@ def judge_by_reward(
         bench.base.device,
         bench.precision,
         micro_tokens,
-        least(reads_at_most(bench.base.model), max_length),
+        least(reads_at_most(bench.base.model), reward.reads, max_length),
     )
 
 

@@ -62,7 +62,7 @@ class RewardModel:
     `kind` is `frozen`, `lora`, `full` or `folder`; `sha256` identifies weights, head and centre; `center` is the mean
     score of samples of the reference, taken off every score; `info` is what was recorded when it was fitted. Of a
     `frozen` one `linear` is the layer and the weights `[D]`, for those who have stored that layer's features. `reads`
-    is how many tokens one on its own reads at most, where it has a limit.
+    is how many tokens one with weights of its own reads at most, where it has a limit.
     """
 
     kind: str
@@ -300,7 +300,7 @@ def _load_folder(
         return last_states(model, mine, precision) @ weight_D / scale
 
     kind, info = record.get("kind", "folder"), record.get("info", {})
-    return RewardModel(kind, weights_hash(model), center / scale, info, base.form, raw)
+    return RewardModel(kind, weights_hash(model), center / scale, info, base.form, raw, reads=reads_at_most(model))
 
 
 def load_scorer(folder: Path, *, precision: str, device: torch.device, where: str) -> RewardModel:
