@@ -51,7 +51,9 @@ def test_it_is_the_formula(seed: int, n: int, prompts: int) -> None:
     assert (found.both.value, found.both.se, found.weight) == pytest.approx((value, se, weight), abs=1e-4)
     assert (found.both.df, found.voted, found.prompts) == (n - 2, n, prompts)
     voted = ~np.isnan(h)
-    assert found.people == clustered_mean(h[voted], range(n)) and found.judge == clustered_mean(f, range(prompts))
+    for mean, data in ((found.people, h[voted]), (found.judge, f)):
+        plain = clustered_mean(data, range(len(data)))
+        assert (mean.value, mean.se, mean.df) == pytest.approx((plain.value, plain.se, plain.df))
 
 
 def test_votes_saved_are_about_what_theory_says() -> None:
@@ -125,7 +127,7 @@ def test_the_weight_is_best_for_the_differences_between_points() -> None:
                 total += rest.var(ddof=1) / 40 + (weight**2 * c.var(ddof=1) + 2 * weight * cross) / 120
         return total
 
-    assert found.weight == pytest.approx(min(np.linspace(0, 1, 10_001), key=summed), abs=1e-3)
+    assert found.weight == pytest.approx(min(np.linspace(0, 1, 501), key=summed), abs=2e-3)
     assert 0 < found.weight < 1
     variances = [
         found.estimates.contrast(c).se ** 2

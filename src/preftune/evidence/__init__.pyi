@@ -46,6 +46,7 @@ from .power import Outlook as Outlook
 from .power import PlannedEnd as PlannedEnd
 from .power import outlook as outlook
 from .power import seeds_needed as seeds_needed
+from .prediction_powered import Powered as Powered
 from .prediction_powered import ppi as ppi
 from .prediction_powered import ppi_points as ppi_points
 from .results import HELD_OUT as HELD_OUT

@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .influence import Estimates
-from .stats import Estimate, Floats, clustered_mean
+from .stats import Estimate, Floats
 
 FEWEST = 10  # voted prompts from which on a λ can be fitted to them
 
@@ -74,8 +74,7 @@ def ppi(h: npt.ArrayLike, l: npt.ArrayLike, f: npt.ArrayLike) -> Powered:  # noq
     """
     votes = _Votes.of(h, l, f)
     n, prompts = votes.counts
-    people = _people(votes.h[0])
-    judge = clustered_mean(votes.f[0], range(prompts))
+    people, judge = _mean(votes.h[0]), _mean(votes.f[0])
     if people.se is None or not votes.can_fit:
         return Powered(people, people, judge, 0.0, n, prompts)
     weight = votes.best_weight()
@@ -112,9 +111,11 @@ def ppi_points(h: npt.ArrayLike, l: npt.ArrayLike, f: npt.ArrayLike) -> PoweredP
     return PoweredPoints(Estimates(votes.values(weight), influence * math.sqrt((n - 1) / df), df), weight, n)
 
 
-def _people(h: Floats) -> Estimate:
-    estimate = clustered_mean(h, range(len(h)))
-    return estimate if estimate.se else Estimate(estimate.value, None, estimate.df)
+def _mean(values: Floats) -> Estimate:
+    """Of one value a prompt. Where all are the same, nothing is known of the error."""
+    count = len(values)
+    varied = count > 1 and np.ptp(values) > 0
+    return Estimate(float(values.mean()), float(values.std(ddof=1)) / math.sqrt(count) if varied else None, count - 1)
 
 
 def _centred(table: Floats) -> Floats:
