@@ -12,7 +12,7 @@ from .flags import Parsed, option_flags, settings_flags
 from .reading import READING, read_ballots, reading_of
 
 LATER = (  # what is looked at when the data and the model are there
-    *("model", "reference", "data", "eval_data", "eval_fraction", "prompts", "eval_prompts", "out", "allow_overlap"),
+    *("model", "reference", "data", "eval_data", "prompts", "out", "allow_overlap"),
 )
 
 
