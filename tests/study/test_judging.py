@@ -266,7 +266,9 @@ def test_policies_that_exist_already_are_judged_and_go_on(judged: Study, model: 
     study = judge_folders(runs, judge=first, **options)
     answer = verdict(study)
     assert len(answer.points) == 3 and all(point.gain > 0 for point in answer.points)
-    assert sum(one.against != OPPONENT and not one.again for one in study.judgements) == 3 * 64 * 2, "every two, at every sample"
+    assert sum(one.against != OPPONENT and not one.again for one in study.judgements) == 3 * 64 * 2, (
+        "every two, at every sample"
+    )
     assert (tmp_path / "judged" / "report.html").exists()
     again = Counting()
     assert judge_folders(runs, judge=again, **options).judgements == study.judgements and not again.asked

@@ -13,7 +13,7 @@ from .reading import READING, read_ballots, reading_of
 
 JUDGING = ("judge", "judge-fraction", "judge-template", "judge-model", "judge-budget")
 LATER = (  # what is looked at when the data and the model are there
-    *("model", "reference", "data", "eval_data", "eval_fraction", "prompts", "eval_prompts", "out", "allow_overlap"),
+    *("model", "reference", "data", "eval_data", "prompts", "out", "allow_overlap"),
 )
 
 

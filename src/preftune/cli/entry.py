@@ -10,6 +10,7 @@ from jsonargparse import Namespace
 
 from ..errors import Interrupted, UserError
 from ..stopping import SIGNALS, is_ignored_hangup
+from .config import check_configs
 from .parser import COMMANDS, build_parser, given
 
 CONTINUE = dict.fromkeys(("demo", "compare"), "the same command goes on from here") | {"train": "--resume goes on"}
@@ -28,6 +29,7 @@ def main() -> None:
         if not is_ignored_hangup(number):
             signal.signal(number, signal.default_int_handler)
     try:
+        check_configs(sys.argv[1:])
         parsed = build_parser(sys.argv[1:]).parse_args()
         COMMANDS[parsed.command].run(given(parsed))
     except UserError as error:

@@ -33,6 +33,8 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.empty(0, device=name).device  # with its number, as tensors say it: cuda is not equal to cuda:0
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name}: not available on this machine; use cpu, or leave it out") from error
+    if device.type == "meta":
+        raise UserError(f"--device {name}: holds no numbers; use cpu, or leave it out")
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)
     return device

@@ -128,6 +128,8 @@ def plan_study(
         kind=kind,
         votes_per_prompt=votes_per_prompt,
         validation_fraction=validation_fraction,
+        eval_fraction=eval_fraction,
+        eval_prompts=eval_prompts,
         samples=samples,
         max_new_tokens=max_new_tokens,
         fits_judge=jury.fits,

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from ..console import say
@@ -20,9 +20,11 @@ from ..errors import UserError
 from ..evidence import REFERENCE, Result, Sample, number, write_records
 from ..judges import Judge
 from ..model import Base, Policy, Reward, Workbench, load_base, open_workbench, pick_device, sample_responses
+from ..stopping import check_writable
 from ..text import harmless
 from ..training import describe_counts, held_out_reference, make_settings, open_reward, vote_table
 from .evaluate import Proxy, answer, summarise
+from .limits import check_asked, check_precision
 from .overlap import check_overlap, prompts_of, trained_on
 from .questions import Questions, held_out_prompts, make_questions
 from .rewards import above_reference, mean_scores, reference_rollouts
@@ -77,6 +79,10 @@ def evaluate_folders(
     when there is nothing to ask, or when the policies have different references or options, or were trained on what
     they are asked (with `allow_overlap` that is a caveat).
     """
+    check_asked(samples=samples, max_new_tokens=max_new_tokens, eval_prompts=eval_prompts)
+    check_precision(precision)
+    if out:
+        check_writable(Path(out))
     found = [find_policy(folder) for folder in folders]
     budget = make_settings({"micro_tokens": micro_tokens, "device": device}).pass_tokens
     ballots = read_ballots(data, **(reading or {})) if data else ()
@@ -197,9 +203,12 @@ def load_policy(folder: PolicyFolder, device: str) -> Base:
 
 def _ids(prompt: Prompt, base: Base, folder: PolicyFolder) -> list[int]:
     try:
-        return base.form.prompt(prompt)
+        ids = base.form.prompt(prompt)
     except Refused as reason:
         raise UserError(f"{folder.path}: {reason}") from None
+    if not ids:
+        raise UserError(f"--prompt {prompt!r}: comes to no token with the tokenizer of {folder.path}; write some text")
+    return ids
 
 
 def check_tokenizer(base: Base, bench: Workbench, folder: PolicyFolder) -> None:
@@ -212,10 +221,12 @@ def check_tokenizer(base: Base, bench: Workbench, folder: PolicyFolder) -> None:
 def _table(rows: Sequence[Result], caveats: Sequence[str]) -> Table:
     columns = {"kl": "KL (nats)", "length": "length (tokens)", "accuracy": "accuracy", "log_loss": "log-loss (nats)"}
     shown = {name: title for name, title in columns.items() if any(getattr(row, name) is not None for row in rows)}
-    caption = "\n".join(["mean ± standard error, clustered by prompt", *caveats])
+    caption = Text(harmless("\n".join(["mean ± standard error, clustered by prompt", *caveats])))
     table = Table("policy", *shown.values(), box=box.SIMPLE, caption=caption)
     for row in rows:
-        table.add_row(row.run, *(_cell(getattr(row, name), getattr(row, f"{name}_se")) for name in shown))
+        table.add_row(
+            Text(harmless(row.run)), *(_cell(getattr(row, name), getattr(row, f"{name}_se")) for name in shown)
+        )
     return table
 
 
@@ -239,8 +250,10 @@ def sample_folders(
 
     A policy trained on chats, or a plain model with a chat template, gets the prompt as a user's message.
     """
+    check_asked(samples=samples, max_new_tokens=max_new_tokens, least=1)
+    check_precision(precision)
     found = [find_policy(folder) for folder in folders]
-    table = Table(*(folder.name for folder in found), box=box.SIMPLE, show_lines=True)
+    table = Table(*(Column(Text(harmless(folder.name))) for folder in found), box=box.SIMPLE, show_lines=True)
     columns = []
     for folder in found:
         base = load_policy(folder, device)

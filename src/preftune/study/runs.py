@@ -30,6 +30,7 @@ from ..model import Policy, RewardModel, Workbench, load_base, return_freed_memo
 from ..preference import Fitting, fit_or_load, reward_recipe, set_targets
 from ..stopping import stop_requests
 from ..training import (
+    FAILED,
     AnyTraining,
     Arm,
     Recipe,
@@ -47,8 +48,6 @@ from .naming import condition_folder, run_name, run_seed, slug
 from .plan import Plan, StudyData, TrainingKey
 from .questions import Questions
 from .rewards import StudyReward
-
-FAILED = "failed.json"  # in the folder of a run that failed: why
 
 
 @dataclass(frozen=True)

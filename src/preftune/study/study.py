@@ -154,6 +154,8 @@ def compare(
         kind=kind,
         votes_per_prompt=votes_per_prompt,
         validation_fraction=validation_fraction,
+        eval_fraction=eval_fraction,
+        eval_prompts=eval_prompts,
         samples=samples,
         until=until,
         hours=hours,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,11 +13,12 @@ from torch import nn
 from torch.optim import AdamW
 
 from ..console import bar
-from ..errors import Interrupted, UserError
-from ..evidence import loss_alarms, read_metrics, say_alarms
+from ..errors import Interrupted, NotFinite, UserError
+from ..evidence import loss_alarms, read_metrics, record_line, say_alarms, write_json
 from ..methods import Terms
 from ..model import load_state, save_state, state_record
 from ..stopping import StopRequests, stop_requests
+from .folders import FAILED
 from .loop import Step, linear_schedule, run_loop
 from .settings import Settings
 
@@ -79,7 +79,8 @@ def run_session(
     `steps_after(done)` gives the steps that are left; steps may be made while the loop runs. The state is saved, and a
     request to stop obeyed, after a step that is `whole`. `kept()` is saved with it, for what a method carries on from
     step to step. `at_checkpoint(step)` runs at `checkpoints` evenly spaced whole steps; a request to stop interrupts
-    it, and it runs again when the training is gone on with. Raises Interrupted after a request to stop.
+    it, and it runs again when the training is gone on with. Raises Interrupted after a request to stop, and NotFinite,
+    which marks the folder with `failed.json`, for a loss, a gradient or samples that are not finite.
     """
     optimizer = AdamW(
         parameters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay, eps=eps, fused=True
@@ -91,14 +92,19 @@ def run_session(
     session.folder.mkdir(parents=True, exist_ok=True)
     _keep_metrics(session.log, done)
 
-    with stop_requests(hand_on=True) as stopping, bar() as progress, session.log.open("a", encoding="utf-8") as log:
+    with (
+        stop_requests(hand_on=True) as stopping,
+        marked(session.folder / FAILED),
+        bar() as progress,
+        session.log.open("a", encoding="utf-8") as log,
+    ):
         stopping.held = True  # until whoever asked for this training has kept what came of it
         task = progress.add_task(description, total=total, completed=done)
         passed = record.get("passed", sum(mark <= done for mark in marks))
         ongoing = _Ongoing(session, parameters, optimizer, kept, stopping, total, marks, at_checkpoint, passed)
 
         def after_step(step: Step, metrics: Mapping[str, float]) -> None:
-            log.write(json.dumps({"step": step.number, **metrics}) + "\n")
+            log.write(record_line({"step": step.number, **metrics}))
             log.flush()
             progress.update(task, completed=step.number, description=f"{description}  loss {metrics['loss']:.4f}")
             if step.number == total // 2:
@@ -118,6 +124,17 @@ def run_session(
             tokens_of=tokens_of,
             after_step=after_step,
         )
+
+
+@contextmanager
+def marked(mark: Path) -> Iterator[None]:
+    """A training whose numbers are no longer finite leaves a mark that says why, for as long as it is not mended."""
+    mark.unlink(missing_ok=True)
+    try:
+        yield
+    except NotFinite as error:
+        write_json(mark, {"reason": str(error)})
+        raise
 
 
 @dataclass
