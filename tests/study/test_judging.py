@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from preftune.evidence import (
 )
 from preftune.evidence.people import keep_votes, pairs_of, write_pairs
 from preftune.judges import Contest, Opinion
+from preftune.report.beside import put_beside
+from preftune.report.page import page_of
 from preftune.study.judged_folders import judge_folders
 from preftune.study.study import Study, compare
 
@@ -288,3 +291,19 @@ def test_a_plain_model_is_judged_beside_a_named_reference(model: str, judged: St
     assert not (tmp_path / "s" / "study.json").exists()
     study = judge_folders([run], judge=Counting(), reference=model, out=tmp_path / "s", **options)
     assert verdict(study).points[0].arm == "policy"
+
+
+def test_two_judged_studies_beside_each_other_are_one(judged: Study, model: str, tmp_path: Path) -> None:
+    """The same study apart, arm by arm, and put together again: the runs of both have the win rates that they had."""
+    apart = [
+        compare(arm, make_ballots(), model=model, judge=[likes_a, Counting()], out=tmp_path / arm, **JUDGED).study
+        for arm in ("dpo", "ipo")
+    ]
+    both, _ = put_beside(*apart)
+    answer = verdict(both)
+    whole = {point.run: point.gain for point in judged.verdict.points}
+    assert {point.run.split("/")[1]: point.gain for point in answer.points} == whole
+    assert answer.axis == "win rate" and len(answer.comparisons) == 1
+    assert "agree" in page_of(both, answer)
+    with pytest.raises(UserError, match="its judges are not those of"):
+        put_beside(apart[0], replace(apart[1], info={**apart[1].info, "judges": apart[1].info["judges"][:1]}))

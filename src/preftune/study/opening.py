@@ -13,8 +13,9 @@ from ..model import Workbench, open_workbench
 from ..preference import check_fitted
 from ..training import AnyTraining
 from .describing import describe_study
-from .judging import Judged, Panel, describe_judges
+from .judging import Panel, describe_judges
 from .making import prepare_trainings
+from .meetings import Judged
 from .overlap import check_overlap, prompts_of, trained_on
 from .pilots import Fresh, fresh_ballots, validation_share
 from .plan import Plan, StudyData, TrainingKey, make_data, training_and_held_out

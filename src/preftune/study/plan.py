@@ -139,6 +139,8 @@ def settle_study(
     if fits_judge:
         plan = replace(plan, judge_kind=kind or default_kind([REWARD], plan.settings))
         check_fit(plan.judge_kind, plan.reward_recipe)
+    else:
+        check_kind_used(kind, plan.arms)
     check_until(until, hours, seeds, samples, len(plan.arms), scored)
     length = options.get("max_new_tokens", 1)
     check_asked(samples=samples, max_new_tokens=length, eval_prompts=eval_prompts, eval_fraction=eval_fraction)
@@ -173,7 +175,6 @@ def make_plan(
     auto_lr = options.get("lr") == AUTO
     told = {name: value for name, value in options.items() if not (auto_lr and name == "lr")}
     settings, given = split_options(told, [arm.method.name for arm in parsed])
-    check_kind_used(kind, parsed)
     kind = kind or default_kind([arm.method for arm in parsed], settings)
     rates = tuple(map(float, noises))
     plan = Plan(

@@ -43,7 +43,8 @@ from ..training import (
     trained_on_chats,
 )
 from .asking import CALIBRATION, Evaluator
-from .judging import Judged, Panel
+from .judging import Panel
+from .meetings import Judged
 from .naming import condition_folder, run_name, run_seed, slug
 from .plan import Plan, StudyData, TrainingKey
 from .questions import Questions
