@@ -163,7 +163,7 @@ def open_judge(spec: JudgeSpec, panel: Panel, judged: Judged, fit: Callable[[], 
     assert panel.jury.wording is not None
     if spec.kind == MODEL:
         return open_local(spec.where, wording=panel.jury.wording, **settings)
-    return open_endpoint(spec.where, panel.jury.model, wording=panel.jury.wording, budget=panel.jury.budget)
+    return open_endpoint(spec.where, panel.jury.model, wording=panel.jury.wording, budget=panel.jury.budget or None)
 
 
 def describe_judges(panel: Panel, judged: Judged, *, test: bool) -> list[dict[str, Any]]:
