@@ -27,6 +27,7 @@ from preftune.evidence.people import keep_votes, pairs_of, write_pairs
 from preftune.judges import Contest, Opinion
 from preftune.report.beside import put_beside
 from preftune.report.page import page_of
+from preftune.study import beta_search, looks
 from preftune.study.judged_folders import judge_folders
 from preftune.study.study import Study, compare
 
@@ -307,3 +308,23 @@ def test_two_judged_studies_beside_each_other_are_one(judged: Study, model: str,
     assert "agree" in page_of(both, answer)
     with pytest.raises(UserError, match="its judges are not those of"):
         put_beside(apart[0], replace(apart[1], info={**apart[1].info, "judges": apart[1].info["judges"][:1]}))
+
+
+def test_looks_on_the_axis_of_a_judge(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the verdict, by a judge: every look judges the runs that came and the prompts that came, and nothing else."""
+    for name, value in (("SEEDS", (2, 3)), ("ALPHA", (0.02, 0.03)), ("TIMES", (1, 3))):
+        monkeypatch.setattr(looks, name, value)
+    monkeypatch.setattr(beta_search, "MOST", 2)
+    few = {**JUDGED, "betas": [0.3], "checkpoints": 1, "epochs": 1.0, "lr": 1e-3, "samples": 1}
+    few |= {"until": "verdict", "eval_prompts": 4, "eval_fraction": 0.4}
+    del few["seeds"]
+    judge = Counting()
+    study = compare("dpo,ipo", make_ballots(), model=model, judge=judge, out=tmp_path / "s", **few)
+    done = study.study.info["looks"]["done"]
+    assert [(look["seeds"], look["prompts"]) for look in done][0] == (2, 4) and study.verdict.axis == "win rate"
+    met = [one for one in study.study.judgements if not one.again and one.why != IDENTICAL]
+    held_out = study.study.info["judges"][0]["agreement"]["votes"]
+    assert len(judge.asked) == len(met) + held_out + sum(one.again for one in study.study.judgements)
+    ends = {(row.run, row.step) for row in study.study.ends()}
+    prompts = {(one.run, one.prompt_id) for one in study.study.judgements if (one.run, one.step) in ends}
+    assert len(prompts) == len(ends) * done[-1]["prompts"]
