@@ -21,7 +21,7 @@ from fake_endpoint import MODEL, Served, better, chat, question, serving, sure
 from preftune.errors import UserError
 from preftune.judges import Budget, Contest, Endpoint, Estimate, Opinion, open_endpoint, parse_budget, read_wording
 from preftune.judges.calls import KEY, Patience
-from preftune.judges.endpoint import SILENT
+from preftune.judges.endpoint import BARREN, SILENT
 
 SECRET = "sk-judge-0123456789abcdefghij"
 PROSE = "the last line is no letter alone"
@@ -238,7 +238,7 @@ def test_equal_texts_are_one_question_and_what_is_kept_is_none(judge_of: Opens) 
         judge = judge_of(server.url)
         asked = [*contests(3), *contests(3), same]
         before = judge.estimate(asked)
-        assert (before.calls, before.kept) == (7, 0) and 7 * 100 < before.tokens < 7 * 400
+        assert (before.calls, before.kept) == (7, 0) and 7 * 100 < before.tokens < 7 * 500
         assert judge.prefer(asked)[-1].preference == pytest.approx(0.5)
         assert judge_of(server.url).estimate(asked) == Estimate(0, 0, 7)
         assert sum(server.came.values()) == 7
@@ -320,6 +320,26 @@ def test_a_server_that_stops_answering_is_left_and_loses_nothing(judge_of: Opens
         server.answer = lambda body, times: with_logprobs(body)
         judge_of(server.url).prefer(contests(50))
         assert sum(server.paid.values()) == 100
+
+
+def test_a_judge_that_never_gives_a_verdict_is_not_paid_on(judge_of: Opens) -> None:
+    def answer(body: dict, times: int) -> Served:
+        return Served(body=chat("A", finish="length") if "Prompt 7." in question(body) else chat("Well, A and B"))
+
+    with serving(answer) as server:
+        with pytest.raises(UserError, match=rf"first {BARREN} answers .*\(in \d+, {PROSE}\); .*--judge-template"):
+            judge_of(server.url).prefer(contests(100))
+        assert sum(server.came.values()) <= BARREN + 8
+
+
+def test_one_verdict_is_enough_to_go_on(judge_of: Opens) -> None:
+    def answer(body: dict, times: int) -> Served:
+        return with_logprobs(body) if "Prompt 5." in question(body) else Served(body=chat("Well."))
+
+    with serving(answer) as server:
+        for count in (60, 70):  # the second time that verdict is a kept one
+            opinions = judge_of(server.url).prefer(contests(count))
+            assert Counter(o.why for o in opinions) == {"": 1, PROSE: count - 1}
 
 
 def test_a_question_that_is_too_long_does_not_stop_the_others(judge_of: Opens) -> None:

@@ -29,6 +29,7 @@ from .ways import BY_NAME, PARAMETERS, WAYS, Way
 from .wording import SYSTEM, Wording, read_wording
 
 SILENT = 16  # questions in a row without an answer, after which no further one is asked
+BARREN = 40  # first answers without a verdict among them, after which none is expected
 ANSWER_TOKENS = 8
 
 
@@ -44,8 +45,8 @@ class Question:
 
     @property
     def tokens(self) -> int:
-        """About how many tokens the question and its answer have: one for four bytes."""
-        return len((SYSTEM + self.text).encode("utf-8", "replace")) // 4 + ANSWER_TOKENS
+        """About how many tokens the question and its answer have: one for three bytes, rather too many than too few."""
+        return len((SYSTEM + self.text).encode("utf-8", "replace")) // 3 + ANSWER_TOKENS
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ class Endpoint:
         self._way = BY_NAME.get(kept.way(self._server) or "")
         self._announced = self._heard = False
         self._silent = 0
+        self._said: Counter[str] = Counter()  # reasons of answers that came; a verdict has the empty one
 
     @property
     def name(self) -> str:
@@ -142,13 +144,14 @@ class Endpoint:
         """
         questions = self._questions(contests)
         replies = {} if fresh else {question: known for question in questions if (known := self._known(question))}
+        self._said[""] += len(replies)
         missing = [question for question in questions if question not in replies]
         if missing:
             if not self._announced:
                 say(self.announce())
                 self._announced = True
             replies |= self._ask_all(missing, fresh)
-        self.read.update(str(reply.read) for reply in replies.values() if reply.read)
+        self.read.update(reply.read for reply in replies.values() if reply.read)
         pairs = ((replies[self._question(one)], replies[self._question(one.swap())]) for one in contests)
         return [_opinion(first, second) for first, second in pairs]
 
@@ -237,19 +240,32 @@ class Endpoint:
         return reply
 
     def _note(self, answer: Answer, reply: Reply) -> None:
-        """Count questions without an answer in a row. Raises UserError where it makes no sense to go on."""
+        """Count what came to nothing. Raises UserError where it makes no sense to go on."""
         with self._lock:
             if answer.body is not None and reply.why != ANOTHER:
                 self._heard, self._silent = True, 0
+                self._said[reply.why] += 1
             elif reply.why != USED_UP and not (self._heard and answer.status in REFUSED):
                 self._silent += 1
-            if answer.down and not self._heard:
-                raise UserError(f"--judge {self.url}: cannot be reached{answer.says}; start the server or mend the URL")
-            if self._silent >= SILENT:
-                raise UserError(
-                    f"--judge {self.url}: {SILENT} questions in a row without a usable answer, the last of them: "
-                    f"{reply.why}{answer.says}. What was answered is kept; run the same again to go on"
-                )
+            if why := self._hopeless(answer, reply):
+                raise UserError(f"--judge {self.url}: {why}")
+
+    def _hopeless(self, answer: Answer, reply: Reply) -> str:
+        """Why no further question should be asked, and what to do; empty where there is no such reason."""
+        if answer.down and not self._heard:
+            return f"cannot be reached{answer.says}; start the server or mend the URL"
+        if self._silent >= SILENT:
+            return (
+                f"{SILENT} questions in a row without a usable answer, the last of them: {reply.why}{answer.says}. "
+                "What was answered is kept; run the same again to go on"
+            )
+        if self._said.total() >= BARREN and not self._said[""]:
+            why, count = self._said.most_common(1)[0]
+            return (
+                f"none of its first {BARREN} answers is a verdict (in {count}, {why}); try another model, or a "
+                "--judge-template that it answers with a letter alone"
+            )
+        return ""
 
 
 def open_endpoint(
