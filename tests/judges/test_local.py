@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from tiny import tiny_config, tiny_llama
 from tiny_gguf import gguf_model, write_gguf
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from preftune.data import Message
+from preftune.data import BranchBatch, Branches, Message
 from preftune.errors import UserError
 from preftune.judges import Contest, LocalModel, Opinion, open_local, read_wording
 from preftune.judges.batches import TOO_LONG
@@ -140,6 +141,28 @@ def test_a_contest_told_from_the_other_side_has_the_opinion_told_from_there_to_t
     assert [opinion.swap().swap() for opinion in opinions] == opinions
 
 
+class Watched(Layout):
+    """The branch layout, and what was laid out in it."""
+
+    seen: ClassVar[list[Sequence[Branches]]] = []
+
+    def lay_out(self, ballots: Sequence[Branches]) -> BranchBatch:
+        self.seen.append(ballots)
+        return super().lay_out(ballots)
+
+
+def test_the_micro_batches_depend_on_what_is_asked_and_not_on_its_order(judge: LocalModel) -> None:
+    """Where a machine rounds by place, the order would show otherwise."""
+    watched = replace(judge, layout=Watched("branch", ""), micro_tokens=1500)
+    told = [CONTESTS, CONTESTS[::-1], [contest.swap() for contest in CONTESTS], CONTESTS * 2]
+    seen = []
+    for contests in told:
+        Watched.seen.clear()
+        watched.prefer(contests)
+        seen.append([*Watched.seen])
+    assert len(seen[0]) > 1 and seen == [seen[0]] * 4
+
+
 @tried(200)
 @given(st.floats(-800, 800))
 def test_the_sigmoid_of_a_difference_and_of_its_negative_add_up_to_one(difference: float) -> None:
@@ -177,11 +200,28 @@ def test_what_does_not_fit_has_no_verdict_and_is_not_shortened(judge: LocalModel
     assert opinions[1] == judge.prefer([CONTESTS[0]])[0]
 
 
+def test_both_orders_have_to_fit_also_where_one_is_longer(judge: LocalModel) -> None:
+    twice = replace(judge, wording=replace(WORDING, text="$prompt $first $first $second"))
+    contest = Contest("the film was", "good " * 9, "a day")
+    longer, shorter = (len(ballot.prompt) + 1 for ballot in twice._both_orders(contest))  # type: ignore[union-attr]
+    assert longer > shorter
+    opinions = replace(twice, limit=shorter).prefer([contest, contest.swap()])
+    assert [opinion.why for opinion in opinions] == [TOO_LONG, TOO_LONG]
+
+
 def test_the_limit_is_what_the_model_reads_or_less(tmp_path: Path) -> None:
     folder = judge_folder(tmp_path, "smollm", positions=3000)
     assert open_one(folder).limit == 3000
     assert open_one(folder, max_length=100).limit == 100 and open_one(folder, max_length=9999).limit == 3000
     assert open_one(folder, max_length=100).prefer(CONTESTS) == [Opinion(None, None, TOO_LONG)] * 3
+
+
+def test_a_template_that_tells_the_letters_apart_before_they_come_is_refused(tmp_path: Path) -> None:
+    telling = TURNS.replace(
+        "m.content +", "('one ' if m.content == 'A' else 'two ' if m.content == 'B' else '') + m.content +"
+    )
+    with pytest.raises(UserError, match="no single tokens for the answers A and B"):
+        open_one(judge_folder(tmp_path, "smollm", telling))
 
 
 @pytest.mark.parametrize("words", [["A"], ["Answer", "prompt"], []])
