@@ -311,7 +311,7 @@ def test_two_judged_studies_beside_each_other_are_one(judged: Study, model: str,
 
 
 def test_looks_on_the_axis_of_a_judge(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until the verdict, by a judge: every look judges the runs that came and the prompts that came, and nothing else."""
+    """Until the verdict, by a judge: a look judges the runs and the prompts that came, and nothing else."""
     for name, value in (("SEEDS", (2, 3)), ("ALPHA", (0.02, 0.03)), ("TIMES", (1, 3))):
         monkeypatch.setattr(looks, name, value)
     monkeypatch.setattr(beta_search, "MOST", 2)
@@ -321,7 +321,7 @@ def test_looks_on_the_axis_of_a_judge(model: str, tmp_path: Path, monkeypatch: p
     judge = Counting()
     study = compare("dpo,ipo", make_ballots(), model=model, judge=judge, out=tmp_path / "s", **few)
     done = study.study.info["looks"]["done"]
-    assert [(look["seeds"], look["prompts"]) for look in done][0] == (2, 4) and study.verdict.axis == "win rate"
+    assert (done[0]["seeds"], done[0]["prompts"]) == (2, 4) and study.verdict.axis == "win rate"
     met = [one for one in study.study.judgements if not one.again and one.why != IDENTICAL]
     held_out = study.study.info["judges"][0]["agreement"]["votes"]
     assert len(judge.asked) == len(met) + held_out + sum(one.again for one in study.study.judgements)

@@ -9,6 +9,11 @@ from .alarms import held_out_alarms as held_out_alarms
 from .alarms import loss_alarms as loss_alarms
 from .alarms import run_alarms as run_alarms
 from .alarms import say_alarms as say_alarms
+from .anytime import anytime_half_width as anytime_half_width
+from .anytime import anytime_interval as anytime_interval
+from .anytime import enough as enough
+from .anytime import exact_interval as exact_interval
+from .anytime import log_wealth as log_wealth
 from .comparisons import Comparison as Comparison
 from .comparisons import Verdict as Verdict
 from .comparisons import bracket as bracket
