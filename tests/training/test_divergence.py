@@ -56,9 +56,8 @@ def test_it_is_gone_on_with_from_before_the_step_at_which_it_diverged(
     done: list[int] = []
     with monkeypatch.context() as patch, pytest.raises(NotFinite, match=r"step 7 \(ballots [\d, ]+ of .*is not finite"):
         patch.setattr(session, "run_loop", loop)
-        patch.setattr(session, "SAVE_EVERY", -1.0)
         watch_steps(patch, after=done.append)
-        run(model, out)
+        run(model, out, save_every=0)
     assert json.loads((out / "state" / "record.json").read_text())["step"] == 6
     run(model, out, resume=True)
     run(model, tmp_path / "whole")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from ..errors import UserError
+from ..files import write_whole
 
 Record = TypeVar("Record")
 
@@ -158,6 +159,4 @@ def _bytes(text: str) -> bytes:
 
 
 def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(_bytes(text))
-    os.replace(partial, path)
+    write_whole(path, _bytes(text))

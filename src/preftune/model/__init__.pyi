@@ -1,6 +1,7 @@
 from .blocks import decoder_blocks as decoder_blocks
 from .doctor import Checked as Checked
 from .doctor import check_stores as check_stores
+from .engine import check_state as check_state
 from .engine import load_state as load_state
 from .engine import pick_device as pick_device
 from .engine import remove_state as remove_state

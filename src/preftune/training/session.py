@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -15,14 +16,13 @@ from torch.optim import AdamW
 from ..console import bar
 from ..errors import Interrupted, NotFinite, UserError
 from ..evidence import loss_alarms, read_metrics, record_line, say_alarms, write_json
+from ..files import write_whole
 from ..methods import Terms
-from ..model import load_state, save_state, state_record
+from ..model import check_state, load_state, save_state, state_record
 from ..stopping import StopRequests, stop_requests
 from .folders import FAILED
 from .loop import Step, linear_schedule, run_loop
 from .settings import Settings
-
-SAVE_EVERY = 600.0  # seconds between saved states, so that little is lost when the machine goes down
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Session:
     resume: bool
 
     def __post_init__(self) -> None:
+        if self.resume:
+            check_state(self.state, self._lacks)
         record = self.record() or self.identity
         for name, value in self.identity.items():
             if record.get(name) != value:
@@ -53,6 +55,11 @@ class Session:
     @property
     def log(self) -> Path:
         return self.folder / "metrics.jsonl"
+
+    def _lacks(self, record: Mapping[str, Any]) -> str:
+        """What speaks against a state whose steps are not all in the log; "" if they are."""
+        rows = _whole_rows(self.log)
+        return "" if len(rows) >= record["step"] else f"{self.log.name} has only {len(rows)} of its steps"
 
     def record(self) -> dict[str, Any] | None:
         """What the saved state says of itself; None if there is none to go on from."""
@@ -78,9 +85,10 @@ def run_session(
 
     `steps_after(done)` gives the steps that are left; steps may be made while the loop runs. The state is saved, and a
     request to stop obeyed, after a step that is `whole`. `kept()` is saved with it, for what a method carries on from
-    step to step. `at_checkpoint(step)` runs at `checkpoints` evenly spaced whole steps; a request to stop interrupts
-    it, and it runs again when the training is gone on with. Raises Interrupted after a request to stop, and NotFinite,
-    which marks the folder with `failed.json`, for a loss, a gradient or samples that are not finite.
+    step to step. `at_checkpoint(step)` runs at `checkpoints` evenly spaced whole steps, and the state is saved after
+    it; a request to stop interrupts it, and it runs again when the training is gone on with. Raises Interrupted after a
+    request to stop, and NotFinite, which marks the folder with `failed.json`, for a loss, a gradient or samples that
+    are not finite.
     """
     optimizer = AdamW(
         parameters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay, eps=eps, fused=True
@@ -100,8 +108,9 @@ def run_session(
     ):
         stopping.held = True  # until whoever asked for this training has kept what came of it
         task = progress.add_task(description, total=total, completed=done)
+        every = settings.save_every
         passed = record.get("passed", sum(mark <= done for mark in marks))
-        ongoing = _Ongoing(session, parameters, optimizer, kept, stopping, total, marks, at_checkpoint, passed)
+        ongoing = _Ongoing(session, parameters, optimizer, kept, stopping, total, marks, at_checkpoint, passed, every)
 
         def after_step(step: Step, metrics: Mapping[str, float]) -> None:
             log.write(record_line({"step": step.number, **metrics}))
@@ -153,6 +162,7 @@ class _Ongoing:
     marks: Sequence[int]
     at_checkpoint: Callable[[int], None]
     passed: int
+    save_every: float  # minutes, so that little is lost when the machine goes down
     saved: float = field(default_factory=time.monotonic)
 
     def obeying(self, steps: Iterable[Step], done: int) -> Iterator[Step]:
@@ -179,14 +189,18 @@ class _Ongoing:
         except KeyboardInterrupt:
             self.stop(step)
         self.passed = sum(mark <= step for mark in self.marks)
+        if step:
+            self.save(step)
 
     def save_at_times(self, step: int) -> None:
         """Save if the last saved state is old."""
-        if time.monotonic() - self.saved > SAVE_EVERY:
+        if time.monotonic() - self.saved >= 60 * self.save_every:
             self.save(step)
 
     def save(self, step: int) -> None:
         """Save the state after this step."""
+        with self.session.log.open("rb") as log:
+            os.fsync(log.fileno())  # no state without its steps
         record = {"step": step, "passed": self.passed, **self.session.identity, "kept": dict(self.kept())}
         save_state(self.session.state, self.parameters, self.optimizer, record)
         self.saved = time.monotonic()
@@ -206,5 +220,9 @@ def checkpoint_steps(total: int, checkpoints: int) -> list[int]:
 
 def _keep_metrics(path: Path, done: int) -> None:
     """Drop what was logged after the saved state: those steps are run again."""
-    rows = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() and done else []
-    path.write_text("".join(rows[:done]), encoding="utf-8")
+    write_whole(path, b"".join(_whole_rows(path)[:done]))
+
+
+def _whole_rows(path: Path) -> list[bytes]:
+    """The lines of a log; one that an interruption has cut is none."""
+    return [row for row in path.read_bytes().splitlines(keepends=True) if row.endswith(b"\n")] if path.exists() else []
