@@ -46,13 +46,13 @@ def read_labelling(source: str | Path, **reading: Any) -> Labelling:
             skipped[outcome.reason] += 1
         else:
             ballots.append(replace(ballot, votes=(), annotations=()))
-    return labelling_of(ballots, skipped, str(source))
+    return labelling_of(ballots, str(source), skipped)
 
 
-def labelling_of(ballots: Sequence[Ballot], skipped: Mapping[str, int], where: str) -> Labelling:
+def labelling_of(ballots: Sequence[Ballot], where: str, skipped: Mapping[str, int] | None = None) -> Labelling:
     """The pairs of some ballots: every two responses that differ. Raises UserError if there is none."""
     places: dict[str, Place] = {}
-    pairs, counts = [], Counter(skipped)
+    pairs, counts = [], Counter(skipped or {})
     for number, ballot in enumerate(ballots):
         own = []
         for a, b in combinations(range(len(ballot.responses)), 2):
