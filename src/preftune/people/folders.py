@@ -82,7 +82,7 @@ def _serve(store: Store, content: Content, folder: Path, address: Address, who: 
     blind = {question: f"comparison {k + 1}" for k, question in enumerate(_questions(content))}
 
     def standing() -> Mapping[str, Any]:
-        return standing_of(store.standing(), pairs, store.left_out(), blind)
+        return standing_of(store, pairs, blind)
 
     serve(store, content.pairs, standing, address, **who)
 
@@ -113,7 +113,7 @@ def figures_of(folder: Path) -> Mapping[str, Any]:
     content = _content(folder)
     pairs = {pair.id: pair for pair in content.pairs}
     with Store(folder / VOTES_FILE, read_only=True) as store:
-        return standing_of(store.standing(), pairs, store.left_out(), _questions(content))
+        return standing_of(store, pairs, _questions(content))
 
 
 def export_votes(folder: Path) -> Written:

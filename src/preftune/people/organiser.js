@@ -20,6 +20,7 @@ const PEOPLE = {
   "left side": (one) => percent(one.left),
   "longest streak": (one) => one.streak,
   "agrees with others": (one) => percent(one.agrees),
+  "the same when asked again": (one) => (one.repeats ? `${percent(one.steady)} of ${one.repeats}` : "–"),
   "": (one) => [...one.flags, ...(one.left_out ? ["left out"] : [])].join("; "),
 };
 
