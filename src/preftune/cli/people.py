@@ -84,6 +84,8 @@ def run(given: Parsed) -> None:
 def _print(found: Mapping[str, Any]) -> None:
     from rich.console import Console
 
+    from ..text import harmless
+
     console = Console(highlight=False)
     console.print(
         f"{found['votes']:,} votes on {found['voted']:,} of {found['pairs']:,} pairs, {found['skips']:,} skips, "
@@ -93,6 +95,9 @@ def _print(found: Mapping[str, Any]) -> None:
     if found["questions"]:
         console.print(_questions(found["questions"]))
     console.print(_people(found["people"]))
+    for one in found["people"]:
+        if told := [*one["flags"], *(["left out"] if one["left_out"] else [])]:
+            console.print(harmless(f"{one['name']}: {'; '.join(told)}"), markup=False, soft_wrap=True)
 
 
 def _questions(asked: Sequence[Mapping[str, Any]]) -> Table:
@@ -109,13 +114,12 @@ def _questions(asked: Sequence[Mapping[str, Any]]) -> Table:
 
 def _people(seen: Sequence[Mapping[str, Any]]) -> Table:
     """Everybody who voted."""
-    table = _table("name", "votes", "skips", "median s", "streak", "left, %", "agrees, %", "again, %", "")
+    table = _table("name", "votes", "skips", "median s", "streak", "left, %", "agrees, %", "again, %")
     for one in seen:
         seconds = "–" if one["seconds"] is None else f"{one['seconds']:.1f}"
         counts = str(one["votes"]), str(one["skips"]), seconds, str(one["streak"])
         shares = (one[share] for share in ("left", "agrees", "steady"))
-        told = "; ".join([*one["flags"], *(["left out"] if one["left_out"] else [])])
-        _add(table, one["name"], *counts, *("–" if share is None else f"{100 * share:.0f}" for share in shares), told)
+        _add(table, one["name"], *counts, *("–" if share is None else f"{100 * share:.0f}" for share in shares))
     return table
 
 

@@ -105,6 +105,7 @@ def _listen(address: Address) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((address.host, address.port))
+        listening.listen()  # whoever opens the link from now on waits rather than finds nobody
     except (OSError, OverflowError) as error:
         listening.close()
         why = getattr(error, "strerror", None) or error
