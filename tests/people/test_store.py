@@ -191,6 +191,15 @@ def test_now_and_then_a_pair_is_asked_again_on_the_other_sides_and_that_is_no_ev
         assert replayed_with_repeats(store) == desk.offer("ann", 99, ())
 
 
+def test_a_second_tab_replaces_a_vote_and_is_no_repetition() -> None:
+    with opened() as (_, store):
+        desk, pair = Desk(store, make_pairs(), 0.0), make_pairs()[0]
+        for name, winner in (("1", pair.names[0]), ("2", pair.names[1])):
+            assert desk.say(Said(name, "ann", pair.id, VOTE, winner)).kind == VOTE
+        (standing,) = store.standing()
+        assert standing.winner == pair.names[1] and desk.counts("ann") == {"votes": 1, "skips": 0}
+
+
 def replayed_with_repeats(store: Store) -> list[Pair]:
     return Desk(store, make_pairs(80), 0.0).offer("ann", 99, ())
 

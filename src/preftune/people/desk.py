@@ -63,23 +63,21 @@ class Queue:
     def next(self, person: str, count: int, have: Collection[str] = ()) -> list[Pair]:
         """The next pairs for a person, who `has` some before their eyes already; they are held from now on."""
         known = {self.places[name] for name in have if name in self.places}
-        due = [place for place in self._repeated(person) if place not in known]
-        found = list(islice(chain(due, (place for place in self._open(person) if place not in known)), count))
+        again = self.due(person)
+        first = [self.places[again.id]] if again else []
+        found = list(islice((place for place in chain(first, self._open(person)) if place not in known), count))
         now = self._clock()
         self._held |= {place: (person, now) for place in (*found, *known) if not self._shared[place]}
         return [self.pairs[place] for place in found]
 
-    def _repeated(self, person: str) -> list[int]:
-        """The pair that is due to be asked again, on the other sides; mostly none."""
+    def due(self, person: str) -> Pair | None:
+        """The pair that the person is to be asked again, on the other sides; mostly none. Later votes do not change it."""
         votes = [place for place, kind in self._answers[person].items() if kind == VOTE]
-        if len(votes) // EVERY <= len(self._again[person]):
-            return []
-        known = (place for place in votes[:-LATER] if place not in self._again[person])
-        return [min(known, key=lambda place: named("again", self.pairs[place].id, person))]
-
-    def stands(self, person: str, pair: Pair) -> bool:
-        """Whether this person's vote on the pair stands."""
-        return self._answers[person].get(self.places[pair.id]) == VOTE
+        asked = self._again[person]
+        if len(votes) < EVERY * (len(asked) + 1):
+            return None
+        early = (place for place in votes[: EVERY * (len(asked) + 1) - LATER] if place not in asked)
+        return self.pairs[min(early, key=lambda place: named("again", self.pairs[place].id, person))]
 
     def _open(self, person: str) -> Iterator[int]:
         start, now = self._start.get(person, 0), self._clock()
@@ -138,7 +136,7 @@ class Desk:
         if said.kind not in (VOTE, SKIP) or (said.kind == VOTE) != (said.winner in (*pair.names, TIE, BOTH_BAD)):
             raise ValueError("a vote names a response of its pair, tie or both_bad; a skip names none")
         with self._lock:
-            again = said.kind == VOTE and self.queue.stands(said.person, pair)
+            again = said.kind == VOTE and self.queue.due(said.person) == pair
             left = pair.names[self.sides(pair, said.person)[0]]
             return self._keep(replace(said, left=left, kind=AGAIN if again else said.kind))
 
@@ -146,7 +144,7 @@ class Desk:
         """Which response the person sees on the left, and which on the right: the other way round when asked again."""
         with self._lock:
             left, right = pair.sides(person)
-            return (right, left) if self.queue.stands(person, pair) else (left, right)
+            return (right, left) if self.queue.due(person) == pair else (left, right)
 
     def undo(self, person: str, name: str) -> Pair | None:
         """Take back what the person said last, by an undo of that id; the pair that is open again, None if none is."""

@@ -40,8 +40,9 @@ class Address:
         """What a request may call this machine; * is any address in numbers."""
         if self.local:
             return frozenset(LOCAL)
-        own = {"*", socket.gethostname().lower()} if self.host in EVERYWHERE else {self.host.lower()}
-        return frozenset({*LOCAL, *own})
+        own = socket.gethostname().lower()
+        names = {"*", own, f"{own}.local"} if self.host in EVERYWHERE else {self.host.lower()}
+        return frozenset({*LOCAL, *names})
 
     def link(self, path: str, token: str) -> str:
         """A link with its token behind the #, which a browser sends to nobody."""
