@@ -71,7 +71,10 @@ class Queue:
         return [self.pairs[place] for place in found]
 
     def due(self, person: str) -> Pair | None:
-        """The pair that the person is to be asked again, on the other sides; mostly none. Later votes do not change it."""
+        """The pair that the person is to be asked again, on the other sides; mostly none.
+
+        It stays the same under later votes.
+        """
         votes = [place for place, kind in self._answers[person].items() if kind == VOTE]
         asked = self._again[person]
         if len(votes) < EVERY * (len(asked) + 1):

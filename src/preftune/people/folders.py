@@ -37,6 +37,7 @@ Written = list[tuple[Path, str]]  # files, and what is in them
 def open_labelling(labelling: Labelling, folder: Path, address: Address, **who: Any) -> tuple[int, int]:
     """Have people label these ballots until somebody stops it; how many votes stand, on how many ballots."""
     check_installed("label")
+    _check_ours(folder)
     with only_writer(folder), Store(folder / VOTES_FILE) as store:
         _check_same(store, labelling, folder)
         write_ballots(labelling.ballots, folder / BALLOTS_FILE)
@@ -69,6 +70,13 @@ def meetings_of(study: StudyRecord) -> list[Meeting]:
             f"{study.folder}: no two arms meet at about the same KL; --against reference has each meet the reference"
         )
     return found
+
+
+def _check_ours(folder: Path) -> None:
+    """Raises UserError for a folder with files of somebody else that would be written over."""
+    there = [name for name in (BALLOTS_FILE, LABELLED_FILE, LINES_FILE) if (folder / name).exists()]
+    if there and not (folder / VOTES_FILE).exists():
+        raise UserError(f"--out {folder}: has a {there[0]} that `label` did not write; name another folder")
 
 
 def _check_same(store: Store, content: Content, folder: Path) -> None:
