@@ -102,14 +102,21 @@ def _print(found: Mapping[str, Any]) -> None:
 
 def _questions(asked: Sequence[Mapping[str, Any]]) -> Table:
     """Every comparison as it stands."""
-    table = _table("comparison", "prompts", "the first wins, %", "always valid, 95% together", "more votes, about")
-    table.caption = "more votes: for a lead of ten points, found in four of five cases"
+    judged = any(one["judged"] for one in asked)
+    heads = ("with the judge",) if judged else ()
+    table = _table("comparison", "prompts", "the first wins, %", "always valid", *heads, "more votes")
+    table.caption = "always valid: 95% together; more votes: for a lead of ten points, in four of five cases, about"
     for one in asked:
-        between = f"{100 * one['low']:.1f} to {100 * one['high']:.1f}"
         more = "told apart" if one["clear"] else f"{one['more']:,}"
         wins = "–" if one["wins"] is None else f"{100 * one['wins']:.1f}"
-        _add(table, one["name"], f"{one['prompts']:,}", wins, between, more)
+        both = one["judged"]
+        told = (f"{100 * both['wins']:.1f}: {_between(both)}" if both else "–",) if judged else ()
+        _add(table, one["name"], f"{one['prompts']:,}", wins, _between(one), *told, more)
     return table
+
+
+def _between(one: Mapping[str, float]) -> str:
+    return f"{100 * one['low']:.1f} to {100 * one['high']:.1f}"
 
 
 def _people(seen: Sequence[Mapping[str, Any]]) -> Table:

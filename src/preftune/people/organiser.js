@@ -10,6 +10,8 @@ const QUESTIONS = {
   prompts: (one) => one.prompts,
   "the first wins": (one) => percent(one.wins),
   "always valid": (one) => (one.prompts ? `${percent(one.low)} to ${percent(one.high)}` : "–"),
+  "with the judge": (one) => (one.judged ? `${percent(one.judged.wins)} (${percent(one.judged.low)} to ` +
+    `${percent(one.judged.high)})` : "–"),
   "more votes for a lead of 10 points": (one) => (one.clear ? "told apart" : `about ${one.more}`),
 };
 const PEOPLE = {
