@@ -91,6 +91,7 @@ def _print(found: Mapping[str, Any]) -> None:
         f"{found['votes']:,} votes on {found['voted']:,} of {found['pairs']:,} pairs, {found['skips']:,} skips, "
         f"{found['ties']:,} ties, {found['both_bad']:,} both bad. {found['agreement']}",
         markup=False,
+        soft_wrap=True,
     )
     if found["questions"]:
         console.print(_questions(found["questions"]))
