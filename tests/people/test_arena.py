@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from report_pages import change, set_info
+from report_studies import write_noisy_study
 from starlette.testclient import TestClient
 from synthetic_study import write_synthetic_study
 
@@ -76,10 +77,24 @@ def test_arms_meet_at_each_seed_where_their_kl_is_nearest(folder: Path) -> None:
         assert own.prompt_id == other.prompt_id and own.sample != other.sample, "samples of one number share their luck"
 
 
+def test_policies_that_were_there_already_all_meet(folder: Path) -> None:
+    assert len(meetings_of(read_study(set_info(folder, betas=[])))) == 28
+
+
+def test_label_noise_makes_a_comparison_of_its_own(tmp_path: Path) -> None:
+    study = read_study(write_noisy_study(tmp_path / "s", prompts=12))
+    found = arena_of(study, meetings_of(study))
+    assert len(found.questions) == 2 and set(found.questions.values()) == {
+        "dpo beside ipo",
+        "dpo beside ipo, label noise 0.2",
+    }
+
+
 def test_every_prompt_comes_once_before_any_comes_again(folder: Path) -> None:
-    pairs = arms_of(folder).pairs
+    found = arms_of(folder)
+    pairs = found.pairs
     assert Counter(pair.round for pair in pairs)[0] == 40 == len({pair.group for pair in pairs[:40]})
-    seeds = Counter(own.run[-1] for own, _ in (arms_of(folder).samples[pair.id] for pair in pairs[:40]))
+    seeds = Counter(own.run[-1] for own, _ in (found.samples[pair.id] for pair in pairs[:40]))
     assert min(seeds.values()) > 8, "which seed it is of is random"
 
 

@@ -29,6 +29,7 @@ from ..evidence import (
     keep_people,
     pairs_of,
     people_of,
+    run_names,
 )
 from .exports import win_of, winner_of
 from .pairs import BOTH_BAD, Pair, in_order, named
@@ -66,7 +67,7 @@ class Arena:
 def arena_of(study: StudyRecord, meetings: Sequence[Meeting] = ()) -> Arena:
     """The arena of these meetings; without any, of every run end and the opponent. Raises UserError without a pair."""
     rows = {(row.run, row.step): row for row in study.ends()}
-    met = _meetings(study, meetings, rows) if meetings else _opponents(study, rows)
+    met = _meetings(study, meetings, rows) if meetings else _opponents(study)
     found: dict[str, list[tuple[Pair, Both]]] = defaultdict(list)
     questions: dict[str, str] = {}
     skipped, trained = Counter[str](), _trained(study)
@@ -98,22 +99,22 @@ def _meetings(study: StudyRecord, meetings: Sequence[Meeting], rows: Mapping[tup
     many = max((sample.sample for sample in study.samples), default=0) + 1
     found = []
     for a, b in meetings:
-        arms = rows[a].arm, rows[b].arm
+        arms, noise = (rows[a].arm, rows[b].arm), rows[a].noise
+        question = named(*arms, noise), f"{arms[0]} beside {arms[1]}" + f", label noise {noise:g}" * bool(noise)
         for (prompt, k), own in of[a].items():
             other = of[b].get((prompt, (k + 1) % many))
             if other is not None:
                 name = named("arena", *a, *b, prompt, k, own.prompt, own.response, other.response)
-                found.append((name, (named(*arms), f"{arms[0]} beside {arms[1]}"), (own, other)))
+                found.append((name, question, (own, other)))
     return iter(sorted(found, key=lambda one: one[0]))  # seeds and samples of a prompt in a random order
 
 
-def _opponents(study: StudyRecord, rows: Mapping[tuple[str, int], Result]) -> Met:
-    pairs = sorted(pairs_of(study), key=lambda pair: pair.own.sample)
-    for pair in pairs:
-        row = rows[pair.own.run, pair.own.step]
-        beta = "" if row.beta is None else f" β={row.beta:g}"
-        told = f"{row.arm}{beta} seed {row.seed} beside the reference"
-        yield pair.id, (named(row.run, row.step), told), (pair.own, pair.other)
+def _opponents(study: StudyRecord) -> Met:
+    names = run_names(study)
+    for pair in sorted(pairs_of(study), key=lambda pair: pair.own.sample):
+        run = pair.own.run
+        told = f"{names.get(run, run)} beside the reference"
+        yield pair.id, (named(run, pair.own.step), told), (pair.own, pair.other)
 
 
 def _trained(study: StudyRecord) -> Mapping[str, frozenset[str]]:
