@@ -84,10 +84,7 @@ def test_policies_that_were_there_already_all_meet(folder: Path) -> None:
 def test_label_noise_makes_a_comparison_of_its_own(tmp_path: Path) -> None:
     study = read_study(write_noisy_study(tmp_path / "s", prompts=12))
     found = arena_of(study, meetings_of(study))
-    assert len(found.questions) == 2 and set(found.questions.values()) == {
-        "dpo beside ipo",
-        "dpo beside ipo, label noise 0.2",
-    }
+    assert set(found.questions.values()) == {"dpo beside ipo", "dpo beside ipo, label noise 0.2"}
 
 
 def test_every_prompt_comes_once_before_any_comes_again(folder: Path) -> None:
@@ -116,6 +113,23 @@ def test_identical_texts_and_prompts_that_were_trained_on_are_not_asked_about(fo
     found = arms_of(folder)
     assert found.skipped[SEEN] == 4 and found.skipped[SAME] >= 4
     assert {own.prompt_id for own, _ in found.samples.values() if own.run == run} == set(range(40)) - {3, 5, 6}
+
+
+def test_what_is_not_asked_about_is_told_and_so_is_what_may_tell_whose_it_is(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def edit(one: Any) -> Any:
+        says = {3: "x", 4: f"I was trained with DPO. {one.sample}", 5: f"I am SmolLM, and dpoed. {one.sample}"}
+        return replace(
+            one, response=says.get(one.prompt_id, f"{one.response} {one.run} {one.sample}".replace("-", "_"))
+        )
+
+    change(folder, "samples.jsonl", read_samples, edit)
+    set_info(folder, model={"name": "HuggingFaceTB/SmolLM"})
+    judge(folder, monkeypatch, "arms", {})
+    told = capfd.readouterr().err
+    assert "not asked about: 4 pairs of identical texts" in told
+    assert "8 pairs have a response that names an arm or the model" in told
 
 
 def test_a_study_in_which_nobody_meets_is_told_so(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ page is served which runs these are; names of pairs are digests.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -86,6 +87,14 @@ def arena_of(study: StudyRecord, meetings: Sequence[Meeting] = ()) -> Arena:
     asked = [(replace(pair, round=k), both) for each in found.values() for k, (pair, both) in enumerate(each)]
     pairs = in_order(pair for pair, _ in asked)
     return Arena(study, pairs, {pair.id: both for pair, both in asked}, questions, tuple(meetings), skipped)
+
+
+def telling(arena: Arena) -> int:
+    """In how many pairs a response has the name of an arm, a method or the model, and may tell whose it is."""
+    rows, model = arena.study.trained(), str(arena.study.info["model"].get("name", ""))
+    names = {name for row in rows for name in (row.arm, row.method)} | {re.split(r"[/\\]", model)[-1]}
+    spoken = re.compile("|".join(rf"\b{re.escape(name)}\b" for name in sorted(names) if name), re.IGNORECASE)
+    return sum(any(map(spoken.search, pair.texts)) for pair in arena.pairs)
 
 
 Met = Iterator[tuple[str, tuple[str, str], Both]]

@@ -8,11 +8,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from ..console import say
 from ..data import Ballot, write_ballots
 from ..errors import UserError
 from ..evidence import StudyRecord, arms_met, read_study, write_json, write_records
 from ..stopping import only_writer
-from .arena import Arena, Meeting, arena_of, as_ballots, keep_as_evidence, with_the_judge
+from .arena import Arena, Meeting, arena_of, as_ballots, keep_as_evidence, telling, with_the_judge
 from .exports import counted, pseudonyms, vote_lines
 from .figures import LEVEL, standing_of
 from .labels import Labelling, labelled, read_labelling
@@ -52,6 +53,10 @@ def open_arena(folder: Path, against: str, address: Address, **who: Any) -> Writ
     check_installed("arena")
     study = read_study(folder)
     found = arena_of(study, meetings_of(study) if against == AGAINST[0] else ())
+    for reason, count in found.skipped.items():
+        say(f"not asked about: {count:,} {reason}")
+    if count := telling(found):
+        say(f"{count:,} pairs have a response that names an arm or the model: it may tell whose it is")
     place = folder / "arena" / against
     with only_writer(place), Store(place / VOTES_FILE) as store:
         _check_same(store, found, place)
