@@ -152,7 +152,7 @@ COMMAND = Command(
     "preftune people show labels\n  preftune people leave-out labels bob\n  preftune people backup labels copy.sqlite",
     positional={
         "action": "show, export, backup, leave-out, count-in or remove",
-        "folder": "what label wrote, or the folder `arena` in a study",
+        "folder": "what label wrote, or STUDY/arena/arms",
         "name": "a person, or the file of a backup",
     },
 )

@@ -39,8 +39,8 @@ def read_labelling(source: str | Path, **reading: Any) -> Labelling:
         ballot = outcome.ballot or unvoted_ballot(outcome.row or {}, outcome.place.rsplit(":", 1)[-1])
         if ballot is None and outcome.bad and not skip_bad:
             raise UserError(
-                f"{outcome.place}: {outcome.reason}; to be labelled it needs a prompt and `responses` (a list), or "
-                "`a` and `b`; --skip-bad leaves such rows out"
+                f"{outcome.place}: {outcome.reason}; to be labelled it needs a prompt and `responses` (a list), or `a` "
+                "and `b`; --model draws responses to prompts alone; --skip-bad leaves such rows out"
             )
         if ballot is None:
             skipped[outcome.reason] += 1
