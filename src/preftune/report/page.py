@@ -30,6 +30,7 @@ from .tables import (
     cells_of,
     columns_of,
     comparison_row,
+    fits_of_judges,
     judge_fits,
     lines_of,
     noise_rows,
@@ -160,7 +161,7 @@ def _quality(study: StudyRecord) -> dict[str, Any]:
         "opinions": opinions(study),
         "rewards": reward_rows(reward) + judge_fits(study),
         "reward_kind": reward.get("kind", ""),
-        "reliability": reward_reliability(reward),
+        "reliability": reward_reliability({**reward, **fits_of_judges(study)}),
         "preferences": preference_rows(study),
         "calibration": calibration_panels(study),
     }
