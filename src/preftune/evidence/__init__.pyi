@@ -41,7 +41,7 @@ from .judgements import OPPONENT as OPPONENT
 from .judgements import OPPONENTS_FILE as OPPONENTS_FILE
 from .judgements import Judgement as Judgement
 from .judging import JudgeFacts as JudgeFacts
-from .judging import agreement as agreement
+from .judging import agreement_of_judges as agreement_of_judges
 from .judging import judge_facts as judge_facts
 from .judging import side as side
 from .length_control import length_controlled as length_controlled
