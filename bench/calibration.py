@@ -1,19 +1,21 @@
 """The error rates of the verdict on made-up studies whose truth is known: coverage, false verdicts, width, silence.
 
-    python -m bench.calibration [--studies 1000] [--forms]
+    python -m bench.calibration [--studies 1000] [--designs "win rate"] [--forms]
 
 A study is runs of some arms. Each ends at a distance d = √KL that luck moves, with a gain f(d) plus a random slope of
 its run, an effect of each prompt that the arm's runs share, and the noise of samples. Half-way it has a checkpoint,
-which lies below the frontier in the first arm and on it in the others. The verdict's own code fits and compares. Truth
-is the difference of the curves at the place where it compares (conditional on what the runs of one seed share, where
-there is one seed).
+which lies below the frontier in the first arm and on it in the others. In designs called "win rate" gain is what a
+judge says of a pair, F in {0, ¼, ½, ¾, 1}, minus ½: it saturates below ½, and its noise is that of verdicts. The
+verdict's own code fits and compares. Truth is the difference of the curves at the place where it compares (conditional
+on what the runs of one seed share, where there is one seed).
 
 A design's rates are over the pairs that were compared; `speaks` is how often they were, `false` how often a study told
 any two arms apart that are equal (or, in a design with a lead, the wrong way), `half / sd` the median half-width of the
 95% interval over the standard deviation of its error (1.96 would be ideal). Of several pairs, `coverage` and
 `half / sd` are those of the pair that has the worst. Finished designs are kept in the JSON and not done again.
 
-`--forms` compares forms that might be fitted, on curves that are of none of them.
+`--designs` takes those whose name holds a text. `--forms` compares forms that might be fitted, on curves that are of
+none of them.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from scipy.special import betaincinv, ndtr
 
 from bench.machine import RESULTS, show
 from preftune.evidence import conclusion, frontiers, regression
@@ -43,10 +46,15 @@ from preftune.study.beta_search import START, search_betas
 HEAD = ["", "speaks", "coverage", "(99%)", "false", "power", "half / sd", "bias"]
 FARTHEST = 2.2  # d of the smallest β: there a run's slope has its standard deviation
 SAMPLE_NOISE, SAMPLES = 0.8, 2
+WIN_RATES: Mapping[str, Callable[[Floats], Floats]] = {
+    "win rate": lambda d: 0.3 * np.tanh(d / 1.2),
+    "win rate, early": lambda d: 0.4 * (1 - np.exp(-d / 0.6)),
+}
 CURVES: Mapping[str, Callable[[Floats], Floats]] = {
     "fitted": lambda d: d * (0.5 - 0.08 * d),
     "saturating": lambda d: 0.9 * (1 - np.exp(-d / 1.2)),
     "logarithmic": lambda d: d * (0.45 - 0.15 * np.log(np.maximum(d, 1e-9))),
+    **WIN_RATES,
 }
 
 
@@ -54,8 +62,9 @@ CURVES: Mapping[str, Callable[[Floats], Floats]] = {
 class Design:
     """A kind of study. `run_sd`: of a run's gain at the far end, arm by arm; `shared`: the share of its variance that
     the runs of a seed have in common (as where they learn from one fitted reward model); `prompt_sd`: of the effect of
-    an arm on a prompt; `reach`: how far the arms go, of d from `nearest` to the far end; `luck`: of log d; `lead`: by
-    how much the first arm is better at the far end; `search`: β is found by KL."""
+    an arm on a prompt, of a win rate p as a part of √(p(1 − p)); `reach`: how far the arms go, of d from `nearest` to
+    the far end; `luck`: of log d; `lead`: by how much the first arm is better at the far end; `search`: β is found by
+    KL."""
 
     name: str
     seeds: int = 3
@@ -74,6 +83,8 @@ class Design:
 
 
 PLAIN = Design("")
+JUDGED = replace(PLAIN, curve="win rate")
+EARLY = replace(PLAIN, curve="win rate, early")
 DESIGNS = [
     *(
         replace(PLAIN, name=f"{seeds} x {betas}, run sd {sd}", seeds=seeds, betas=betas, run_sd=(sd,))
@@ -122,6 +133,22 @@ DESIGNS = [
     replace(PLAIN, name="four arms, a lead of .3", arms=4, lead=0.3, run_sd=(0.05,)),
     replace(PLAIN, name="a lead of .3", lead=0.3),
     replace(PLAIN, name="a lead of .3, 5 x 2, 256 prompts", lead=0.3, seeds=5, prompts=256),
+    replace(JUDGED, name="win rate"),
+    replace(JUDGED, name="win rate, run sd 0", run_sd=(0.0,)),
+    replace(JUDGED, name="win rate, 2 x 2, run sd .1", seeds=2, run_sd=(0.1,)),
+    replace(JUDGED, name="win rate, 1 x 5", seeds=1, betas=5),
+    replace(JUDGED, name="win rate, 5 x 2, 256 prompts", seeds=5, prompts=256),
+    replace(JUDGED, name="win rate, 80% shared", shared=0.8),
+    replace(JUDGED, name="win rate, unequal run sd, .15 and .02", run_sd=(0.15, 0.02)),
+    replace(JUDGED, name="win rate, arm x prompt effect .8", prompt_sd=0.8),
+    replace(JUDGED, name="win rate, different KL", reach=(1.0, 0.75)),
+    replace(JUDGED, name="win rate, beta found by KL", reach=(1.0, 0.5), search=True, seeds=2),
+    replace(JUDGED, name="win rate, four arms", arms=4),
+    replace(EARLY, name="win rate, early", run_sd=(0.02,)),
+    replace(EARLY, name="win rate, early, 1 x 5, different KL", seeds=1, betas=5, reach=(1.0, 0.75), run_sd=(0.02,)),
+    replace(EARLY, name="win rate, early, different KL, 256 prompts", reach=(1.0, 0.75), prompts=256, run_sd=(0.02,)),
+    replace(EARLY, name="win rate, early, ends at d 1.8 and 2.2", nearest=1.8, run_sd=(0.02,)),
+    replace(JUDGED, name="win rate, a lead of .1, 5 x 2, 256 prompts", lead=0.1, seeds=5, prompts=256),
 ]
 
 
@@ -179,12 +206,28 @@ class World:
             gain = float(CURVES[design.curve](np.array(d))) + (lead + slope_sd * own) * d
             gain *= 0.6 if step == 1 and arm == 0 else 1.0
             self.kls.append(d**2 * rng.gamma(4, 0.25, design.prompts))
-            noise = rng.normal(0, SAMPLE_NOISE / math.sqrt(SAMPLES), design.prompts)
-            self.gains.append(gain + self.tastes[arm] * (d / FARTHEST) + noise)
+            self.gains.append(self.gains_of(gain, arm, d / FARTHEST))
             where = Point(f"{arm}-{seed}-{beta:.4g}", str(arm), beta, seed, step, 0.0, None, 0.0, None)
             mean = replace(where, kl=float(self.kls[-1].mean()), gain=float(self.gains[-1].mean()))
             self.points.append(replace(mean, end=step == 2, shares=design.shared > 0))
         return float(self.kls[-1].mean())
+
+    def gains_of(self, gain: float, arm: int, far: float) -> Floats:
+        """The mean gain of a run's samples on each prompt."""
+        if self.design.curve in WIN_RATES:
+            return self.verdicts(min(max(0.5 + gain, 0.02), 0.98), self.tastes[arm]) - 0.5
+        noise = self.rng.normal(0, SAMPLE_NOISE / math.sqrt(SAMPLES), self.design.prompts)
+        return np.asarray(gain + self.tastes[arm] * far + noise)
+
+    def verdicts(self, rate: float, taste: Floats) -> Floats:
+        """F on each prompt: its chance is a quantile of a Beta distribution, so that the mean is `rate` and what an arm
+        does to a prompt is common to its runs; half of the pairs are clear, half take each of four parts of F anew."""
+        size = 1 / self.design.prompt_sd**2 - 1
+        chance = betaincinv(rate * size, (1 - rate) * size, ndtr(taste / self.design.prompt_sd))
+        shape = (SAMPLES, self.design.prompts)
+        clear = self.rng.random(shape) < 0.5
+        of_pairs = np.where(clear, self.rng.random(shape) < chance, self.rng.binomial(4, chance, shape) / 4)
+        return np.asarray(of_pairs.mean(axis=0))
 
     def search(self) -> None:
         """β found by KL at the first seed (`beta_search`), then every other seed at what was found."""
@@ -281,6 +324,7 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULTS / "calibration.json")
+    parser.add_argument("--designs", default="", help="those whose name holds this")
     parser.add_argument("--forms", action="store_true")
     given = parser.parse_args()
     if given.forms:
@@ -288,14 +332,15 @@ def main() -> None:
         return
     kept = json.loads(given.out.read_text()) if given.out.exists() else []
     done = {json.dumps(row["design"]): row for row in kept if row["studies"] == given.studies}
-    left = [design for design in DESIGNS if json.dumps(asdict(design)) not in done]
+    chosen = [design for design in DESIGNS if given.designs in design.name]
+    left = [design for design in chosen if json.dumps(asdict(design)) not in done]
     with ProcessPoolExecutor(given.workers) as pool:
         for design, row in zip(left, pool.map(partial(measure, studies=given.studies), left), strict=True):
             print(design.name, file=sys.stderr)
             done[json.dumps(asdict(design))] = row
             ordered = [done[key] for d in DESIGNS if (key := json.dumps(asdict(d))) in done]
             given.out.write_text(json.dumps(ordered, indent=1) + "\n")
-    show(f"{given.studies} studies a row", HEAD, [table_row(done[json.dumps(asdict(design))]) for design in DESIGNS])
+    show(f"{given.studies} studies a row", HEAD, [table_row(done[json.dumps(asdict(design))]) for design in chosen])
 
 
 def table_row(row: Mapping[str, Any]) -> list[str]:

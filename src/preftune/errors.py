@@ -13,6 +13,10 @@ class UserError(Exception):
     """
 
 
+class NotFinite(UserError):
+    """A number that is NaN or infinite, where a model, a loss or a gradient may have none."""
+
+
 class Interrupted(Exception):
     """Somebody asked to stop, and what was done so far is saved. The command line exits with code 130."""
 

@@ -110,6 +110,8 @@ def only_writer(folder: Path) -> Iterator[None]:
         raise UserError(
             f"--out {folder}: another process is writing there; let it finish, or name another folder"
         ) from None
+    except OSError as error:
+        raise UserError(f"--out {folder}: cannot be written to ({error.strerror}); name another folder") from None
     try:
         yield
     finally:
@@ -118,3 +120,9 @@ def only_writer(folder: Path) -> Iterator[None]:
         for path in made:
             with suppress(OSError):  # not empty: something was left
                 path.rmdir()
+
+
+def check_writable(folder: Path) -> None:
+    """Raises UserError, as `only_writer` does, before work whose result would have no place in the folder."""
+    with only_writer(folder):
+        pass

@@ -89,7 +89,7 @@ def test_a_vote_with_p_outside_0_and_1_cannot_exist(p: float) -> None:
 
 @pytest.mark.parametrize("weight", [0, -1, math.nan, math.inf])
 def test_a_vote_without_a_positive_finite_weight_cannot_exist(weight: float) -> None:
-    with pytest.raises(ValueError, match="not a positive number"):
+    with pytest.raises(ValueError, match="is outside"):
         Vote(0, 1, 0.5, weight)
 
 

@@ -539,10 +539,10 @@ SYSTEM = {"role": "system", "content": "S"}
         ("a vote must have `a`, `b`, `p`", {**GROUP, "votes": [{"a": 1, "b": 0}]}),
         ("a vote must have `a`, `b`, `p`", {**GROUP, "votes": [[0, 1, 1]]}),
         ("by their place from 0", {**GROUP, "votes": [{"a": 0.5, "b": 1, "p": 1}]}),
-        ("weight = 0.0 is not a positive number", {**GROUP, "votes": [{"a": 0, "b": 1, "p": 1, "weight": 0}]}),
+        ("weight = 0.0 is outside [1e-30, 1e+30]", {**GROUP, "votes": [{"a": 0, "b": 1, "p": 1, "weight": 0}]}),
         ("`weight` is -1", {**GOOD, "weight": -1}),
         ("`weight` is nan", {**GOOD, "weight": math.nan}),
-        ("weight = inf", {**PAIR, "votes": {"a": 1e300, "b": 1}, "weight": 1e300}),
+        ("weight = 1e+300 is outside", {**PAIR, "votes": {"a": 1e300, "b": 1}, "weight": 1e300}),
         ("`ended` has 1 entries for 2 responses", {**GOOD, "ended": [True]}),
         *(
             ("`ended` is no list of true and false", {**GOOD, "ended": no})

@@ -32,6 +32,8 @@ QUICK = (
     "5 x 6, as many runs as half of the prompts",
     "ends at d 2.1 and 2.2",
     "four arms",
+    "win rate",
+    "win rate, early, 1 x 5, different KL",
 )
 BY_NAME = {design.name: design for design in DESIGNS}
 

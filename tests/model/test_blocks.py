@@ -112,8 +112,7 @@ def test_a_closed_adapter_leaves_plain_blocks_behind() -> None:
 @pytest.mark.slow
 def test_a_compiled_run_that_was_cut_short_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_llama(tmp_path / "model", WORDS)
-    monkeypatch.setattr("preftune.training.session.SAVE_EVERY", -1)
-    run(model, tmp_path / "whole", compile=True)
+    run(model, tmp_path / "whole", compile=True, save_every=0)
 
     def cut(step: int) -> None:
         if step == 5:
@@ -122,8 +121,8 @@ def test_a_compiled_run_that_was_cut_short_goes_on_bit_for_bit(tmp_path: Path, m
     with monkeypatch.context() as patch:
         watch_steps(patch, after=cut)
         with pytest.raises(PowerCut):
-            run(model, tmp_path / "cut", compile=True)
-    run(model, tmp_path / "cut", compile=True, resume=True)
+            run(model, tmp_path / "cut", compile=True, save_every=0)
+    run(model, tmp_path / "cut", compile=True, save_every=0, resume=True)
     assert_equal_runs(tmp_path / "cut", tmp_path / "whole")
 
 
@@ -140,5 +139,5 @@ def test_without_a_compiler_nothing_is_begun(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(torch, "compile", fail)
     with pytest.raises(UserError, match=r"--compile: .*no working C\+\+ compiler found\); install g\+\+, or leave it"):
-        run(model, tmp_path / "out", compile=True)
+        run(model, tmp_path / "out", compile=True, save_every=0)
     assert not (tmp_path / "out").exists()

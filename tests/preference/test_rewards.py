@@ -536,10 +536,9 @@ def test_a_fit_that_died_ends_like_one_that_did_not(
             real_save(folder, parameters, optimizer, record)
 
     with monkeypatch.context() as patch, pytest.raises(PowerCut):
-        patch.setattr(session, "SAVE_EVERY", -1.0)
         patch.setattr(session, "run_loop", loop)
         patch.setattr(session, "save_state", save)
-        train("reward", ballots, model=model, out=out, **options)
+        train("reward", ballots, model=model, out=out, save_every=0, **options)
     assert state_record(out / "state") is not None
     with pytest.raises(UserError, match="another data"):
         train("reward", ballots, model=model, out=out, resume=True, **{**options, "eval_fraction": 0.5})

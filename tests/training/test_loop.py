@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from preftune.data.ballots import Ballot, Vote
 from preftune.data.tokens import TokenBallot
-from preftune.errors import UserError
+from preftune.errors import NotFinite, UserError
 from preftune.methods import AMORTIZED_IPO, DPO, IPO, SFT, Method, Scored, Terms
 from preftune.model.attention import use_branch_attention
 from preftune.model.layout import Layout
@@ -308,8 +308,16 @@ def test_a_short_gradient_is_left_alone_and_none_is_carried_to_the_next_step() -
 @pytest.mark.parametrize("force", [math.nan, math.inf])
 def test_a_gradient_that_is_not_finite_stops_the_run_before_it_touches_the_weights(force: float) -> None:
     point = Point()
-    with pytest.raises(UserError, match="step 1: the gradient is not finite"):
+    with pytest.raises(UserError, match=r"step 1 \(ballots 0, 1, 2 .*is not finite"):
         descend(point, [STEP], pull(point.at, (force, 1.0)))
+    assert point.at.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_the_run_though_its_gradient_is(bad: float) -> None:
+    point = Point()
+    with pytest.raises(NotFinite, match=r"step 1 \(ballots 0, 1, 2 .*the loss is not finite"):
+        descend(point, [STEP], lambda indices: Terms(point.at.sum() + bad, {"weight": 1.0}))
     assert point.at.tolist() == [0.0, 0.0]
 
 

@@ -40,10 +40,9 @@ def run_until(monkeypatch: pytest.MonkeyPatch, step: int, *, saved: int, **how: 
             raise PowerCut
 
     with monkeypatch.context() as patch, pytest.raises(PowerCut):
-        patch.setattr(session, "SAVE_EVERY", -1.0)
         patch.setattr(session, "save_state", save)
         watch_steps(patch, after=die)
-        run(**how)
+        run(**how, save_every=0)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +196,7 @@ def test_a_run_depends_on_its_methods_options_and_never_on_how_the_work_is_cut(m
     }
     assert changed.counting().keys() == plain.counting().keys()
     assert {field.name for field in fields(Settings)} - plain.counting().keys() == {
-        *("micro_tokens", "grad_checkpointing", "compile", "device")
+        *("micro_tokens", "grad_checkpointing", "compile", "device", "save_every")
     }
 
 

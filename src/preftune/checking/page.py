@@ -10,8 +10,8 @@ from typing import Any
 import jinja2
 
 from ..data import Ballot, Prompt
-from ..errors import UserError
 from ..evidence import Estimate
+from ..files import write_named
 from ..masking import mask
 from ..page import script_policy
 from ..report import Folded, fold
@@ -30,12 +30,7 @@ RULES = {"length": "a fitted length rule", "tfidf": "words (TF-IDF)"}
 
 def write_page(checked: Checked, findings: Sequence[Finding], path: Path) -> None:
     """Write the page: all of it or nothing. Raises UserError if the file cannot be written."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(page_of(checked, findings), encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"--html {path}: cannot be written ({error.strerror})") from None
+    write_named(path, page_of(checked, findings).encode(), flag="--html")
 
 
 def page_of(checked: Checked, findings: Sequence[Finding]) -> str:

@@ -11,18 +11,23 @@ from .command import Command, exit_if_failed
 from .flags import Parsed, option_flags, settings_flags
 from .reading import READING, read_ballots, reading_of
 
+JUDGING = ("judge", "judge-fraction", "judge-template", "judge-model", "judge-budget")
 LATER = (  # what is looked at when the data and the model are there
-    *("model", "reference", "data", "eval_data", "eval_fraction", "prompts", "eval_prompts", "out", "allow_overlap"),
+    *("model", "reference", "data", "eval_data", "prompts", "out", "allow_overlap"),
 )
 
 
 def settled(given: Parsed) -> dict[str, Any]:
     """The keywords of `compare`: what is compared is settled first, then the files are read. No torch."""
     from ..data import read_prompts
+    from ..judges import settle_judges
     from ..study import settle_study
 
     options = {name: value for name, value in given.items() if name not in reading_of(given)}
-    settle_study(**{name: value for name, value in options.items() if name not in LATER})
+    judging = {name: options[name] for flag in JUDGING if (name := flag.replace("-", "_")) in options}
+    jury = settle_judges(**judging)
+    told = {name: value for name, value in options.items() if name not in LATER and name not in judging}
+    settle_study(**told, scored=bool(jury.specs), fits_judge=jury.fits)
     options["ballots"] = read_ballots(options.pop("data"), given)
     if "eval_data" in options:
         options["eval_ballots"] = read_ballots(options.pop("eval_data"), given)
@@ -62,6 +67,7 @@ COMMAND = Command(
         "votes-per-prompt",
         "validation-fraction",
         "checkpoints",
+        *JUDGING,
         "until",
         "hours",
         "kind",

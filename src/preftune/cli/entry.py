@@ -10,6 +10,7 @@ from jsonargparse import Namespace
 
 from ..errors import Interrupted, UserError
 from ..stopping import SIGNALS, is_ignored_hangup
+from .config import check_configs
 from .parser import COMMANDS, build_parser, given
 
 CONTINUE = dict.fromkeys(("demo", "compare"), "the same command goes on from here") | {"train": "--resume goes on"}
@@ -28,11 +29,26 @@ def main() -> None:
         if not is_ignored_hangup(number):
             signal.signal(number, signal.default_int_handler)
     try:
+        check_configs(sys.argv[1:])
         parsed = build_parser(sys.argv[1:]).parse_args()
         COMMANDS[parsed.command].run(given(parsed))
+        sys.stdout.flush()
     except UserError as error:
         print(f"preftune: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:  # whoever read has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        print(f"preftune: {refused(error)}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(2)
     except (Interrupted, KeyboardInterrupt) as stop:
         print(f"preftune: {str(stop) or 'stopped'}; {CONTINUE.get(parsed.command, 'run it again')}", file=sys.stderr)
         sys.exit(130)
+
+
+def refused(error: OSError) -> str:
+    """What the system refused, in one line: a full disk, a folder that cannot be written to."""
+    where = error.filename if error.filename is not None else "standard output or a file"
+    return f"{where}: {error.strerror or error}; make room, or name another place"

@@ -19,11 +19,12 @@ Parsed = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Flag:
-    """A flag: the type of its value, what it is for; a switch has no value."""
+    """A flag: the type of its value, what it is for; a switch has no value, one of `many` may be given repeatedly."""
 
     kind: Any
     text: str
     switch: bool = False
+    many: bool = False
 
 
 def numbers(kind: type) -> Callable[[Any], list[Any]]:
@@ -86,6 +87,18 @@ OWN: dict[str, Flag] = {
         "reward model: full, lora, or frozen for small machines (default: full, with --lora lora; "
         "amortized-ipo: frozen)",
     ),
+    "judge": Flag(
+        str,
+        "who says which of two responses is better: reward, reward:DIR, model:DIR, or the address of an endpoint; "
+        "several --judge: the first one answers",
+        many=True,
+    ),
+    "judge-fraction": Flag(float, "--judge reward: share of training prompts that only it learns from (default: 0.3)"),
+    "judge-template": Flag(str, "file with $prompt, $first and $second: what a judge that reads is asked"),
+    "judge-model": Flag(str, "the model that is asked at an endpoint"),
+    "judge-budget": Flag(str, "what an endpoint may be asked, such as 2000 calls or 500000tokens (default: no limit)"),
+    "pairs": Flag(str, "write blind pairs of samples for people to vote on, a JSON line each"),
+    "human-votes": Flag(str, "votes of people on those pairs, which correct the judge"),
     "reward": Flag(str, "folder of a reward model (default: one is fitted to the same votes)"),
     "prompt": Flag(str, "a prompt, as text"),
     "size": Flag(str, "default, or full for a larger grid"),

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from ..errors import UserError
+from ..files import is_special
 from .command import Command
 from .flags import Parsed
 
@@ -20,6 +21,8 @@ def run(given: Parsed) -> None:
         raise UserError(f"lab {what}: unknown; lab writes the page, lab study runs the simulations")
     if out and (out.is_dir() or not out.parent.is_dir()):
         raise UserError(f"--out {out}: " + ("is a folder; name a file" if out.is_dir() else "there is no such folder"))
+    if out and is_special(out):
+        raise UserError(f"--out {out}: is no regular file; name a file")
     if what == "page":
         from ..lab import QUICK_STEPS, write_page
 

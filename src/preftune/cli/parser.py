@@ -12,7 +12,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from ..errors import UserError
 from ..methods import METHODS
-from . import compare, data, demo, doctor, evaluate, lab, plan, report, sample, train
+from . import compare, data, demo, doctor, evaluate, judge, lab, plan, report, sample, train
 from .command import Command
 from .flags import NARGS, all_flags, find_flag, option_flags, rate, settings_flags
 
@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, Command] = {
     "plan": plan.COMMAND,
     "train": train.COMMAND,
     "evaluate": evaluate.COMMAND,
+    "judge": judge.COMMAND,
     "sample": sample.COMMAND,
     "lab": lab.COMMAND,
     "report": report.COMMAND,
@@ -139,6 +140,10 @@ def _add_flag(parser: Any, name: str, *, required: bool, method: str = "", hidde
     text = SUPPRESS if hidden else flag.text
     if flag.switch:
         parser.add_argument(f"--{name}", action="store_true", help=text)
+    elif flag.many:
+        parser.add_argument(
+            f"--{name}", action="append", type=flag.kind, required=required, help=text, metavar=name.upper()
+        )
     else:
         metavar = {int: "N", float: "X", rate: "X"}.get(flag.kind) or ("VALUE" if len(name) > LONG else None)
         parser.add_argument(f"--{name}", type=flag.kind, required=required, help=text, metavar=metavar)

@@ -135,8 +135,8 @@ def sight_lines(forecast: Forecast) -> Iterator[str]:
         )
     if not forecast.scored:
         yield (
-            "Nothing scores the responses here, and by held-out accuracy no frontiers are compared: give `compare` a "
-            "judge in Python for an answer."
+            "Nothing scores the responses here, and by held-out accuracy no frontiers are compared: name a "
+            "--judge for an answer."
         )
 
 

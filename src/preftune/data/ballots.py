@@ -7,7 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar, overload
 
+from ..errors import UserError
+
 TOOLS = "tools"  # role of a first message that offers tools, as JSON
+LIGHTEST, HEAVIEST = 1e-30, 1e30  # weights of a vote: within these float32 sums of losses neither vanish nor overflow
 
 
 class Message(NamedTuple):
@@ -41,8 +44,8 @@ Prompt = str | tuple[Message, ...]
 class Vote:
     """How often response `a` was preferred to response `b`: `p = Pr(a ≻ b)`, counted `weight` times.
 
-    A hard label has p = 1 or 0, a tie ½. Raises ValueError for p outside [0, 1], a weight that is not positive and
-    finite, or a response compared with itself.
+    A hard label has p = 1 or 0, a tie ½. Raises ValueError for p outside [0, 1], a weight outside [1e-30, 1e30], or a
+    response compared with itself.
     """
 
     a: int
@@ -55,8 +58,8 @@ class Vote:
             raise ValueError(f"a vote compares response {self.a} with itself")
         if not 0 <= self.p <= 1:
             raise ValueError(f"p = {self.p} is outside [0, 1]")
-        if not 0 < self.weight < float("inf"):
-            raise ValueError(f"weight = {self.weight} is not a positive number")
+        if not LIGHTEST <= self.weight <= HEAVIEST:
+            raise ValueError(f"weight = {self.weight} is outside [{LIGHTEST:g}, {HEAVIEST:g}]")
 
     def swap(self) -> Vote:
         """The same vote told from the other side: (b, a, 1 − p)."""
@@ -147,6 +150,8 @@ def pool(votes: Iterable[Vote]) -> tuple[Vote, ...]:
         oriented = vote if vote.a < vote.b else vote.swap()
         mass, weight = totals.get((oriented.a, oriented.b), (0.0, 0.0))
         totals[oriented.a, oriented.b] = (mass + oriented.weight * oriented.p, weight + oriented.weight)
+    if heavy := [weight for _, weight in totals.values() if weight > HEAVIEST]:
+        raise UserError(f"votes on one pair weigh {heavy[0]:g} together, more than {HEAVIEST:g}; scale weights down")
     return tuple(Vote(a, b, min(mass / weight, 1.0), weight) for (a, b), (mass, weight) in totals.items())
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
 import re
 import sqlite3
 from collections import Counter
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import UserError
+from ..files import write_named
 from .ballots import Annotation, Ballot, BallotSet, FullMessage, Prompt, Vote, renumbered
 from .beside import split_tools, turn_row
 from .containers import whole_text
@@ -213,14 +213,7 @@ def write_ballots(ballots: Iterable[Ballot], path: str | Path) -> None:
     data = "".join(json.dumps(_row(ballot), ensure_ascii=False) + "\n" for ballot in ballots).encode()
     if path.suffix == ".gz":
         data = gzip.compress(data, mtime=0)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+    write_named(path, data)
 
 
 def merge_prompts(ballots: Iterable[Ballot]) -> tuple[Ballot, ...]:

@@ -88,9 +88,10 @@ class Best:
 class Verdict:
     """The answer of a study: `sentence` has it in words with its uncertainty, the rest are the numbers behind it.
 
-    `axis` is "reward", or "accuracy" where nothing scored the samples: then nothing is compared. `points` are of every
-    checkpoint; frontiers and comparisons rest on the ends of finished runs alone. `alarms` are what a reader should
-    worry about, `alarmed` why, by arm and noise; `caveats` are what limits the sentence.
+    `axis` is "reward", "win rate" (by a judge), or "accuracy" where nothing scored the samples: then nothing is
+    compared. `points` are of every checkpoint; frontiers and comparisons rest on the ends of finished runs alone.
+    `alarms` are what a reader should worry about, `alarmed` why, by arm and noise; `caveats` are what limits the
+    sentence. `secondary` are the same numbers on other axes, which the sentence does not rest on.
     """
 
     sentence: str
@@ -104,6 +105,7 @@ class Verdict:
     caveats: tuple[str, ...]
     judge: str = ""
     alarmed: dict[tuple[str, float], tuple[str, ...]] = field(default_factory=dict)
+    secondary: tuple[Verdict, ...] = ()
 
     def at_noise(self, noise: float) -> Verdict:
         """The numbers at one rate of label noise."""
@@ -114,16 +116,20 @@ class Verdict:
             comparisons=tuple(pair for pair in self.comparisons if pair.noise == noise),
             best=tuple(best for best in self.best if best.noise == noise),
             alarmed={where: why for where, why in self.alarmed.items() if where[1] == noise},
+            secondary=tuple(one.at_noise(noise) for one in self.secondary),
         )
 
     def record(self) -> dict[str, Any]:
-        """`verdict.json`, schema 2; a number that is not there is null."""
+        """`verdict.json`, schema 2; a number that is not there is null.
+
+        Pairs on another axis than the record itself, or by another judge, are secondary.
+        """
         return {
             "schema": 2,
             "sentence": self.sentence,
             "axis": self.axis,
             "judge": self.judge,
-            "pairs": [_pair_record(pair, self) for pair in self.comparisons],
+            "pairs": [_pair_record(pair, one) for one in (self, *self.secondary) for pair in one.comparisons],
             "arms": [_arm_record(fit, self) for fit in self.frontiers],
             "alarms": list(self.alarms),
             "caveats": list(self.caveats),
@@ -218,6 +224,9 @@ def _proposal(points: Sequence[Point], d: float) -> str:
 # --- comparing --------------------------------------------------------------------------------------------------------
 
 
+KNOWN = Spread(dimensions=FEWEST)  # of runs that are compared as they are: nothing lies between them
+
+
 @dataclass(frozen=True)
 class _Arm:
     """The run ends of an arm away from the reference, their means per prompt, and how they are fitted."""
@@ -252,15 +261,18 @@ def _without_each(values: Floats) -> Floats:
     return np.asarray(((values.sum(1, keepdims=True) - values) / (values.shape[1] - 1)).T)
 
 
-def compare(frontiers: Sequence[Frontier], ends: Sequence[Point], table: PerPrompt | None) -> tuple[Comparison, ...]:
+def compare(
+    frontiers: Sequence[Frontier], ends: Sequence[Point], table: PerPrompt | None, *, these_runs: bool = False
+) -> tuple[Comparison, ...]:
     """Every pair of arms at a distance between the run ends of both, before any correction (`corrected`).
 
     `ends` are the ends of finished runs, `table` their means per prompt. The error is that of `regression`: over
     prompts, paired between the arms and with the noise of their KL (jackknife), and over units. Without `table` the
-    errors of the points are added up as if an arm's were all one error, which is wider than the truth.
+    errors of the points are added up as if an arm's were all one error, which is wider than the truth. With
+    `these_runs` the error is over prompts alone, and what it says is of these runs and not of their methods.
     """
     arms = [_arm(frontier, ends, table) for frontier in frontiers]
-    spreads = pooled([arm.spread() for arm in arms])
+    spreads = [KNOWN] * len(arms) if these_runs else pooled([arm.spread() for arm in arms])
     pairs = itertools.combinations(zip(arms, spreads, strict=True), 2)
     return tuple(_compare_pair(a, b, (of_a, of_b)) for (a, of_a), (b, of_b) in pairs)
 
@@ -288,10 +300,12 @@ def _compare_pair(a: _Arm, b: _Arm, spreads: tuple[Spread, Spread]) -> Compariso
         following = "more held-out prompts, with samples of every run, would change that"
         return replace(pair, kl=at**2, why="the errors over prompts are not known", next=following)
     shares = [share_of(arm.fit.contrast(at), arm.fit.d, arm.units) for arm in (a, b)]
-    variance, df = total_variance(over_prompts, prompts or 2, list(map(Part, spreads, shares)))
+    clusters = a.table.df + 1 if a.table and a.table.df is not None else prompts or 2
+    variance, df = total_variance(over_prompts, clusters, list(map(Part, spreads, shares)))
     value = a.frontier.at(at**2) - b.frontier.at(at**2)
     difference = Estimate(value, math.sqrt(variance), df if prompts else math.inf)
-    return replace(pair, kl=at**2, difference=difference, scope=_scope([*a.points, *b.points]))
+    scope = "over prompts, of these runs" if spreads[0] is KNOWN else _scope([*a.points, *b.points])
+    return replace(pair, kl=at**2, difference=difference, scope=scope)
 
 
 def _over_prompts(a: _Arm, b: _Arm, at: float) -> float | None:

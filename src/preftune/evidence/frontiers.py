@@ -21,6 +21,11 @@ from .stats import Floats, clustered_mean, number
 REWARD = "reward"
 PROXY = "proxy"  # what a learned reward thinks of samples, over what it thinks of the reference's
 ACCURACY = "accuracy"
+WIN_RATE = "win rate"  # against the reference, by a judge
+CONTROLLED = "length-controlled win rate"  # at equal lengths, by a judge
+PEOPLE = "win rate by people"
+CORRECTED = "win rate by people and judge"  # votes of people, and a judge whose bias they take out
+JUDGED = (WIN_RATE, CONTROLLED, PEOPLE, CORRECTED)
 ROUNDING = 1e-3  # nats: a KL this little below 0 is 0 but for rounding
 CHANCE = 0.5  # held-out accuracy of the reference itself: every margin is 0, and ties count half
 
@@ -86,14 +91,20 @@ class Frontier:
 
 @dataclass(frozen=True)
 class PerPrompt:
-    """Means of each prompt at each point: kl and gain [points, prompts]; not a number at a checkpoint without them."""
+    """Means of each prompt at each point: kl and gain [points, prompts]; not a number at a checkpoint without them.
+
+    Of an estimate that is no mean over prompts, `gain` is the estimate plus what each prompt influences it, so that
+    means, covariances and jackknives over prompts are those of the estimate. `df` are its degrees of freedom, where
+    they are not those of all prompts.
+    """
 
     kl: Floats
     gain: Floats
+    df: float | None = None
 
     def rows(self, chosen: Sequence[int]) -> PerPrompt:
         """The same for some of the points."""
-        return PerPrompt(self.kl[chosen], self.gain[chosen])
+        return replace(self, kl=self.kl[chosen], gain=self.gain[chosen])
 
 
 def points_of(study: StudyRecord, axis: str) -> tuple[tuple[Point, ...], PerPrompt | None, list[str]]:
@@ -108,15 +119,20 @@ def points_of(study: StudyRecord, axis: str) -> tuple[tuple[Point, ...], PerProm
         notes.append(f"{left_out} prompts lack a scored sample at the end of some run and are left out.")
     if table is None:
         return tuple(points), None, [*notes, "There are no samples of the same prompts everywhere to pair over."]
-    return tuple(_measured(point, table, i) for i, point in enumerate(points)), table, notes
+    return tuple(measured(point, table, i) for i, point in enumerate(points)), table, notes
 
 
 def point_of(row: Result, axis: str) -> Point | None:
     """A row as a point; None where it has no KL or no gain that is finite."""
-    gain = row.gain if axis == REWARD else None if row.accuracy is None else row.accuracy - CHANCE
+    if axis == REWARD:
+        return point_at(row, row.gain, row.gain_se)
+    return point_at(row, None if row.accuracy is None else row.accuracy - CHANCE, row.accuracy_se)
+
+
+def point_at(row: Result, gain: float | None, gain_se: float | None) -> Point | None:
+    """A row as a point with this gain; None where it has no KL or that is not finite."""
     if row.kl is None or gain is None or not math.isfinite(row.kl) or not math.isfinite(gain) or row.kl < -ROUNDING:
         return None
-    gain_se = row.gain_se if axis == REWARD else row.accuracy_se
     return Point(row.run, row.arm, row.beta, row.seed, row.step, max(row.kl, 0.0), row.kl_se, gain, gain_se, row.noise)
 
 
@@ -151,7 +167,7 @@ def with_units(points: Iterable[Point]) -> list[Point]:
     return [replace(point, unit=unit(point)) for point in points]
 
 
-def _measured(point: Point, table: PerPrompt, index: int) -> Point:
+def measured(point: Point, table: PerPrompt, index: int) -> Point:
     """The point with its means and errors from the samples, where it has them."""
     prompts = range(table.kl.shape[1])
     if np.isnan(table.gain[index]).any():

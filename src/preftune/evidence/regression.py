@@ -169,7 +169,7 @@ def share_of(c: Floats, d: Floats, units: Sequence[str]) -> float:
     return float((((c * d) @ membership(units)) ** 2).sum())
 
 
-def total_variance(over_prompts: float, prompts: int, parts: Sequence[Part]) -> tuple[float, float]:
+def total_variance(over_prompts: float, prompts: float, parts: Sequence[Part]) -> tuple[float, float]:
     """(V, its degrees of freedom): prompts and units add; a τ² of 0 takes no degrees of freedom (Satterthwaite).
 
     Arms whose spread was pooled have one τ² together.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from .judgements import CONTROLS, JUDGEMENTS_FILE, OPPONENTS_FILE, PEOPLE_FILE, HumanVote, Judgement
 from .rows import Lines, latest, read_lines, real
 
 REFERENCE = "reference"  # the run id and arm of the frozen start: its row has step 0
@@ -48,6 +49,8 @@ _EMPTY_INFO: dict[str, Any] = {
     "answered": "",  # the sentence that whoever made the study was told at its end
     "grown": [],  # what was added by hand after that
     "opinions": {},
+    "addressed": {},  # how many of a run's responses seem to speak to a judge, by run
+    "judges": [],  # who compared samples: name, description, what its opinions depend on, how it agrees with votes
     "targets": {},
     "pilots": {},  # what chose the learning rate of an arm, by arm
     "notes": [],
@@ -126,7 +129,9 @@ class StudyRecord:
     """A study folder as read: `info` is study.json; `metrics` has the optimiser steps of each run, by run id.
 
     `notes` say in plain words what could not be read, so that a page drawn from an interrupted study says so. `asked`
-    are the runs that were asked for, where they are not all combinations of what `info` has.
+    are the runs that were asked for, where they are not all combinations of what `info` has. `judgements` are what
+    judges said of samples, `opponents` the samples of what runs were judged against, and of the controls, `people` the
+    votes of people.
     """
 
     folder: Path
@@ -136,6 +141,9 @@ class StudyRecord:
     metrics: Mapping[str, tuple[Mapping[str, float], ...]]
     notes: tuple[str, ...] = ()
     asked: tuple[Asked, ...] | None = None
+    judgements: tuple[Judgement, ...] = ()
+    opponents: tuple[Sample, ...] = ()
+    people: tuple[HumanVote, ...] = ()
 
     def noises(self) -> tuple[float, ...]:
         """The rates of label noise that were asked for or have been evaluated."""
@@ -152,6 +160,8 @@ class StudyRecord:
             samples=tuple(sample for sample in self.samples if sample.run in runs),
             metrics={run: steps for run, steps in self.metrics.items() if run in runs},
             asked=self.asked and tuple(run for run in self.asked if run[3] == noise),
+            judgements=tuple(one for one in self.judgements if one.run in {*runs, *CONTROLS}),
+            people=tuple(vote for vote in self.people if vote.run in runs),
         )
 
     def expected(self) -> tuple[Asked, ...]:
@@ -243,7 +253,8 @@ def read_study(folder: Path) -> StudyRecord:
     info = read_info(folder)
     metrics_paths = sorted((folder / RUNS_FOLDER).glob(f"*/{METRICS_FILE}"))
     paths = [folder / RESULTS_FILE, folder / SAMPLES_FILE, *metrics_paths]
-    content = {path: read_lines(path) if path.exists() else ([], False) for path in paths}
+    judged = [folder / name for name in (JUDGEMENTS_FILE, OPPONENTS_FILE, PEOPLE_FILE)]
+    content = {path: read_lines(path) if path.exists() else ([], False) for path in [*paths, *judged]}
     torn = [path.relative_to(folder) for path, (_, cut) in content.items() if cut]
     results = _results(content[paths[0]][0], paths[0])
     notes = [f"The last line of {name} was cut off by an interruption and is left out." for name in torn]
@@ -258,7 +269,18 @@ def read_study(folder: Path) -> StudyRecord:
         samples=_samples(content[paths[1]][0], paths[1]),
         metrics={path.parent.name: _metrics(content[path][0], path) for path in metrics_paths},
         notes=tuple(notes),
+        judgements=latest(Judgement, content[judged[0]][0], judged[0], attrgetter("contest")),
+        opponents=_samples(content[judged[1]][0], judged[1]),
+        people=latest(HumanVote, content[judged[2]][0], judged[2], attrgetter("where")),
     )
+
+
+def read_judgements(path: Path) -> tuple[Judgement, ...]:
+    """The rows of `judgements.jsonl`; a later line on the same contest replaces an earlier one.
+
+    Raises UserError that names the file and line of anything that is no Judgement.
+    """
+    return latest(Judgement, read_lines(path)[0], path, attrgetter("contest"))
 
 
 def measured_against_a_policy(info: Mapping[str, Any]) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from ..errors import UserError
+from ..files import write_whole
 
 Record = TypeVar("Record")
 
@@ -26,7 +27,7 @@ def write_records(path: Path, records: Iterable[object]) -> None:
 
     A number that is not finite becomes the string "nan", "inf" or "-inf": the file stays JSON that any tool reads.
     """
-    _replace(path, "".join(map(_line, records)))
+    _replace(path, "".join(map(record_line, records)))
 
 
 def append_records(path: Path, records: Iterable[object]) -> None:
@@ -39,7 +40,7 @@ def append_records(path: Path, records: Iterable[object]) -> None:
         whole = tail + b"\n" if tail and not _is_torn(tail) else b""
         file.seek(start)
         file.truncate()
-        file.write(whole + _bytes("".join(map(_line, records))))
+        file.write(whole + _bytes("".join(map(record_line, records))))
         file.flush()
         os.fsync(file.fileno())
 
@@ -140,7 +141,8 @@ _READERS: dict[str, Callable[[Any, str, str], Any]] = {
 }
 
 
-def _line(record: object) -> str:
+def record_line(record: object) -> str:
+    """A line of JSONL; a number that is not finite becomes the string "nan", "inf" or "-inf"."""
     row = record if isinstance(record, Mapping) else asdict(cast(Any, record))
     return json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -157,6 +159,4 @@ def _bytes(text: str) -> bytes:
 
 
 def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(_bytes(text))
-    os.replace(partial, path)
+    write_whole(path, _bytes(text))

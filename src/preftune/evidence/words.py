@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from .comparisons import LEVEL, Best, Comparison, Verdict
-from .frontiers import ACCURACY, Point
+from .frontiers import ACCURACY, CORRECTED, PEOPLE, REWARD, Point
+from .judged import Axis, judges_of, no_axis
 from .looks import Looks
 from .results import REFERENCE, SELECTION, StudyRecord
 from .stats import Estimate, number
@@ -39,12 +40,20 @@ def namer(study: StudyRecord) -> Callable[[str, float | None, int | None, float]
     return name
 
 
-def axis_label(study: StudyRecord, axis: str) -> str:
+def axis_label(study: StudyRecord, axis: Axis) -> str:
     """The vertical axis in words, with its units."""
-    if axis == ACCURACY:
+    if axis.kind == ACCURACY:
         return "held-out accuracy"
+    if axis.judged:
+        return f"{axis.kind.split(' by ')[0]} against the reference, {whose(axis)}"
     gold = study.info.get("gold") or {}
     return f"gain in {gold.get('name', 'reward')} over the reference"
+
+
+def whose(axis: Axis) -> str:
+    """Who judged, such as `by judge reward`."""
+    by = {PEOPLE: "by people", CORRECTED: f"by people, with judge {axis.judge}"}
+    return by.get(axis.kind, f"by judge {axis.judge}")
 
 
 def sentence_of(study: StudyRecord, answer: Verdict) -> str:
@@ -56,18 +65,26 @@ def sentence_of(study: StudyRecord, answer: Verdict) -> str:
         Looks(study).told(),
         f"So far {expected - unfinished} of {expected} runs have finished." if unfinished else "",
         _went_wrong(answer),
-        "Nothing scored the samples, so no quality is claimed and no arm compared; how often margins agree with "
-        "held-out votes is in the table."
-        if answer.axis == ACCURACY
-        else "",
+        _unscored(study) if answer.axis == ACCURACY else "",
         ""
         if answer.points or answer.axis == ACCURACY
-        else "Nothing has both a KL and a reward, so there is no frontier.",
-        _compared(answer.comparisons),
+        else f"Nothing has both a KL and a {answer.axis}, so there is no frontier.",
+        _compared(answer),
         _ranking(answer),
-        _above_reference(answer.best, run_names(study)),
+        _above_reference(answer, run_names(study)),
     ]
     return " ".join(part for part in parts if part)
+
+
+def _unscored(study: StudyRecord) -> str:
+    """Why nothing is claimed."""
+    judges = judges_of(study)
+    why = next(((name, no_axis(judge)) for name, judge in judges.items() if no_axis(judge)), None)
+    reason = f"The first judge, {why[0]}, carries no axis: {why[1]}" if why else "Nothing scored the samples"
+    return (
+        f"{reason}, so no quality is claimed and no arm compared; how often margins agree with held-out votes is in "
+        "the table."
+    )
 
 
 def _went_wrong(answer: Verdict) -> str:
@@ -76,15 +93,16 @@ def _went_wrong(answer: Verdict) -> str:
     return f"Read what follows with alarms in mind: {listed(cases)}." if cases else ""
 
 
-def _compared(comparisons: Sequence[Comparison]) -> str:
+def _compared(answer: Verdict) -> str:
+    comparisons = answer.comparisons
     if len(comparisons) == 1:
-        return _pair_in_words(comparisons[0]) + "."
+        return _pair_in_words(comparisons[0], answer) + "."
     made = [pair for pair in comparisons if pair.difference]
     if not made:
         reasons = dict.fromkeys("; ".join(filter(None, (pair.why, pair.next))) for pair in comparisons)
         why = f": {next(iter(reasons))}" if len(reasons) == 1 else ""
         return f"No two arms can be compared at the same KL{why}." if comparisons else ""
-    counts = f"Of {len(comparisons)} pairs of arms, {len(made)} can be compared at the same KL"
+    counts = f"Of {len(comparisons)} pairs of arms, {len(made)} can be compared at the same KL{_by(answer)}"
     found = [pair for pair in made if pair.distinct]
     if not found:
         return f"{counts}; no difference was found{_seen(max(pair.detectable or math.inf for pair in made))}."
@@ -93,20 +111,32 @@ def _compared(comparisons: Sequence[Comparison]) -> str:
     return f"{differ}: {brief} (each interval at the level at which its pair was judged)."
 
 
-def _pair_in_words(pair: Comparison) -> str:
+def _by(answer: Verdict) -> str:
+    """Who judged; "" of gold."""
+    return "" if answer.axis == REWARD else f" by judge {answer.judge}"
+
+
+def better(ahead: str, behind: str, answer: Verdict) -> str:
+    """`dpo gains more reward than ipo`, or of a judge's win rate `dpo wins more often than ipo`."""
+    return f"{ahead} {'gains more reward' if answer.axis == REWARD else 'wins more often'} than {behind}"
+
+
+def _pair_in_words(pair: Comparison, answer: Verdict) -> str:
     if pair.difference is None or pair.kl is None:
         change = f"; {pair.next}" if pair.next else ""
         return f"{pair.a} and {pair.b} cannot be compared at the same KL: {pair.why}{change}"
     value, se = pair.difference.value, pair.difference.se or 0.0
     ahead, behind = (pair.a, pair.b) if value >= 0 else (pair.b, pair.a)
     low, high = sorted(math.copysign(1, value) * end for end in pair.interval())
-    size = f"{ahead}'s frontier lies {number(abs(value), se)} above {behind}'s"
+    what = "frontier" if answer.axis == REWARD else "win rate against the reference"
+    size = f"{ahead}'s {what} lies {number(abs(value), se)} above {behind}'s"
     interval = f"{100 * pair.level:.3g}% interval {number(low, se)} to {number(high, se)}, {pair.scope}"
     if pair.distinct:
-        return f"{ahead} gains more reward than {behind}: at the same KL of {pair.kl:.2g} nats {size} ({interval})"
+        told = f"{better(ahead, behind, answer)}{_by(answer)}"
+        return f"{told}: at the same KL of {pair.kl:.2g} nats {size} ({interval})"
     return (
-        f"No difference was found between {pair.a} and {pair.b}{_seen(pair.detectable or math.inf)}: at the same KL of "
-        f"{pair.kl:.2g} nats {size} ({interval})"
+        f"No difference was found between {pair.a} and {pair.b}{_by(answer)}{_seen(pair.detectable or math.inf)}: at "
+        f"the same KL of {pair.kl:.2g} nats {size} ({interval})"
     )
 
 
@@ -138,13 +168,16 @@ def _ranking(answer: Verdict) -> str:
     return f"From best to worst: {', '.join(sorted(wins, key=lambda arm: -wins[arm]))} (each pair at its own KL)."
 
 
-def _above_reference(best: Sequence[Best], names: Mapping[str, str]) -> str:
+def _above_reference(answer: Verdict, names: Mapping[str, str]) -> str:
+    best = answer.best
     if not best:
         return ""
-    runs = [f"{names[b.run]}{_chosen_n(b)} gains {b.gain}{_strength(b.gain)}" for b in best]
+    verb = "gains" if answer.axis == REWARD else "wins by"
+    runs = [f"{names[b.run]}{_chosen_n(b)} {verb} {b.gain}{_strength(b.gain)}" for b in best]
     chosen = any(b.among > 1 for b in best)
     halves = " (chosen on half of the prompts, reported on the other half)" if chosen else ""
-    return f"Best run of each arm against the reference{halves}: {'; '.join(runs)}."
+    over = "" if answer.axis == REWARD else ", of contests above one half"
+    return f"Best run of each arm against the reference{over}{halves}: {'; '.join(runs)}."
 
 
 def _chosen_n(best: Best) -> str:
@@ -158,7 +191,7 @@ def _strength(gain: Estimate) -> str:
     return f" (z = {gain.z:.1f}{told})".replace("-", "−")
 
 
-def caveats_of(study: StudyRecord, axis: str, points: Sequence[Point], paired: bool) -> Iterable[str]:
+def caveats_of(study: StudyRecord, axis: Axis, points: Sequence[Point], paired: bool) -> Iterable[str]:
     """What limits the sentence."""
     yield from study.info["caveats"]
     if study.unfinished():
@@ -176,7 +209,12 @@ def caveats_of(study: StudyRecord, axis: str, points: Sequence[Point], paired: b
         yield f"One seed: what {', '.join(sharing)} learned from was fitted, or flipped, once, and might be another."
     if study.trained() and not study.info["steps"]:
         yield "How many steps a run has is not told; runs as long as the longest are taken to be finished."
-    if axis == ACCURACY:
+    if axis.judged:
+        yield (
+            f"A win rate {whose(axis)} is that judge's opinion, and no more. What it prefers wrongly it prefers in "
+            "every arm; votes of people on a part of the same pairs would correct it."
+        )
+    if axis.kind == ACCURACY:
         yield "Held-out accuracy says how often the margins agree with held-out votes, not whether samples are better."
     if not paired and study.trained():
         yield "Errors are not paired over prompts; the interval of a difference is wider than it need be."

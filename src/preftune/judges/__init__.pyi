@@ -1,3 +1,8 @@
+from .budgets import Budget as Budget
+from .budgets import parse_budget as parse_budget
+from .endpoint import Endpoint as Endpoint
+from .endpoint import Estimate as Estimate
+from .endpoint import open_endpoint as open_endpoint
 from .judge import Judge as Judge
 from .local import LocalModel as LocalModel
 from .local import open_local as open_local
@@ -9,6 +14,13 @@ from .scored import Scored as Scored
 from .scored import judge_by_reward as judge_by_reward
 from .scored import made_from as made_from
 from .scored import open_classifier as open_classifier
-from .wording import Wording as Wording
+from .specs import CLASSIFIER as CLASSIFIER
+from .specs import GIVEN as GIVEN
+from .specs import MODEL as MODEL
+from .specs import REWARD as REWARD
+from .specs import JudgeSpec as JudgeSpec
+from .specs import Jury as Jury
+from .specs import Named as Named
+from .specs import settle_judges as settle_judges
 from .wording import addresses_judge as addresses_judge
 from .wording import read_wording as read_wording

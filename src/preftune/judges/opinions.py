@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ..data import Prompt
 
@@ -52,6 +52,7 @@ class Opinion:
         return replace(self, first=flip[0], second=flip[1])
 
 
+@runtime_checkable
 class PairJudge(Protocol):
     """Who compares two responses to a prompt.
 

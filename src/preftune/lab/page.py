@@ -48,6 +48,7 @@ def write_page(
     `steps` of the bandits' protocol can be fewer for a quick look; `track` wraps them, to show progress.
     """
     curves, checked = bandits.train(steps, seed=seed, track=track), check_all(seed)
+    out = out.resolve()  # a link stays one
     partial = out.with_name(out.name + ".partial")
     partial.write_text(_page(curves, checked, steps, seed), encoding="utf-8")
     partial.replace(out)

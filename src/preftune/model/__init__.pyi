@@ -1,6 +1,7 @@
 from .blocks import decoder_blocks as decoder_blocks
 from .doctor import Checked as Checked
 from .doctor import check_stores as check_stores
+from .engine import check_state as check_state
 from .engine import load_state as load_state
 from .engine import pick_device as pick_device
 from .engine import remove_state as remove_state
@@ -25,6 +26,7 @@ from .logprobs import chunked_logprobs as chunked_logprobs
 from .logprobs import head_of as head_of
 from .logprobs import predicting_states as predicting_states
 from .logprobs import response_logprobs as response_logprobs
+from .places import cache_folder as cache_folder
 from .policy import Policy as Policy
 from .policy import active_adapter as active_adapter
 from .policy import closed_on_error as closed_on_error
@@ -48,7 +50,6 @@ from .stored import ReferenceValues as ReferenceValues
 from .stored import fill_store as fill_store
 from .stored import pooled_features as pooled_features
 from .stores import ARITHMETIC as ARITHMETIC
-from .stores import cache_folder as cache_folder
 from .stores import response_keys as response_keys
 from .stores import stores_folder as stores_folder
 from .workbench import Workbench as Workbench

@@ -8,17 +8,24 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ..console import say
 from ..errors import UserError
+from ..files import sync
+
+WEIGHTS, MOMENTS, RECORD = "weights.safetensors", "moments.safetensors", "record.json"  # of a saved state
+HASHES = "files"  # in its record: the content of the others
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -33,6 +40,8 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.empty(0, device=name).device  # with its number, as tensors say it: cuda is not equal to cuda:0
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name}: not available on this machine; use cpu, or leave it out") from error
+    if device.type == "meta":
+        raise UserError(f"--device {name}: holds no numbers; use cpu, or leave it out")
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)
     return device
@@ -106,14 +115,13 @@ def compute_dtype(precision: str) -> torch.dtype:
 def save_state(
     folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: Optimizer, record: Mapping[str, object]
 ) -> None:
-    """Write trainable weights, optimiser moments and a JSON record as one: the old state stays until the new is whole.
+    """Write trainable weights, optimiser moments and a JSON record as one: the old state stays until the new is whole
+    and on the disk.
 
-    Safetensors and JSON only; nothing is pickled.
+    Safetensors and JSON only; nothing is pickled. The record has the content hashes of the other files. Raises
+    UserError if there is no room.
     """
     partial, old = _beside(folder)
-    for leftover in (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir(parents=True)
     names: dict[Tensor, str] = {parameter: name for name, parameter in parameters.items()}
     weights = {name: parameter.detach().contiguous() for name, parameter in parameters.items()}
     moments = {
@@ -121,19 +129,29 @@ def save_state(
         for parameter, state in optimizer.state.items()
         for key, value in state.items()
     }
-    save_file(weights, partial / "weights.safetensors")
-    save_file(moments, partial / "moments.safetensors")
-    (partial / "record.json").write_text(json.dumps(record), encoding="utf-8")
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(partial, folder)
+    try:
+        for leftover in (partial, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_file(weights, partial / WEIGHTS)
+        save_file(moments, partial / MOMENTS)
+        hashes = {name: _hash(partial / name) for name in (WEIGHTS, MOMENTS)}
+        (partial / RECORD).write_text(json.dumps({**record, HASHES: hashes}), encoding="utf-8")
+        sync(partial)
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(partial, folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"{folder}: the state cannot be saved ({why}); the one before it stays") from None
     shutil.rmtree(old, ignore_errors=True)
 
 
 def load_state(folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: Optimizer) -> dict[str, Any]:
     """Put a saved state back into the parameters and the optimiser, bit for bit, and return its record."""
-    weights = load_file(folder / "weights.safetensors")
-    moments = load_file(folder / "moments.safetensors")
+    weights = load_file(folder / WEIGHTS)
+    moments = load_file(folder / MOMENTS)
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
@@ -149,8 +167,49 @@ def state_record(folder: Path) -> dict[str, Any] | None:
     _, old = _beside(folder)
     if not folder.exists() and old.exists():
         os.replace(old, folder)
-    path = folder / "record.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    if not (folder / RECORD).exists():
+        return None
+    return {name: value for name, value in _read_record(folder).items() if name != HASHES}
+
+
+def _read_record(folder: Path) -> Any:
+    return json.loads((folder / RECORD).read_text(encoding="utf-8"))
+
+
+def check_state(folder: Path, why: Callable[[Mapping[str, Any]], str] = lambda record: "") -> None:
+    """Set a broken state aside, with a line that says so: then the one before it counts, if it is still there.
+
+    `why(record)` says what else speaks against a state.
+    """
+    for _ in range(2):  # the state, and the one before it
+        if not folder.exists() and not _beside(folder)[1].exists():
+            return
+        problem = _problem(folder, why)
+        if not problem:
+            return
+        aside = folder.with_name(folder.name + ".broken")
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(folder, aside)
+        say(f"{folder}: the saved state is broken ({problem}) and set aside as {aside.name}")
+
+
+def _problem(folder: Path, why: Callable[[Mapping[str, Any]], str]) -> str:
+    """What is wrong with a state, in words; "" if nothing is."""
+    if not folder.exists():
+        state_record(folder)  # the one before it takes its place
+    try:
+        record = _read_record(folder)
+    except (OSError, ValueError, RecursionError):
+        return f"{RECORD} cannot be read"
+    if not isinstance(record, dict) or type(record.get("step")) is not int:
+        return f"{RECORD} is no record of a state"
+    hashes = record.get(HASHES, {})
+    for name in (WEIGHTS, MOMENTS):
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if name in hashes and _hash(folder / name) != hashes[name]:
+            return f"{name} is not what was written"
+    return why(record)
 
 
 def remove_state(folder: Path) -> None:
@@ -162,3 +221,11 @@ def remove_state(folder: Path) -> None:
 def _beside(folder: Path) -> tuple[Path, Path]:
     """Where a new state is written, and where the one that it replaces waits."""
     return folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
+
+
+def _hash(path: Path) -> str:
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return str(digest.hexdigest())

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 from ..data import BranchBatch
-from ..errors import UserError
+from ..errors import NotFinite
 from .attention import BRANCH_ATTENTION
 from .engine import autocast, compute_dtype
 
@@ -199,7 +199,7 @@ def response_logprobs(model: Any, batch: BranchBatch, *, precision: str = "fp32"
     """log π(y|x) of every response, summed over its tokens, in nats, float32, `[B]`.
 
     `precision` is `fp32`, or `bf16` for matrix products under autocast. Divide by `batch.lengths_B()` for means.
-    Raises UserError for one that is not finite, unless nobody is to `look`.
+    Raises NotFinite for one that is not finite, unless nobody is to `look`.
     """
     hidden_ND = predicting_states(model, batch, precision)
     logprobs_N = chunked_logprobs(hidden_ND, head_of(model), batch.target_N)
@@ -210,7 +210,7 @@ def response_logprobs(model: Any, batch: BranchBatch, *, precision: str = "fp32"
 
 
 def check_finite(values_B: Tensor, what: str, model: Any) -> None:
-    """Raises UserError, naming the model, if a value per response (or token) is not finite: it would pass for a number.
+    """Raises NotFinite, naming the model, if a value per response (or token) is not finite: it would pass for a number.
 
     A NaN compares as a tie, and an average drowns in it.
     """
@@ -218,7 +218,7 @@ def check_finite(values_B: Tensor, what: str, model: Any) -> None:
     if not bool(finite_B.all()):
         name = getattr(model, "name_or_path", "") or type(model).__name__
         count = f"{int((~finite_B).sum())} of {len(finite_B)}"
-        raise UserError(f"{name}: {count} {what} are not finite; use --precision fp32, or check the model's weights")
+        raise NotFinite(f"{name}: {count} {what} are not finite; use --precision fp32, or check the model's weights")
 
 
 def sum_by_branch(values_N: Tensor, batch: BranchBatch) -> Tensor:

@@ -21,7 +21,7 @@ from ..data import TextFormat
 from .adapters import LAYERS
 from .blocks import compile_blocks, plain_blocks
 from .loading import Base, awake, rest
-from .saving import save_adapter, save_policy
+from .saving import save_adapter, save_policy, whole_folder
 
 PLAIN = "plain_weight"  # where a layer keeps its own weight while an adapter is folded into it
 
@@ -65,15 +65,18 @@ class Policy:
         Raises RuntimeError if what lies in the files is not what was trained.
         """
         if self.adapter is None:
-            save_policy(self.model, self.form.tokenizer, folder / "policy")
+            with whole_folder(folder / "policy") as place:
+                save_policy(self.model, self.form.tokenizer, place)
             return
-        save_adapter(self.adapter, folder / "adapter")
+        with whole_folder(folder / "adapter") as place:
+            save_adapter(self.adapter, place)
         with self.merged():
             plain = plain_weights(self.model)
             whole = type(self.model)(copy.deepcopy(self.model.config))
             whole.load_state_dict(plain)
             whole.generation_config = self.model.generation_config
-            save_policy(whole, self.form.tokenizer, folder / "policy", weights=plain)
+            with whole_folder(folder / "policy") as place:
+                save_policy(whole, self.form.tokenizer, place, weights=plain)
 
     def close(self) -> None:
         """Take the adapter out of the base model, which is then as it was."""

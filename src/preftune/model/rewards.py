@@ -39,7 +39,7 @@ from .layout import Layout
 from .loading import Base, check_vocabulary, load_form, reads_at_most, weights_hash
 from .logprobs import check_finite
 from .policy import Reference
-from .saving import check_saved
+from .saving import check_saved, whole_folder
 from .starts import loading
 from .workbench import Workbench
 
@@ -153,10 +153,10 @@ def save_frozen(
     folder: Path, weight_D: Tensor, *, layer: int, center: float, base: Base, info: Mapping[str, Any]
 ) -> None:
     """Write a linear score of the features after `layer` blocks of the base model."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({SCORE: weight_D[None].contiguous()}, folder / TENSORS)
     own = {"kind": "frozen", "model": base.sha256, "name": base.name, "layer": layer, "center": center}
-    write_json(folder / RECORD, {**own, "info": dict(info)})
+    with whole_folder(folder) as place:
+        save_file({SCORE: weight_D[None].contiguous()}, place / TENSORS)
+        write_json(place / RECORD, {**own, "info": dict(info)})
 
 
 def _load_frozen(path: Path, record: Mapping[str, Any], base: Base, precision: str) -> RewardModel:
@@ -257,19 +257,19 @@ def save_classifier(
     model.get_decoder().load_state_dict(decoder)
     with torch.no_grad():
         model.score.weight.copy_(head_D[None])
-    folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
-    prefix = next(name for name, module in model.named_modules() if module is model.get_decoder())
-    check_saved(folder, {f"{prefix}.{name}": value for name, value in decoder.items()}, type(model))
-    tokenizer = copy.deepcopy(base.tokenizer)
-    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
-    tokenizer.save_pretrained(folder)
-    own: dict[str, Any] = {"kind": kind, "model": base.sha256, "name": base.name, "center": center}
-    if delta is not None:
-        parts = {f"{name}.lora_{x}": v for name, ab in delta.factors.items() for x, v in zip("AB", ab, strict=True)}
-        save_file({SCORE: head_D[None].contiguous(), **parts}, folder / TENSORS)
-        own["scale"] = delta.scale
-    write_json(folder / RECORD, {**own, "info": dict(info)})
+    with whole_folder(folder) as place:
+        model.save_pretrained(place)
+        prefix = next(name for name, module in model.named_modules() if module is model.get_decoder())
+        check_saved(place, {f"{prefix}.{name}": value for name, value in decoder.items()}, type(model))
+        tokenizer = copy.deepcopy(base.tokenizer)
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
+        tokenizer.save_pretrained(place)
+        own: dict[str, Any] = {"kind": kind, "model": base.sha256, "name": base.name, "center": center}
+        if delta is not None:
+            parts = {f"{name}.lora_{x}": v for name, ab in delta.factors.items() for x, v in zip("AB", ab, strict=True)}
+            save_file({SCORE: head_D[None].contiguous(), **parts}, place / TENSORS)
+            own["scale"] = delta.scale
+        write_json(place / RECORD, {**own, "info": dict(info)})
 
 
 def pad_token(form: TextFormat) -> int:

@@ -23,7 +23,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from ..console import track
 from ..data import TokenBallot
-from ..errors import UserError
+from ..errors import NotFinite
 from .decoding import can_decode, decode
 from .engine import autocast, remembered_casts
 from .layout import Layout
@@ -57,7 +57,7 @@ def draw_tokens(keys: Sequence[int], logits: Tensor, position: int) -> Tensor:
     """
     weights = logits.softmax(-1).cpu().numpy()
     if not np.isfinite(weights.sum(1)).all():  # of NaN, argmax would make a token like any other
-        raise UserError("sampling: next-token probabilities are not finite; use --precision fp32, or check the weights")
+        raise NotFinite("sampling: next-token probabilities are not finite; use --precision fp32, or check the weights")
 
     def draw(key: int, weights_V: npt.NDArray[np.float32]) -> int:
         stream = np.random.Philox(key=key, counter=[0, 0, 0, position])

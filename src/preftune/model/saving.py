@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..errors import UserError
+from ..files import PARTIAL, sync
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write files to, which takes its name when all of them are on the disk: it is never there half.
+
+    Raises UserError if there is no room, or no right to write.
+    """
+    partial = folder.with_name(folder.name + PARTIAL)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        sync(partial)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.replace(folder)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def save_policy(

@@ -20,8 +20,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from ..console import say
 from ..data import TokenBallot
+from ..errors import UserError
+from .places import cache_folder
 
+ELSEWHERE = "PREFTUNE_CACHE names another folder for what is kept between runs"
 # Raise it when log-probs come out differently: what was stored before is not read again. 3: with LoRA, values of an
 # arithmetic before 3 may be a policy's.
 ARITHMETIC = 3
@@ -63,12 +67,6 @@ class Witness:
     response: tuple[int, ...]
 
 
-def cache_folder() -> Path:
-    """Where things are kept between runs: `$PREFTUNE_CACHE`, else `preftune` in the user's cache folder."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("PREFTUNE_CACHE") or base / "preftune")
-
-
 def stores_folder() -> Path:
     """Where the stores are."""
     return cache_folder() / "stores"
@@ -88,9 +86,13 @@ class Store:
     """
 
     def __init__(self, folder: Path, key: StoreKey) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be made ({error.strerror}); {ELSEWHERE}") from None
         self.key = key
         self.path = folder / f"{key.name}.sqlite"
+        set_aside(self.path)
         with self._open() as database:
             database.executescript(TABLES)
             if not database.execute("SELECT 1 FROM about").fetchone():
@@ -99,8 +101,11 @@ class Store:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self.path, timeout=60)) as database, database:
-            yield database
+        try:
+            with closing(sqlite3.connect(self.path, timeout=60)) as database, database:
+                yield database
+        except sqlite3.DatabaseError as error:
+            raise UserError(f"{self.path}: the store cannot be used ({error}); delete it, or {ELSEWHERE}") from None
 
     def logprobs(self, keys: Sequence[bytes]) -> dict[bytes, float]:
         """The log-probs that are there."""
@@ -155,6 +160,30 @@ class Store:
         with self._open() as database:
             tables = ("logprobs", "features")
             return {table: database.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0] for table in tables}
+
+
+def set_aside(path: Path) -> None:
+    """Put a file that is no store, or one that was cut, out of the way; what it held is computed anew."""
+    try:
+        problem = "is a folder" if path.is_dir() else _broken(path) if path.exists() else ""
+        if problem:
+            os.replace(path, path.with_name(path.name + ".broken"))
+            say(f"{path}: {problem}; set aside as {path.name}.broken, and what it held is computed anew")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {ELSEWHERE}") from None
+
+
+def _broken(path: Path) -> str:
+    """Why a file is no whole SQLite file, in words; "" if it is one, or empty."""
+    with path.open("rb") as file:
+        header = file.read(32)
+    if not header:
+        return ""
+    if len(header) < 32 or not header.startswith(b"SQLite format 3\0"):
+        return "is no store"
+    page = int.from_bytes(header[16:18], "big")
+    pages = int.from_bytes(header[28:32], "big")
+    return "is cut" if path.stat().st_size < pages * (65536 if page == 1 else page) else ""
 
 
 def read_key(path: Path) -> StoreKey | None:

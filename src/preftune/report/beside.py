@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import UserError
-from ..evidence import REFERENCE, Comparison, Result, StudyRecord, Verdict, verdict
+from ..evidence import CONTROLS, OPPONENT, REFERENCE, Comparison, Result, StudyRecord, Verdict, judges_of, verdict
 from .cards import headline
 
 MARKS = ("A", "B")
+SHARED = (REFERENCE, OPPONENT, *CONTROLS)  # runs that two studies have in common
 NOT_SETTINGS = ("steps", "optimiser_steps")
 WHAT_MUST_BE_ALIKE = (  # words, where it stands in study.json
     ("data", ("data", "tokens_sha256")),
@@ -87,6 +88,11 @@ def check_alike(first: StudyRecord, second: StudyRecord) -> None:
                 f"{second.folder}: its {words} is not that of {first.folder} ({here!r:.24} and {there!r:.24}); "
                 "only studies that differ in neither data nor evaluation can be compared"
             )
+    if _judges(first) != _judges(second):
+        raise UserError(
+            f"{second.folder}: its judges are not those of {first.folder}; only studies that were judged alike can be "
+            "compared"
+        )
     if _prompts(first) != _prompts(second):
         raise UserError(
             f"{second.folder}: its held-out prompts are not those of {first.folder}; "
@@ -105,6 +111,12 @@ def _prompts(study: StudyRecord) -> set[tuple[int, str]]:
     return {(sample.prompt_id, sample.prompt) for sample in study.samples}
 
 
+def _judges(study: StudyRecord) -> list[tuple[str, Any]]:
+    """Who judges, and what that depends on; and whom runs were judged against."""
+    named = [(name, judge.get("identity")) for name, judge in judges_of(study).items()]
+    return [*named, ("", {(one.run, one.prompt_id, one.sample, one.response) for one in study.opponents})]
+
+
 # --- two as one -------------------------------------------------------------------------------------------------------
 
 
@@ -115,7 +127,7 @@ def marked(study: StudyRecord, mark: str) -> StudyRecord:
         return name if name == REFERENCE else f"{name}[{mark}]"
 
     def run(name: str) -> str:
-        return name if name == REFERENCE else f"{mark}/{name}"
+        return name if name in SHARED else f"{mark}/{name}"
 
     def row(result: Result) -> Result:
         return replace(result, run=run(result.run), arm=arm(result.arm))
@@ -124,7 +136,7 @@ def marked(study: StudyRecord, mark: str) -> StudyRecord:
     info["arms"] = [arm(name) for name in info["arms"]]
     info["arm_betas"] = {arm(name): study.betas_of(name) for name in study.info["arms"]}
     info["steps"] = {arm(name): study.last_step(name) for name in study.info["arms"]}
-    for by_run in ("budgets", "preferences", "calibration", "failed"):
+    for by_run in ("budgets", "preferences", "calibration", "failed", "addressed"):
         info[by_run] = {run(name): value for name, value in info[by_run].items()}
     return replace(
         study,
@@ -133,6 +145,8 @@ def marked(study: StudyRecord, mark: str) -> StudyRecord:
         samples=tuple(replace(sample, run=run(sample.run)) for sample in study.samples),
         metrics={run(name): steps for name, steps in study.metrics.items()},
         asked=tuple((arm(name), beta, seed, noise) for name, beta, seed, noise in study.expected()),
+        judgements=tuple(replace(one, run=run(one.run), against=run(one.against)) for one in study.judgements),
+        people=tuple(replace(vote, run=run(vote.run)) for vote in study.people),
     )
 
 
@@ -141,7 +155,7 @@ def _merged(a: StudyRecord, b: StudyRecord) -> StudyRecord:
     info = dict(a.info)
     for name in ("arms", "seeds", "betas", "noises"):
         info[name] = list(dict.fromkeys([*a.info[name], *b.info[name]]))
-    for name in ("arm_betas", "steps", "budgets", "preferences", "calibration", "failed"):
+    for name in ("arm_betas", "steps", "budgets", "preferences", "calibration", "failed", "addressed"):
         info[name] = {**a.info[name], **b.info[name]}
     info["title"] = f"{a.folder.name} beside {b.folder.name}"
     info["command"] = f"preftune report --compare {a.folder.name} {b.folder.name}"
@@ -158,6 +172,9 @@ def _merged(a: StudyRecord, b: StudyRecord) -> StudyRecord:
         metrics={**a.metrics, **b.metrics},
         notes=tuple(dict.fromkeys([*a.notes, *b.notes])),
         asked=a.expected() + b.expected(),
+        judgements=a.judgements + tuple(one for one in b.judgements if one.run not in SHARED),
+        opponents=a.opponents,
+        people=a.people + b.people,
     )
 
 

@@ -8,7 +8,18 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from ..evidence import ACCURACY, Comparison, StudyRecord, Verdict, noise_in_words, number
+from ..evidence import (
+    ACCURACY,
+    REWARD,
+    WIN_RATE,
+    Comparison,
+    StudyRecord,
+    Verdict,
+    better,
+    judges_of,
+    noise_in_words,
+    number,
+)
 from .svg import line
 
 MANY = 20  # times the runs, from which on "more runs" is no advice
@@ -123,15 +134,18 @@ def headline(study: StudyRecord, answer: Verdict) -> str:
     if not study.trained():
         return "Nothing has been evaluated yet."
     if answer.axis == ACCURACY:
-        return "Nothing scored the samples, so no method is called better here."
-    told = [_of_pairs(answer.at_noise(noise).comparisons) for noise in noises]
-    alarms = "Alarms were raised. " if answer.alarmed else ""
+        why = "The first judge carries no axis" if judges_of(study) else "Nothing scored the samples"
+        return f"{why}, so no method is called better here."
+    told = [_of_pairs(answer.at_noise(noise)) for noise in noises]
+    doubted = answer.axis == WIN_RATE and any(alarm.startswith(f"Judge {answer.judge} ") for alarm in answer.alarms)
+    alarms = "Alarms were raised. " if answer.alarmed else "The judge is in doubt. " if doubted else ""
     if len(set(told)) == 1:
         return alarms + told[0]
     return alarms + " ".join(f"{noise_in_words(noise)}: {words}" for noise, words in zip(noises, told, strict=True))
 
 
-def _of_pairs(pairs: Sequence[Comparison]) -> str:
+def _of_pairs(answer: Verdict) -> str:
+    pairs, by = answer.comparisons, "" if answer.axis == REWARD else f", by judge {answer.judge}"
     made = [pair for pair in pairs if pair.verdict != "not comparable"]
     found = [pair for pair in made if pair.distinct]
     if not pairs:
@@ -140,12 +154,12 @@ def _of_pairs(pairs: Sequence[Comparison]) -> str:
         return f"{_named(pairs) or 'No two arms can'} be compared at the same KL yet."
     if not found:
         between = f"{made[0].a} and {made[0].b}" if len(made) == 1 else "any two arms that can be compared"
-        return f"No difference was found between {between} at the same KL."
+        return f"No difference was found between {between} at the same KL{by}."
     if len(pairs) > 1 and len(found) == len(pairs) and (winner := _winner(found)):
-        return f"At the same KL {winner} gains more reward than every other arm."
-    brief = "; ".join(f"{_ahead(pair)[0]} gains more reward than {_ahead(pair)[1]}" for pair in found[:3])
+        return f"At the same KL {better(winner, 'every other arm', answer)}{by}."
+    brief = "; ".join(better(*_ahead(pair), answer) for pair in found[:3])
     more = f"; and {len(found) - 3} more pairs differ" if len(found) > 3 else ""
-    return f"At the same KL {brief}{more}.{_rest(pairs)}"
+    return f"At the same KL {brief}{more}{by}.{_rest(pairs)}"
 
 
 def _rest(pairs: Sequence[Comparison]) -> str:

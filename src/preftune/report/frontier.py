@@ -12,6 +12,7 @@ from markupsafe import Markup
 from ..evidence import (
     ACCURACY,
     CHANCE,
+    REWARD,
     Estimate,
     Frontier,
     Point,
@@ -78,7 +79,7 @@ def proxy_panels(study: StudyRecord, answer: Verdict) -> list[Panel]:
 
 def scene_of(study: StudyRecord, part: Verdict) -> Scene:
     """What one chart is drawn from."""
-    return Scene(part, looks(study), run_names(study), CHANCE if part.axis == ACCURACY else 0.0)
+    return Scene(part, looks(study), run_names(study), 0.0 if part.axis == REWARD else CHANCE)
 
 
 def draw(scene: Scene, width: int, height: int, *, legend: bool = False) -> Markup:
@@ -182,7 +183,7 @@ def _dots(scene: Scene, frame: Frame) -> Iterator[Markup]:
 def _tip(point: Point, scene: Scene) -> str:
     seed = "" if "seed" in scene.names[point.run] else f", seed {point.seed}"
     gain = Estimate(point.gain + scene.base, point.gain_se)
-    what = "accuracy" if scene.answer.axis == ACCURACY else "gain"
+    what = "gain" if scene.answer.axis == REWARD else scene.answer.axis
     return (
         f"{scene.names[point.run]}{seed}, step {point.step}\n{what} {gain}\nKL {Estimate(point.kl, point.kl_se)} nats"
     )

@@ -20,6 +20,7 @@ from .downloads import downloads
 from .facts import DATA_WORDS, Fact, compared, duration, facts, look_rows, rate_rows
 from .frontier import frontier_panels, proxy_panels
 from .judging import opinions
+from .jury import judging_of
 from .looks import dashes, looks
 from .matrix import Cell, Matrix, win_matrix
 from .samples import IN_SIGHT, as_data, gallery, script_json
@@ -29,6 +30,8 @@ from .tables import (
     cells_of,
     columns_of,
     comparison_row,
+    fits_of_judges,
+    judge_fits,
     lines_of,
     noise_rows,
     preference_rows,
@@ -60,7 +63,14 @@ SECTIONS = {  # of the page, where it has them: place, and words in the navigati
 def page_of(study: StudyRecord, answer: Verdict, beside: Beside | None = None) -> str:
     """The page; `beside` is what it says of two studies that were put beside each other as one."""
     shown = gallery(study)
-    fill = _answer(study, answer, beside) | _quality(study) | _on_the_way(study) | _origin(study) | {"beside": beside}
+    fill = (
+        _answer(study, answer, beside)
+        | _quality(study)
+        | judging_of(study, answer)
+        | _on_the_way(study)
+        | _origin(study)
+        | {"beside": beside}
+    )
     fill |= _shell(downloads(study, answer), as_data(shown, study)) | {"gallery": shown, "in_sight": IN_SIGHT}
     sections = [(place, words) for place, words in SECTIONS.items() if _has(place, fill)]
     return _environment().get_template("page.html.j2").render(fill, sections=sections)
@@ -91,7 +101,7 @@ def _printed(value: Any) -> Any:
 
 
 def _has(place: str, fill: Mapping[str, Any]) -> bool:
-    judged = fill["info"]["gold"] or fill["rewards"] or fill["opinions"]
+    judged = fill["info"]["gold"] or fill["rewards"] or fill["opinions"] or fill["judge_rows"]
     shown = {
         "differ": fill["beside"],
         "wins": fill["matrix"],
@@ -112,7 +122,7 @@ def _has(place: str, fill: Mapping[str, Any]) -> bool:
 
 def _answer(study: StudyRecord, answer: Verdict, beside: Beside | None) -> dict[str, Any]:
     """The first screen, and the tables behind it; of two studies, first of all what lies between them."""
-    columns = columns_of(study)
+    columns = columns_of(study, answer)
     lines = lines_of(study, columns)
     frontiers = frontier_panels(study, answer)
     found = cards(study, across(answer) if beside else answer)
@@ -149,9 +159,9 @@ def _quality(study: StudyRecord) -> dict[str, Any]:
     return {
         "matrix": _matrix(win_matrix(study)),
         "opinions": opinions(study),
-        "rewards": reward_rows(reward),
+        "rewards": reward_rows(reward) + judge_fits(study),
         "reward_kind": reward.get("kind", ""),
-        "reliability": reward_reliability(reward),
+        "reliability": reward_reliability({**reward, **fits_of_judges(study)}),
         "preferences": preference_rows(study),
         "calibration": calibration_panels(study),
     }

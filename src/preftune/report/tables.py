@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..evidence import (
+    CHANCE,
     PROXY,
     REFERENCE,
+    WIN_RATE,
     Comparison,
     Estimate,
     Result,
@@ -17,6 +19,7 @@ from ..evidence import (
     StudyRecord,
     Verdict,
     clustered_mean,
+    judges_of,
     namer,
     number,
     over_seeds,
@@ -92,6 +95,20 @@ def reward_rows(reward: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return [(name, *_quality(info)) for name, info in rows]
 
 
+def judge_fits(study: StudyRecord) -> list[tuple[str, str, str]]:
+    """The same of every judge that was fitted, with its baselines."""
+    return [
+        (name if what == "reward model" else what, accuracy, log_loss)
+        for name, fit in fits_of_judges(study).items()
+        for what, accuracy, log_loss in reward_rows({name: fit})
+    ]
+
+
+def fits_of_judges(study: StudyRecord) -> dict[str, Any]:
+    """What was recorded of the judges that were fitted, by `judge` and their name."""
+    return {f"judge {name}": judge["fit"] for name, judge in judges_of(study).items() if judge.get("fit")}
+
+
 def _quality(held_out: Any) -> tuple[str, str]:
     """Accuracy in per cent and log-loss in nats, each with its error."""
     info = _mapping(held_out)
@@ -163,15 +180,17 @@ def budget_rows(study: StudyRecord) -> list[tuple[str, str, list[Any]]]:
     return [(row.arm, names[row.run], [cost.get(name) for name in COSTS]) for row, cost in costs if cost]
 
 
-def columns_of(study: StudyRecord) -> list[Column]:
-    """A column for every quantity that some row has."""
+def columns_of(study: StudyRecord, answer: Verdict) -> list[Column]:
+    """A column for every quantity that some row has, and for every judge's win rate."""
     ended = _ended(study.samples)
+    by_judges = [one for one in (answer, *answer.secondary) if one.axis == WIN_RATE]
     extras = dict.fromkeys(name for row in study.results for name in row.extra if not name.endswith("_se"))
     columns = [
         Column("gain", "over the reference", _mean("gain")),
         Column("reward", "", _mean("reward")),
         Column("KL", "nats", _mean("kl")),
         Column("win rate", "% against the reference", _mean("win_rate", 100)),
+        *(Column("win rate", f"%, by judge {one.judge}", _judged(one)) for one in by_judges),
         *(Column(name, "learned reward" if name == PROXY else "second opinion", _opinion(name)) for name in extras),
         Column("accuracy", "% of held-out votes", _mean("accuracy", 100)),
         Column("log-loss", "nats per vote", _mean("log_loss")),
@@ -188,6 +207,15 @@ def _mean(name: str, times: float = 1) -> Callable[[Result], Estimate | None]:
         return None if value is None else Estimate(times * value, None if se is None else times * se)
 
     return read
+
+
+def _judged(answer: Verdict) -> Callable[[Result], Estimate | None]:
+    """The win rate of a run's end by the judge of a verdict."""
+    found = {
+        (point.run, point.step): Estimate(100 * (point.gain + CHANCE), point.gain_se and 100 * point.gain_se)
+        for point in answer.points
+    }
+    return lambda row: found.get((row.run, row.step))
 
 
 def _opinion(name: str) -> Callable[[Result], Estimate | None]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..evidence import StudyRecord, Verdict, read_study, verdict, write_json
+from ..files import write_named, write_whole
 from .beside import Beside, across, put_beside
 from .page import page_of
 from .pictures import frontier_svg, png_of
@@ -38,7 +39,8 @@ def write_comparison(first: Path, second: Path, out: Path) -> Path:
     Raises UserError if they differ in their data or in how they were evaluated, and writes nothing then.
     """
     study, answer, beside = read([first, second])
-    return _write(out, page_of(study, answer, beside).encode())
+    write_named(out, page_of(study, answer, beside).encode(), flag="--out")
+    return out
 
 
 def verdict_json(folders: Sequence[Path]) -> str:
@@ -65,7 +67,5 @@ def _printable(text: str) -> str:
 
 
 def _write(path: Path, content: bytes) -> Path:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    write_whole(path, content)
     return path

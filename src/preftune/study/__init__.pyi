@@ -1,3 +1,4 @@
+from .judged_folders import judge_folders as judge_folders
 from .plan import settle_study as settle_study
 from .planning import Forecast as Forecast
 from .planning import plan_study as plan_study

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -68,6 +69,8 @@ def describe_study(
         "failed": {},
         "arithmetic": ARITHMETIC,
         "gold": questions.judge and {"name": questions.judge.name, "description": questions.judge.description},
+        "judges": [],
+        "addressed": {},
         "opinions": {name: judge.description for name, judge in questions.others.items()},
         "steps": {arm: training.steps for (arm, *_), training in trainings.items()}
         | {arm.name: max(arm.method.sizes) for arm in plan.arms if isinstance(arm.method, Selection)},
@@ -179,6 +182,7 @@ def continued(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
     merged |= {"betas": sorted({*before["betas"], *info["betas"]}), "arm_betas": merge_betas(before, info)}
     merged |= {name: before[name] | info[name] for name in ("steps", "targets", "settings", "pilots")}
     merged |= {name: before[name] for name in ("search", "answered")}
+    merged |= {"judges": continued_judges(folder, before, info)}
     merged |= {"looks": looks, "grown": [*before["grown"], *added(before, info)]}
     return info | merged | {"created": before["created"], "seconds": before["seconds"]}
 
@@ -197,6 +201,23 @@ def continued_looks(folder: Path, before: Mapping[str, Any], info: Mapping[str, 
     return {**then, "hours": now["hours"], "ended": ""} if now else dict(then)
 
 
+def continued_judges(folder: Path, before: Mapping[str, Any], info: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The judges that the study had, in their order, with what is known of them, and those that come.
+
+    Raises UserError for one that is left out, or is another one than it was.
+    """
+    now = {judge["name"]: judge for judge in info["judges"]}
+    for judge in before["judges"]:
+        name = judge["name"]
+        if name not in now:
+            raise UserError(f"{folder}: was judged by {name}; give the same --judge, or name a new --out")
+        then, identity = judge.get("identity"), now[name].get("identity")
+        if then is not None and identity is not None and json.loads(json.dumps(identity)) != then:
+            raise UserError(f"{folder}: judge {name} is another one than it was; name a new --out")
+    had = [judge["name"] for judge in before["judges"]]
+    return [*before["judges"], *(judge for name, judge in now.items() if name not in had)]
+
+
 def added(before: Mapping[str, Any], info: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What comes by hand to a study whose answer has been seen: arms, β, rates of label noise, and seeds.
 
@@ -206,6 +227,8 @@ def added(before: Mapping[str, Any], info: Mapping[str, Any]) -> list[dict[str, 
         return []
     names = {"methods": "arms", "label noise": "noises"} | ({} if info["looks"] else {"seeds": "seeds"})
     found = {word: [value for value in info[name] if value not in before[name]] for word, name in names.items()}
+    had = {judge["name"] for judge in before["judges"]}
+    found["judges"] = [judge["name"] for judge in info["judges"] if judge["name"] not in had]
     known = merge_betas(before, {"arm_betas": {}})
     for arm, betas in info["arm_betas"].items():
         found[f"β of {arm}"] = [beta for beta in betas if arm in known and beta not in known[arm]]

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..console import say
 from ..errors import UserError
 from ..evidence import Comparison, read_info, write_json
 
@@ -77,7 +78,7 @@ def check_until(
     if samples < 1 or not scored:
         raise UserError(
             f"--until {VERDICT}: nothing scores the responses, so that no look could tell arms apart; "
-            "give `preftune.compare` a judge, and --samples 1 or more"
+            "name a --judge, and give --samples 1 or more"
         )
 
 
@@ -109,8 +110,7 @@ class Clock:
     def of(cls, folder: Path, before: float, started: float) -> Clock:
         """The clock of a study's folder; `before` is what `study.json` knows."""
         path = folder / "clock.json"
-        kept = float(json.loads(path.read_text(encoding="utf-8"))["seconds"]) if path.exists() else 0.0
-        return cls(path, max(before, kept), started)
+        return cls(path, max(before, _kept_seconds(path)), started)
 
     def seconds(self) -> float:
         """Seconds so far."""
@@ -119,3 +119,17 @@ class Clock:
     def save(self) -> None:
         """Keep what is used."""
         write_json(self.path, {"seconds": self.seconds()})
+
+
+def _kept_seconds(path: Path) -> float:
+    """What a clock's file says; a broken one counts for nothing, and `study.json` for what it knows."""
+    if not path.exists():
+        return 0.0
+    try:
+        kept = float(json.loads(path.read_text(encoding="utf-8"))["seconds"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        kept = math.nan
+    if 0 <= kept < math.inf:
+        return kept
+    say(f"{path}: cannot be read; the time that study.json knows of counts")
+    return 0.0

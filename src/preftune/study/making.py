@@ -14,6 +14,7 @@ from ..preference import check_extra_responses
 from ..training import AnyTraining, PromptTraining, check_context, prepare
 from .beta_search import MOST, kept, search_betas
 from .describing import describe_targets
+from .judging import check_apart, judge_study
 from .looks import Clock
 from .naming import condition_name
 from .pilots import Fresh, settle_rates
@@ -36,6 +37,7 @@ def make_runs(runner: Runner, info: dict[str, Any], fresh: Fresh, clock: Clock) 
         models = {condition_name(*where): dict(reward.model.info) for where, reward in rewards.items()}
         info["reward"] = {"kind": plan.kind, **models}
         write_json(path, info)
+        check_apart(info["judges"], {reward.model.sha256 for reward in rewards.values()})
         runner = replace(runner, rewards=rewards)
     runner = settle_rates(runner, info, fresh) if plan.auto_lr else runner
     runner.evaluator.evaluate_reference()
@@ -47,6 +49,7 @@ def make_runs(runner: Runner, info: dict[str, Any], fresh: Fresh, clock: Clock) 
     info["preferences"] = {name: record["preference"] for name, record in records.items() if "preference" in record}
     info["calibration"] = runner.calibrations()
     info["targets"] |= {name: record["target"] for name, record in records.items() if "target" in record}
+    info |= judge_study(runner.panel, runner.judging, runner.judged_by)
     clock.save()
     info = info | {"seconds": {"study": clock.seconds()}}
     write_json(path, info)

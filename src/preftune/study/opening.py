@@ -7,17 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data import Ballot, Prompt
-from ..judges import Judge
+from ..data import Ballot, Prompt, prompt_digests, split_by_prompt, tokenize
+from ..judges import Judge, Jury
 from ..model import Workbench, open_workbench
 from ..preference import check_fitted
 from ..training import AnyTraining
 from .describing import describe_study
+from .judging import Panel, describe_judges
 from .making import prepare_trainings
+from .meetings import Judged
 from .overlap import check_overlap, prompts_of, trained_on
 from .pilots import Fresh, fresh_ballots, validation_share
 from .plan import Plan, StudyData, TrainingKey, make_data, training_and_held_out
 from .questions import Questions, held_out_prompts, make_questions
+
+FOR_JUDGE = 2  # the seed that says which training prompts a judge is fitted on, and no arm learns from
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Opened:
     questions: Questions
     trainings: Mapping[TrainingKey, AnyTraining]
     fresh: Fresh
+    panel: Panel
     info: dict[str, Any]
 
 
@@ -48,13 +53,15 @@ def open_plan(
     validation_fraction: float,
     samples: int,
     max_new_tokens: int,
-    judge: Judge | None,
+    jury: Jury,
     others: Mapping[str, Judge],
     allow_overlap: bool,
+    test_judges: bool = True,
 ) -> Opened:
     """Split, check for overlap, load, tokenise and plan every step; nothing is written.
 
-    The arguments are those of `compare`; `eval_prompts` are held out at most. Raises UserError for what the user can
+    The arguments are those of `compare`; `eval_prompts` are held out at most; with `test_judges` judges are asked about
+    held-out votes, which may cost. Raises UserError for what the user can
     mend.
     """
     settings = plan.settings
@@ -62,7 +69,9 @@ def open_plan(
     train_ballots, held_out = training_and_held_out(ballots, eval_ballots, eval_fraction, eval_prompts)
     sets = {"the held-out part of --data" if eval_ballots is None else "--eval-data": prompts_of(held_out)}
     sets |= {"--prompts": list(prompts)} if prompts is not None else {}
-    caveats = check_overlap(sets, trained_on(train_ballots, model), allowed=allow_overlap)
+    judged_by = [spec.where for spec in jury.specs if spec.where]
+    caveats = check_overlap(sets, trained_on(train_ballots, model, *judged_by), allowed=allow_overlap)
+    train_ballots, for_judge = split_by_prompt(train_ballots, jury.fraction if jury.fits else 0.0, seed=FOR_JUDGE)
     bench = open_workbench(
         model,
         reference=reference,
@@ -74,13 +83,17 @@ def open_plan(
     data = make_data(plan, train_ballots, held_out, form, votes_per_prompt, validation_fraction)
     asked = tuple(prompts) if prompts is not None else held_out_prompts(held_out, eval_prompts)
     questions, cuts = make_questions(
-        asked, data.held_out, form, settings.max_length, samples, max_new_tokens, judge, others
+        asked, data.held_out, form, settings.max_length, samples, max_new_tokens, jury.gold, others
     )
     trainings = prepare_trainings(bench, plan, data)
     fresh = fresh_ballots(plan, data, {*asked, *prompts_of(held_out)}, form)
     for fitted in (folder / "rewards").glob("*"):
         check_fitted(fitted, plan.kind)
+    votes = tokenize(for_judge, form, max_length=settings.max_length) if for_judge else None
+    panel = Panel(jury, votes, tuple(held_out), prompt_digests({ballot.prompt for ballot in for_judge}))
     info = describe_study(plan, bench, ballots, data, questions, trainings, cuts) | {"caveats": caveats}
+    info["judges"] = describe_judges(panel, Judged(folder, bench, questions), test=test_judges)
+    info["data"] |= {"ballots_judge": len(votes.ballots)} if votes else {}
     info["data"] |= {"votes_per_prompt": votes_per_prompt} if votes_per_prompt is not None else {}
     info["data"] |= {"validation_fraction": validation_fraction} if plan.auto_lr else {}
-    return Opened(plan, bench, data, questions, trainings, fresh, info)
+    return Opened(plan, bench, data, questions, trainings, fresh, panel, info)

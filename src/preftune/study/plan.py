@@ -12,6 +12,7 @@ from ..errors import UserError
 from ..methods import REWARD, Selection, all_options, check_known, names_of
 from ..preference import check_fit, default_kind, likelihood_of
 from ..training import Arm, Recipe, Settings, check_given, make_settings, parse_arm, split_arms
+from .limits import check_asked
 from .looks import check_until, every_seed
 
 AUTO = "auto"  # in the place of β or of a learning rate: it is found
@@ -31,6 +32,7 @@ class Plan:
     given: Mapping[str, Any]  # options of methods, for every arm whose method has them
     checkpoints: int
     kind: str
+    judge_kind: str = ""  # of the reward model that judges, where one does
     searching: tuple[str, ...] = ()  # the arms whose β is to be found (`beta_search`)
     auto_lr: bool = False
     rates: Mapping[str, float] = field(default_factory=dict)  # learning rates that pilots chose, by arm
@@ -119,18 +121,29 @@ def settle_study(
     kind: str | None = None,
     votes_per_prompt: int | None = None,
     validation_fraction: float = 0.0,
+    eval_fraction: float = 0.1,
+    eval_prompts: int = 64,
     samples: int = 1,
     until: str | None = None,
     hours: float | None = None,
     scored: bool = False,
+    fits_judge: bool = False,
     **options: Any,
 ) -> Plan:
     """Check and settle what is compared, before anything is loaded: with looks, all that the last one could have.
 
-    `scored`: something gives responses a reward. Raises UserError for what the user can mend.
+    `scored`: something judges responses; `fits_judge`: a reward model that is fitted for it. Raises UserError for what
+    the user can mend.
     """
     plan = make_plan(methods, betas, every_seed(until, seeds), label_noise, options, checkpoints, kind)
+    if fits_judge:
+        plan = replace(plan, judge_kind=kind or default_kind([REWARD], plan.settings))
+        check_fit(plan.judge_kind, plan.reward_recipe)
+    else:
+        check_kind_used(kind, plan.arms)
     check_until(until, hours, seeds, samples, len(plan.arms), scored)
+    length = options.get("max_new_tokens", 1)
+    check_asked(samples=samples, max_new_tokens=length, eval_prompts=eval_prompts, eval_fraction=eval_fraction)
     if until and plan.arm_betas:  # its β are where the search starts
         plan = replace(plan, searching=arms_to_search(plan.arms, AUTO, label_noise))
     check_shares(votes_per_prompt, validation_fraction)
@@ -164,7 +177,9 @@ def make_plan(
     settings, given = split_options(told, [arm.method.name for arm in parsed])
     kind = kind or default_kind([arm.method for arm in parsed], settings)
     rates = tuple(map(float, noises))
-    plan = Plan(parsed, arm_betas, tuple(seeds), rates, settings, given, checkpoints, kind, searching, auto_lr)
+    plan = Plan(
+        parsed, arm_betas, tuple(seeds), rates, settings, given, checkpoints, kind, searching=searching, auto_lr=auto_lr
+    )
     if plan.needs_reward:
         check_fit(kind, plan.reward_recipe)
     for arm in parsed:
@@ -172,6 +187,12 @@ def make_plan(
         if arm.method.needs == "preference":
             check_fit(kind, recipe)
     return plan
+
+
+def check_kind_used(kind: str | None, arms: Sequence[Arm]) -> None:
+    """Raises UserError for a kind of reward model where no arm has a use for one."""
+    if kind is not None and not any(arm.method.needs for arm in arms):
+        raise UserError(f"--kind {kind}: no arm that is compared uses a reward model; leave it out")
 
 
 def split_options(options: Mapping[str, Any], methods: Sequence[str]) -> tuple[Settings, dict[str, Any]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..data import Ballot, Prompt
 from ..evidence import REFERENCE, Comparison, Outlook, PlannedEnd, StudyRecord, outlook, read_study, verdict
-from ..judges import Judge
+from ..judges import Named, settle_judges
 from ..methods import Selection
 from ..model import Workbench, response_keys
 from ..training import AnyTraining, Arm, PromptTraining, checkpoint_steps, parse_arm, replanned
@@ -103,11 +103,22 @@ def plan_study(
     max_new_tokens: int = 64,
     checkpoints: int = 3,
     kind: str | None = None,
-    judge: Judge | None = None,
+    judge: Named | Sequence[Named] | None = None,
+    judge_fraction: float | None = None,
+    judge_template: str | None = None,
+    judge_model: str | None = None,
+    judge_budget: str | None = None,
     allow_overlap: bool = False,
     **options: Any,
 ) -> Forecast:
     """The study that `compare` would make of the same arguments. Raises UserError for what it would refuse."""
+    jury = settle_judges(
+        judge,
+        judge_fraction=judge_fraction,
+        judge_template=judge_template,
+        judge_model=judge_model,
+        judge_budget=judge_budget,
+    )
     plan = settle_study(
         arms,
         betas=betas,
@@ -117,8 +128,11 @@ def plan_study(
         kind=kind,
         votes_per_prompt=votes_per_prompt,
         validation_fraction=validation_fraction,
+        eval_fraction=eval_fraction,
+        eval_prompts=eval_prompts,
         samples=samples,
         max_new_tokens=max_new_tokens,
+        fits_judge=jury.fits,
         **options,
     )
     folder = Path(out)
@@ -139,9 +153,10 @@ def plan_study(
         validation_fraction=validation_fraction,
         samples=samples,
         max_new_tokens=max_new_tokens,
-        judge=judge,
+        jury=jury,
         others={},
         allow_overlap=allow_overlap,
+        test_judges=False,
     )
     bench, data, questions, trainings = opened.bench, opened.data, opened.questions, opened.trainings
     info = continued(folder, opened.info)
@@ -160,7 +175,7 @@ def plan_study(
         verdict(before).comparisons if before and before.samples else (),
         len(questions.prompts),
         samples,
-        judge is not None or bool(before and before.info["gold"]),
+        bool(jury.gold or jury.specs or (before and (before.info["gold"] or before.info["judges"]))),
         searching,
         piloted,
         info,

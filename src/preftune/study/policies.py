@@ -11,7 +11,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from ..console import say
@@ -20,9 +20,11 @@ from ..errors import UserError
 from ..evidence import REFERENCE, Result, Sample, number, write_records
 from ..judges import Judge
 from ..model import Base, Policy, Reward, Workbench, load_base, open_workbench, pick_device, sample_responses
+from ..stopping import check_writable
 from ..text import harmless
 from ..training import describe_counts, held_out_reference, make_settings, open_reward, vote_table
 from .evaluate import Proxy, answer, summarise
+from .limits import check_asked, check_precision
 from .overlap import check_overlap, prompts_of, trained_on
 from .questions import Questions, held_out_prompts, make_questions
 from .rewards import above_reference, mean_scores, reference_rollouts
@@ -77,6 +79,10 @@ def evaluate_folders(
     when there is nothing to ask, or when the policies have different references or options, or were trained on what
     they are asked (with `allow_overlap` that is a caveat).
     """
+    check_asked(samples=samples, max_new_tokens=max_new_tokens, eval_prompts=eval_prompts)
+    check_precision(precision)
+    if out:
+        check_writable(Path(out))
     found = [find_policy(folder) for folder in folders]
     budget = make_settings({"micro_tokens": micro_tokens, "device": device}).pass_tokens
     ballots = read_ballots(data, **(reading or {})) if data else ()
@@ -87,12 +93,12 @@ def evaluate_folders(
     sets |= {"--prompts": list(asked)} if prompts else {}
     seen = trained_on((), *(folder.path for folder in found), reward)
     caveats = check_overlap(sets, seen, allowed=allow_overlap)
-    start = _common_reference(found, reference)
+    start = common_reference(found, reference)
     bench = open_workbench(
         start,
         precision=precision,
         device=device,
-        template=_common_options(found) if template_options is None else template_options,
+        template=common_options(found) if template_options is None else template_options,
         where=f"--reference {start}",
     )
     tokens = tokenize(ballots, bench.base.form, max_length=max_length)
@@ -107,8 +113,8 @@ def evaluate_folders(
     rows: list[Result] = []
     everything: list[Sample] = []
     for number_, folder in enumerate([PolicyFolder(Path(), REFERENCE, {}), *found]):
-        base = bench.base if number_ == 0 else _load(folder, device)
-        _check_tokenizer(base, bench, folder)
+        base = bench.base if number_ == 0 else load_policy(folder, device)
+        check_tokenizer(base, bench, folder)
         row, answers = _evaluate(base, folder, bench, questions, known, budget, proxy, everything)
         rows.append(row)
         everything += answers
@@ -164,7 +170,8 @@ def proxy_of(reward: Reward, bench: Workbench, questions: Questions, micro_token
     return above_reference(reward, mean_scores(reward, drawn, bench, micro_tokens), bench, micro_tokens)
 
 
-def _common_reference(folders: Sequence[PolicyFolder], named: str | None) -> str:
+def common_reference(folders: Sequence[PolicyFolder], named: str | None, command: str = "evaluate") -> str:
+    """The reference that is named, or the one that all policies were trained from. Raises UserError without one."""
     if named:
         return named
     models = {
@@ -176,11 +183,11 @@ def _common_reference(folders: Sequence[PolicyFolder], named: str | None) -> str
             if models
             else "the folders do not say what they were trained from"
         )
-        raise UserError(f"evaluate: which reference? {why}; name one with --reference")
+        raise UserError(f"{command}: which reference? {why}; name one with --reference")
     return str(next(iter(models.values())))
 
 
-def _common_options(folders: Sequence[PolicyFolder]) -> str:
+def common_options(folders: Sequence[PolicyFolder]) -> str:
     """The options of the chat template that the policies were trained with."""
     options = {folder.record.get("settings", {}).get("template_options", "") for folder in folders if folder.record}
     if len(options) > 1:
@@ -189,18 +196,22 @@ def _common_options(folders: Sequence[PolicyFolder]) -> str:
     return next(iter(options), "")
 
 
-def _load(folder: PolicyFolder, device: str) -> Base:
+def load_policy(folder: PolicyFolder, device: str) -> Base:
+    """The policy of a folder."""
     return load_base(str(folder.path), device=pick_device(device), where=str(folder.path))
 
 
 def _ids(prompt: Prompt, base: Base, folder: PolicyFolder) -> list[int]:
     try:
-        return base.form.prompt(prompt)
+        ids = base.form.prompt(prompt)
     except Refused as reason:
         raise UserError(f"{folder.path}: {reason}") from None
+    if not ids:
+        raise UserError(f"--prompt {prompt!r}: comes to no token with the tokenizer of {folder.path}; write some text")
+    return ids
 
 
-def _check_tokenizer(base: Base, bench: Workbench, folder: PolicyFolder) -> None:
+def check_tokenizer(base: Base, bench: Workbench, folder: PolicyFolder) -> None:
     if base.tokenizer.get_vocab() != bench.base.tokenizer.get_vocab():
         raise UserError(
             f"{folder.path}: its tokenizer differs from the reference's; they cannot be compared token by token"
@@ -210,10 +221,12 @@ def _check_tokenizer(base: Base, bench: Workbench, folder: PolicyFolder) -> None
 def _table(rows: Sequence[Result], caveats: Sequence[str]) -> Table:
     columns = {"kl": "KL (nats)", "length": "length (tokens)", "accuracy": "accuracy", "log_loss": "log-loss (nats)"}
     shown = {name: title for name, title in columns.items() if any(getattr(row, name) is not None for row in rows)}
-    caption = "\n".join(["mean ± standard error, clustered by prompt", *caveats])
+    caption = Text(harmless("\n".join(["mean ± standard error, clustered by prompt", *caveats])))
     table = Table("policy", *shown.values(), box=box.SIMPLE, caption=caption)
     for row in rows:
-        table.add_row(row.run, *(_cell(getattr(row, name), getattr(row, f"{name}_se")) for name in shown))
+        table.add_row(
+            Text(harmless(row.run)), *(_cell(getattr(row, name), getattr(row, f"{name}_se")) for name in shown)
+        )
     return table
 
 
@@ -237,11 +250,13 @@ def sample_folders(
 
     A policy trained on chats, or a plain model with a chat template, gets the prompt as a user's message.
     """
+    check_asked(samples=samples, max_new_tokens=max_new_tokens, least=1)
+    check_precision(precision)
     found = [find_policy(folder) for folder in folders]
-    table = Table(*(folder.name for folder in found), box=box.SIMPLE, show_lines=True)
+    table = Table(*(Column(Text(harmless(folder.name))) for folder in found), box=box.SIMPLE, show_lines=True)
     columns = []
     for folder in found:
-        base = _load(folder, device)
+        base = load_policy(folder, device)
         asked: Prompt = (Message("user", prompt),) if folder.record.get("chat", base.form.has_template) else prompt
         rollout = sample_responses(
             base.model,

@@ -29,11 +29,18 @@ class Questions:
     judge: Judge | None = None
     others: Mapping[str, Judge] = field(default_factory=dict)
     first: int = 0
+    asked: tuple[Prompt, ...] = ()  # the prompts as they are asked, for those who read them
 
     def part(self, start: int, stop: int | None = None) -> Questions:
         """The same with some of these prompts, which keep their numbers."""
         kept = slice(start, stop)
-        return replace(self, prompts=self.prompts[kept], texts=self.texts[kept], first=self.first + start)
+        return replace(
+            self,
+            prompts=self.prompts[kept],
+            texts=self.texts[kept],
+            asked=self.asked[kept],
+            first=self.first + start,
+        )
 
 
 def held_out_prompts(ballots: Sequence[Ballot], limit: int) -> tuple[Prompt, ...]:
@@ -63,5 +70,6 @@ def make_questions(
         raise UserError(f"--prompts: none of them can be asked ({'; '.join(counts)})")
     texts = tuple(as_text(prompt) for prompt, _ in asked)
     ids = tuple(ids for _, ids in asked)
-    questions = Questions(ids, texts, eval_set.ballots, samples, max_new_tokens, 0, judge, others)
+    own = tuple(prompt for prompt, _ in asked)
+    questions = Questions(ids, texts, eval_set.ballots, samples, max_new_tokens, 0, judge, others, asked=own)
     return questions, Counter({f"evaluation prompts, {reason}": count for reason, count in counts.items()})

@@ -27,9 +27,10 @@ from ..evidence import (
 )
 from ..methods import AMORTIZED_IPO, Selection
 from ..model import Policy, RewardModel, Workbench, load_base, return_freed_memory
-from ..preference import Fitting, reward_recipe, set_targets
+from ..preference import Fitting, fit_or_load, reward_recipe, set_targets
 from ..stopping import stop_requests
 from ..training import (
+    FAILED,
     AnyTraining,
     Arm,
     Recipe,
@@ -42,12 +43,12 @@ from ..training import (
     trained_on_chats,
 )
 from .asking import CALIBRATION, Evaluator
+from .judging import Panel
+from .meetings import Judged
 from .naming import condition_folder, run_name, run_seed, slug
 from .plan import Plan, StudyData, TrainingKey
 from .questions import Questions
 from .rewards import StudyReward
-
-FAILED = "failed.json"  # in the folder of a run that failed: why
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Runner:
     digests: frozenset[str]
     preferences: dict[TrainingKey, Mapping[str, Any]] = field(default_factory=dict)
     when_done: Callable[[], None] = lambda: None  # after every run
+    panel: Panel = field(default_factory=Panel)
     grows: bool = False  # prompts may have come since runs were finished (`Evaluator`)
 
     @property
@@ -98,6 +100,18 @@ class Runner:
     def reward_of(self, seed: int, noise: float) -> RewardModel | None:
         """The reward model of a seed and noise, where the study has one."""
         return self.rewards[seed, noise].model if self.rewards else None
+
+    def judged_by(self) -> RewardModel:
+        """The reward model that judges, on votes that no arm learns from; fitted when it is needed first."""
+        assert self.panel.votes is not None
+        place, recipe, kind = self.folder / "judges" / "reward", self.plan.reward_recipe, self.plan.judge_kind
+        held_out = self.data.held_out.ballots
+        return fit_or_load(Fitting(self.bench, self.panel.votes, held_out, recipe, kind, 0, place, self.panel.digests))
+
+    @property
+    def judging(self) -> Judged:
+        """What the judges of this study need of it."""
+        return Judged(self.folder, self.bench, self.questions)
 
     def run_all(self) -> dict[str, str]:
         """Do every run of the plan; returns why some of them failed, by run.

@@ -11,6 +11,7 @@ from ..errors import UserError, nearest
 from ..methods import METHODS, REWARD, Selection
 from ..preference import check_fit, check_kind, default_kind
 from ..training import Recipe, check_beta, check_out, make_recipe
+from .limits import check_asked
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,7 @@ def settle_run(
     check_beta(recipe.method, beta)
     folder = check_out(Path(out), resume=resume)
     fraction = (0.1 if recipe.method is REWARD else 0.0) if eval_fraction is None else eval_fraction
-    if not 0 <= fraction < 1:
-        raise UserError(f"--eval-fraction {fraction}: must be at least 0 and below 1")
+    check_asked(eval_fraction=fraction)
     return Settled(recipe, beta, kind, folder, fraction)
 
 

@@ -144,6 +144,8 @@ class Job:
             targets = set_targets(self.beside("preference-model"), reward=judge)
             training = prepare_targets(recipe, targets, bench.layout, self.fit.seed)
             told = {"preference": dict(targets.info)}
+        elif judge is not None:
+            told = {"reward": {"sha256": judge.sha256}}
         target = describe_target(training, self.beta)
         if target:
             say(target)

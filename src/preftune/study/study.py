@@ -11,7 +11,7 @@ from typing import Any
 from ..console import say
 from ..data import Ballot, Prompt
 from ..evidence import Result, StudyRecord, Verdict, read_study, verdict, write_json
-from ..judges import Judge
+from ..judges import Judge, Named, settle_judges
 from ..report import write_report
 from ..stopping import only_writer
 from ..training import describe_counts
@@ -76,7 +76,11 @@ def compare(
     until: str | None = None,
     hours: float | None = None,
     kind: str | None = None,
-    judge: Judge | None = None,
+    judge: Named | Sequence[Named] | None = None,
+    judge_fraction: float | None = None,
+    judge_template: str | None = None,
+    judge_model: str | None = None,
+    judge_budget: str | None = None,
     others: Mapping[str, Judge] | None = None,
     title: str = "",
     command: str = "",
@@ -117,7 +121,13 @@ def compare(
         kind: of the reward model that ppo, rloo, best-of-n and amortized-ipo use, one per seed and noise, fitted on the
             same votes: `full`, `lora` (the default with an adapter's rank) or `frozen`, for small machines (the default
             where only amortized-ipo uses it).
-        judge: the reward of a response, where one is known (`gold`); `others` are second opinions.
+        judge: who says which of two responses is better; several in a list, the first of which the study answers by.
+            `"reward"` (a reward model fitted on votes of `judge_fraction` of the training prompts, which no arm then
+            trains on), `"reward:DIR"`, `"model:DIR"`, the address of an OpenAI-compatible endpoint, a function
+            `(prompt, a, b) -> Pr(a ≻ b) | None`; or a `Judge`, the reward of a response where one is known (gold).
+        judge_template: file of what a judge that reads is asked; `judge_model` is asked at an endpoint, within
+            `judge_budget`.
+        others: second opinions, by name: rewards of a response.
         title, command, notes: shown in the report.
         allow_overlap: ask prompts that were trained on too, with a caveat; without it they are an error.
         options: the fields of `Settings`, and options of the methods compared, for every arm whose method has them.
@@ -128,6 +138,13 @@ def compare(
         UserError: for anything in the input that the user can mend; nothing is written then.
     """
     started = time.monotonic()
+    jury = settle_judges(
+        judge,
+        judge_fraction=judge_fraction,
+        judge_template=judge_template,
+        judge_model=judge_model,
+        judge_budget=judge_budget,
+    )
     plan = settle_study(
         arms,
         betas=betas,
@@ -137,10 +154,13 @@ def compare(
         kind=kind,
         votes_per_prompt=votes_per_prompt,
         validation_fraction=validation_fraction,
+        eval_fraction=eval_fraction,
+        eval_prompts=eval_prompts,
         samples=samples,
         until=until,
         hours=hours,
-        scored=judge is not None,
+        scored=bool(jury.gold or jury.specs),
+        fits_judge=jury.fits,
         max_new_tokens=max_new_tokens,
         **options,
     )
@@ -160,7 +180,7 @@ def compare(
             validation_fraction=validation_fraction,
             samples=samples,
             max_new_tokens=max_new_tokens,
-            judge=judge,
+            jury=jury,
             others=others or {},
             allow_overlap=allow_overlap,
         )
@@ -185,7 +205,18 @@ def compare(
         if info["looks"] and not until:  # grown by hand: as the last look was evaluated
             questions = questions.part(0, info["looks"]["done"][-1]["prompts"])
         digests = together(trained_on(data.ballots, model))  # not of the validation prompts
-        runner = Runner(folder, bench, plan, data, questions, dict(opened.trainings), {}, digests, when_done=clock.save)
+        runner = Runner(
+            folder,
+            bench,
+            plan,
+            data,
+            questions,
+            dict(opened.trainings),
+            {},
+            digests,
+            when_done=clock.save,
+            panel=opened.panel,
+        )
         info = (make_looks if until else make_runs)(runner, info, opened.fresh, clock)
         comparison = Study(folder)
         sentence = comparison.verdict.sentence

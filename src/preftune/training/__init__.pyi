@@ -5,6 +5,7 @@ from .arms import check_given as check_given
 from .arms import make_recipe as make_recipe
 from .arms import parse_arm as parse_arm
 from .arms import split_arms as split_arms
+from .folders import FAILED as FAILED
 from .folders import check_out as check_out
 from .online import PromptTraining as PromptTraining
 from .online import check_context as check_context
@@ -31,6 +32,7 @@ from .run import train_any as train_any
 from .session import Session as Session
 from .session import checkpoint_steps as checkpoint_steps
 from .session import run_session as run_session
+from .settings import PRECISIONS as PRECISIONS
 from .settings import Settings as Settings
 from .settings import make_settings as make_settings
 from .votes import held_out_reference as held_out_reference

@@ -7,6 +7,8 @@ from pathlib import Path
 from ..errors import UserError
 from ..stopping import LOCK
 
+FAILED = "failed.json"  # in the folder of a run that failed: why
+
 
 def check_out(folder: Path, *, resume: bool) -> Path:
     """The output folder. Raises UserError if it holds something already that this does not go on with."""

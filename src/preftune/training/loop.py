@@ -6,7 +6,8 @@ import math
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,11 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..data import pack
-from ..errors import UserError
+from ..errors import NotFinite, UserError
 from ..methods import Terms, reported
+
+MOST_STEPS = 10_000_000  # all of them are planned before the first
+SHOWN = 8  # ballots of a step in a message
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,9 @@ def plan_steps(
     count = len(sizes)
     per_epoch = math.ceil(count / batch_size)
     total = math.ceil(epochs * per_epoch) if steps is None else steps
+    if total > MOST_STEPS:
+        given = f"--epochs {epochs:g}" if steps is None else f"--steps {steps}"
+        raise UserError(f"{given}: would be {total:g} steps; the most is {MOST_STEPS:,}")
     plan = []
     order: list[int] = []
     for number in range(1, total + 1):
@@ -79,19 +86,22 @@ def run_loop(
     """Train: for every step accumulate its micro-batches, each loss divided by the mass of the whole step, and move.
 
     The gradient is therefore the same however a step is cut into micro-batches. `loss_of` maps a micro-batch to a
-    summed loss; `after_step` gets the step's metrics (log, save, evaluate) and may raise to stop.
+    summed loss; `after_step` gets the step's metrics (log, save, evaluate) and may raise to stop. Raises NotFinite,
+    naming the step and its ballots, before weights move by a loss or a gradient that is not finite.
     """
     for step in plan:
         start = time.perf_counter()
         sums: dict[str, Any] = defaultdict(float)
         for micro_batch in step.micro_batches:
-            terms = loss_of(micro_batch)
+            with told(step):
+                terms = loss_of(micro_batch)
             (terms.loss / step.mass).backward()
             for name, value in {**terms.sums, "loss": reported(terms.loss)}.items():
                 sums[name] += value
         grad_norm = float(nn.utils.clip_grad_norm_(parameters, clip_norm))
-        if not math.isfinite(grad_norm):
-            raise UserError(f"step {step.number}: the gradient is not finite; lower --lr, or use fp32")
+        for what, value in (("loss", float(sums["loss"])), ("gradient", grad_norm)):
+            if not math.isfinite(value):
+                raise NotFinite(diverged(step, f"the {what} is not finite"))
         rate = float(scheduler.get_last_lr()[0])
         optimizer.step()
         scheduler.step()
@@ -103,6 +113,26 @@ def run_loop(
         metrics = {name: total / (step.mass if name == "loss" else weight) for name, total in totals.items()}
         speed = {"tokens": tokens, "tokens_per_second": tokens / seconds}
         after_step(step, metrics | {"grad_norm": grad_norm, "lr": rate} | speed)
+
+
+@contextmanager
+def told(step: Step) -> Iterator[None]:
+    """What is not finite within it is told with the step. At the first one nothing has been trained yet."""
+    try:
+        yield
+    except NotFinite as error:
+        if step.number == 1:
+            raise
+        raise NotFinite(diverged(step, str(error).partition("; ")[0])) from None
+
+
+def diverged(step: Step, what: str) -> str:
+    """What is not finite, at which step and on which ballots, and what to do."""
+    groups = [micro_batch for micro_batch in step.micro_batches if isinstance(micro_batch, tuple)]
+    seen = [i for group in groups for i in group if isinstance(i, int)]
+    places = ", ".join(map(str, seen[:SHOWN])) + ", …" * (len(seen) > SHOWN)
+    where = f" (ballots {places} of those that are trained on, from 0)" if seen else ""
+    return f"step {step.number}{where}: {what}; lower --lr, look at --beta and the weights of votes, or use fp32"
 
 
 def linear_schedule(optimizer: AdamW, *, warmup: float, steps: int, done: int = 0) -> LRScheduler:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,15 +14,15 @@ from torch import nn
 from torch.optim import AdamW
 
 from ..console import bar
-from ..errors import Interrupted, UserError
-from ..evidence import loss_alarms, read_metrics, say_alarms
+from ..errors import Interrupted, NotFinite, UserError
+from ..evidence import loss_alarms, read_metrics, record_line, say_alarms, write_json
+from ..files import write_whole
 from ..methods import Terms
-from ..model import load_state, save_state, state_record
+from ..model import check_state, load_state, save_state, state_record
 from ..stopping import StopRequests, stop_requests
+from .folders import FAILED
 from .loop import Step, linear_schedule, run_loop
 from .settings import Settings
-
-SAVE_EVERY = 600.0  # seconds between saved states, so that little is lost when the machine goes down
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Session:
     resume: bool
 
     def __post_init__(self) -> None:
+        if self.resume:
+            check_state(self.state, self._lacks)
         record = self.record() or self.identity
         for name, value in self.identity.items():
             if record.get(name) != value:
@@ -53,6 +55,11 @@ class Session:
     @property
     def log(self) -> Path:
         return self.folder / "metrics.jsonl"
+
+    def _lacks(self, record: Mapping[str, Any]) -> str:
+        """What speaks against a state whose steps are not all in the log; "" if they are."""
+        rows = _whole_rows(self.log)
+        return "" if len(rows) >= record["step"] else f"{self.log.name} has only {len(rows)} of its steps"
 
     def record(self) -> dict[str, Any] | None:
         """What the saved state says of itself; None if there is none to go on from."""
@@ -78,8 +85,10 @@ def run_session(
 
     `steps_after(done)` gives the steps that are left; steps may be made while the loop runs. The state is saved, and a
     request to stop obeyed, after a step that is `whole`. `kept()` is saved with it, for what a method carries on from
-    step to step. `at_checkpoint(step)` runs at `checkpoints` evenly spaced whole steps; a request to stop interrupts
-    it, and it runs again when the training is gone on with. Raises Interrupted after a request to stop.
+    step to step. `at_checkpoint(step)` runs at `checkpoints` evenly spaced whole steps, and the state is saved after
+    it; a request to stop interrupts it, and it runs again when the training is gone on with. Raises Interrupted after a
+    request to stop, and NotFinite, which marks the folder with `failed.json`, for a loss, a gradient or samples that
+    are not finite.
     """
     optimizer = AdamW(
         parameters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay, eps=eps, fused=True
@@ -91,14 +100,20 @@ def run_session(
     session.folder.mkdir(parents=True, exist_ok=True)
     _keep_metrics(session.log, done)
 
-    with stop_requests(hand_on=True) as stopping, bar() as progress, session.log.open("a", encoding="utf-8") as log:
+    with (
+        stop_requests(hand_on=True) as stopping,
+        marked(session.folder / FAILED),
+        bar() as progress,
+        session.log.open("a", encoding="utf-8") as log,
+    ):
         stopping.held = True  # until whoever asked for this training has kept what came of it
         task = progress.add_task(description, total=total, completed=done)
+        every = settings.save_every
         passed = record.get("passed", sum(mark <= done for mark in marks))
-        ongoing = _Ongoing(session, parameters, optimizer, kept, stopping, total, marks, at_checkpoint, passed)
+        ongoing = _Ongoing(session, parameters, optimizer, kept, stopping, total, marks, at_checkpoint, passed, every)
 
         def after_step(step: Step, metrics: Mapping[str, float]) -> None:
-            log.write(json.dumps({"step": step.number, **metrics}) + "\n")
+            log.write(record_line({"step": step.number, **metrics}))
             log.flush()
             progress.update(task, completed=step.number, description=f"{description}  loss {metrics['loss']:.4f}")
             if step.number == total // 2:
@@ -120,6 +135,17 @@ def run_session(
         )
 
 
+@contextmanager
+def marked(mark: Path) -> Iterator[None]:
+    """A training whose numbers are no longer finite leaves a mark that says why, for as long as it is not mended."""
+    mark.unlink(missing_ok=True)
+    try:
+        yield
+    except NotFinite as error:
+        write_json(mark, {"reason": str(error)})
+        raise
+
+
 @dataclass
 class _Ongoing:
     """A training between two of its steps: there it is evaluated, saved and stopped.
@@ -136,6 +162,7 @@ class _Ongoing:
     marks: Sequence[int]
     at_checkpoint: Callable[[int], None]
     passed: int
+    save_every: float  # minutes, so that little is lost when the machine goes down
     saved: float = field(default_factory=time.monotonic)
 
     def obeying(self, steps: Iterable[Step], done: int) -> Iterator[Step]:
@@ -162,14 +189,18 @@ class _Ongoing:
         except KeyboardInterrupt:
             self.stop(step)
         self.passed = sum(mark <= step for mark in self.marks)
+        if 0 < step < self.total:  # after the last one the policy itself is saved
+            self.save(step)
 
     def save_at_times(self, step: int) -> None:
         """Save if the last saved state is old."""
-        if time.monotonic() - self.saved > SAVE_EVERY:
+        if time.monotonic() - self.saved >= 60 * self.save_every:
             self.save(step)
 
     def save(self, step: int) -> None:
         """Save the state after this step."""
+        with self.session.log.open("rb") as log:
+            os.fsync(log.fileno())  # no state without its steps
         record = {"step": step, "passed": self.passed, **self.session.identity, "kept": dict(self.kept())}
         save_state(self.session.state, self.parameters, self.optimizer, record)
         self.saved = time.monotonic()
@@ -189,5 +220,9 @@ def checkpoint_steps(total: int, checkpoints: int) -> list[int]:
 
 def _keep_metrics(path: Path, done: int) -> None:
     """Drop what was logged after the saved state: those steps are run again."""
-    rows = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() and done else []
-    path.write_text("".join(rows[:done]), encoding="utf-8")
+    write_whole(path, b"".join(_whole_rows(path)[:done]))
+
+
+def _whole_rows(path: Path) -> list[bytes]:
+    """The lines of a log; one that an interruption has cut is none."""
+    return [row for row in path.read_bytes().splitlines(keepends=True) if row.endswith(b"\n")] if path.exists() else []

@@ -41,6 +41,9 @@ class Settings:
     lora: int = option(0, "rank of an adapter; 0: all weights", least=0)
     precision: str = option("fp32", "of matrix products", choices=PRECISIONS, in_arms=False)
     device: str = option("auto", "cpu, cuda, ...", default_text="a GPU where there is one", in_arms=False, counts=False)
+    save_every: float = option(
+        10.0, "minutes between saved states; also at each checkpoint", least=0, in_arms=False, counts=False
+    )
     grad_checkpointing: bool = option(False, "less memory, a third more time", in_arms=False, counts=False)
     compile: bool = option(False, "faster steps but the first; needs a C++ compiler", in_arms=False, counts=False)
     warmup: float = option(0.1, "share of steps in which --lr rises", least=0, most=1, in_arms=False)

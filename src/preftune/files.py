@@ -1,0 +1,62 @@
+"""Files written whole or not at all; where a person wants them, never in the place of a device or of a link."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from .errors import UserError
+
+PARTIAL = ".partial"
+SYSTEM = ("/dev", "/proc")  # what stands there is no file of anybody's, whatever it leads to
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file of ours: what was there stays until all of it is on the disk.
+
+    No link is followed, so that a folder that somebody else made leads nowhere. Raises OSError if it cannot be written.
+    """
+    partial = path.with_name(path.name + PARTIAL)
+    partial.unlink(missing_ok=True)
+    try:
+        with partial.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def write_named(path: Path, content: bytes, *, flag: str = "") -> None:
+    """`write_whole` where a person said: a link stays one and what it leads to is written; a device is written into.
+
+    Raises UserError, with the `flag` that named the file, if it cannot be written.
+    """
+    try:
+        if is_special(path):
+            path.write_bytes(content)
+        else:
+            write_whole(path.resolve(), content)
+    except (OSError, RuntimeError) as error:  # RuntimeError: links that lead to each other
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"{f'{flag} ' if flag else ''}{path}: cannot be written ({why})") from None
+
+
+def sync(folder: Path) -> None:
+    """Wait until a folder and all files in it are on the disk, whatever happens to the machine then."""
+    for path in (*folder.rglob("*"), folder):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def is_special(path: Path) -> bool:
+    """Whether the path leads to a device, a pipe or a socket, which a file must not take the place of."""
+    if any(path.absolute().is_relative_to(folder) for folder in SYSTEM):
+        return True
+    return path.exists() and not path.is_file() and not path.is_dir()

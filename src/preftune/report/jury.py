@@ -1,0 +1,173 @@
+"""What a report says of its judges: how they judged, what they say beside the first one, and what people say."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..evidence import (
+    CONTROLS,
+    COPY,
+    NULL,
+    OPPONENT,
+    Comparison,
+    Estimate,
+    JudgeFacts,
+    StudyRecord,
+    Verdict,
+    agreement_of_judges,
+    clustered_mean,
+    judge_facts,
+    number,
+    people_of,
+    run_names,
+)
+from .tables import comparison_row
+
+Row = Sequence[str]
+HEADS = (
+    ("judge", ""),
+    ("agrees", "% of held-out votes"),
+    ("contests", "asked"),
+    ("no verdict", "%"),
+    ("flips", "% with the order"),
+    ("first place", "% of verdicts"),
+    ("longer", "% of verdicts"),
+    ("copy wins", "%, should be 50"),
+    ("null wins", "%"),
+    ("drift", "changed sides"),
+)
+
+
+class Contest(NamedTuple):
+    """Two runs of two arms, met by a judge: how often the first wins, and how far each went."""
+
+    a: str
+    b: str
+    kl: str
+    judge: str
+    wins: str
+
+
+def judge_rows(study: StudyRecord) -> list[Row]:
+    """A row for every judge, under `HEADS`."""
+    return [_judge_row(facts) for facts in judge_facts(study)]
+
+
+def _judge_row(facts: JudgeFacts) -> Row:
+    accuracy = facts.agreement.get("accuracy") or {}
+    known = Estimate(accuracy["value"], accuracy.get("se")) if isinstance(accuracy.get("value"), float) else None
+    drift = f"{facts.drifted} of {facts.again}" if facts.again else "–"
+    shares = [known, facts.flips, facts.first, facts.longer, *(facts.controls.get(one) for one in (COPY, NULL))]
+    told = map(percent, shares)
+    return (facts.name, next(told), f"{facts.asked:,}", f"{100 * facts.missed:.1f}", *told, drift)
+
+
+def percent(share: Estimate | None) -> str:
+    """A share with its error, in per cent."""
+    if share is None:
+        return "–"
+    error = "" if share.se is None else f" ± {100 * share.se:.1f}"
+    return f"{100 * share.value:.1f}{error}"
+
+
+def descriptions(study: StudyRecord) -> list[tuple[str, str]]:
+    """(name, who it is) of every judge."""
+    return [(facts.name, facts.description) for facts in judge_facts(study)]
+
+
+def reasons(study: StudyRecord) -> list[tuple[str, str]]:
+    """(judge, contests without a verdict by reason), of those that have any."""
+    return [
+        (facts.name, "; ".join(f"{why}: {count:,}" for why, count in facts.missing.items()))
+        for facts in judge_facts(study)
+        if facts.missing
+    ]
+
+
+def agreement_rows(study: StudyRecord) -> list[Row]:
+    """(two judges, how often they are on one side) of every two."""
+    return [(f"{a} and {b}", percent(same)) for a, b, same in agreement_of_judges(study)]
+
+
+def secondary_rows(answer: Verdict, several_noises: bool) -> list[tuple[str, Mapping[str, str]]]:
+    """(axis, comparison) of every comparison on a secondary axis."""
+    return [(_axis(one), comparison_row(pair, several_noises)) for one in answer.secondary for pair in one.comparisons]
+
+
+def _axis(answer: Verdict) -> str:
+    return answer.axis if answer.axis.endswith("people") else f"{answer.axis} · {answer.judge}"
+
+
+def contest_rows(study: StudyRecord) -> list[Contest]:
+    """Every meeting of two arms at about the same KL, by every judge."""
+    found: dict[tuple[str, tuple[str, int], tuple[str, int]], dict[int, list[float]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
+    for one in study.judgements:
+        if one.against != OPPONENT and one.run not in CONTROLS and not one.again and one.preference is not None:
+            where = one.judge, (one.run, one.step), (one.against, one.against_step)
+            found[where][one.prompt_id].append(one.preference)
+    names, kls = run_names(study), {(row.run, row.step): row.kl or 0.0 for row in study.results}
+    rows = []
+    for (judge, a, b), of in found.items():
+        wins = clustered_mean([float(np.mean(values)) for values in of.values()], list(of))
+        far = f"{kls.get(a, 0):.2g} and {kls.get(b, 0):.2g}"
+        rows.append(Contest(names.get(a[0], a[0]), names.get(b[0], b[0]), far, judge, percent(wins)))
+    return rows
+
+
+def people_rows(study: StudyRecord) -> list[Row]:
+    """(run, the judge alone, people alone, both together, what the judge saves) of every run end that was voted on."""
+    names = run_names(study)
+    return [
+        (
+            names.get(run, run),
+            percent(found.judge),
+            percent(found.people),
+            percent(found.both),
+            "–" if found.saved is None else f"× {found.saved:.2f}",
+        )
+        for run, found in people_of(study)
+    ]
+
+
+def people_told(answer: Verdict) -> str:
+    """How much people voted on, in a sentence; "" where nobody did."""
+    notes = [note for one in answer.secondary for note in one.caveats if note.startswith("People voted")]
+    return notes[0] if notes else ""
+
+
+def may_conclude(study: StudyRecord, answer: Verdict) -> Iterator[str]:
+    """What a win rate by a judge lets a reader conclude, and what it does not."""
+    if answer.axis == "reward" or not judge_facts(study):
+        return
+    yield f"May be concluded: which arm judge {answer.judge} prefers more often at the same KL, on prompts like these."
+    yield "May not: that people would. Votes of people on a random part of the same pairs would tell, and correct it."
+    made = [pair for pair in answer.comparisons if pair.verdict == "no difference" and pair.detectable]
+    if made:
+        yield f"May not: that the arms are equal. {_seen(made)}"
+
+
+def _seen(made: Sequence[Comparison]) -> str:
+    points = number(100 * max(pair.detectable or 0.0 for pair in made), 10.0)
+    return f"A lead of {points} points of win rate would have been found in four of five such studies."
+
+
+def judging_of(study: StudyRecord, answer: Verdict) -> dict[str, Any]:
+    """What the page is filled with."""
+    return {
+        "judge_heads": HEADS,
+        "judge_rows": judge_rows(study),
+        "judge_descriptions": descriptions(study),
+        "judge_reasons": reasons(study),
+        "judge_agreement": agreement_rows(study),
+        "secondary": secondary_rows(answer, len(study.noises()) > 1),
+        "contests": contest_rows(study),
+        "people": people_rows(study),
+        "people_told": people_told(answer),
+        "may_conclude": list(may_conclude(study, answer)),
+    }

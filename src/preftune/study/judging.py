@@ -1,0 +1,241 @@
+"""The judges of a study at work: what was asked already is not asked again, and how far a judge agrees with people.
+
+What a judge has said is in `judgements.jsonl`; what it had no verdict on is asked once more when a study goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..console import say, track
+from ..data import Ballot, TokenSet
+from ..errors import UserError
+from ..evidence import (
+    IDENTICAL,
+    JUDGEMENTS_FILE,
+    Judgement,
+    Sample,
+    VoteTable,
+    accuracy,
+    append_records,
+    judges_of,
+    read_info,
+    read_judgements,
+    read_study,
+)
+from ..judges import (
+    CLASSIFIER,
+    MODEL,
+    REWARD,
+    Contest,
+    Endpoint,
+    JudgeSpec,
+    Jury,
+    Opinion,
+    PairJudge,
+    Scored,
+    addresses_judge,
+    judge_by_reward,
+    open_classifier,
+    open_endpoint,
+    open_local,
+)
+from ..model import RewardModel, return_freed_memory, tokens_per_pass
+from .meetings import Asked, Judged, Meet, contests_of, draw_opponents, meetings
+
+AT_ONCE = 64  # contests between two writes
+AGREEMENT = 200  # held-out votes that a judge is compared with, at most
+REPEATED = 20  # contests that are asked again, once, to see whether a judge drifts
+
+
+# --- asking -----------------------------------------------------------------------------------------------------------
+
+
+def ask(judge: PairJudge, asked: Sequence[Asked], path: Path) -> None:
+    """Ask what the judge has given no verdict on yet, and keep its answers as they come."""
+    known = {one.contest for one in read_judgements(path) if one.preference is not None} if path.exists() else set()
+    left = [(to, contest) for to, contest in _named(judge, asked) if to.contest not in known]
+    same = [to for to, contest in left if contest.a == contest.b]
+    append_records(path, [replace(to, first=0.5, second=0.5, why=IDENTICAL) for to in same])
+    left = [(to, contest) for to, contest in left if contest.a != contest.b]
+    if left and isinstance(judge, Endpoint):
+        say(f"judge {judge.name}: {judge.estimate([contest for _, contest in left])}")
+    for start in track(range(0, len(left), AT_ONCE), f"judge {judge.name}"):
+        part = left[start : start + AT_ONCE]
+        opinions = judge.prefer([contest for _, contest in part])
+        append_records(path, [_answered(to, said) for (to, _), said in zip(part, opinions, strict=True)])
+
+
+def ask_again(judge: PairJudge, asked: Sequence[Asked], path: Path) -> None:
+    """Ask some contests once more, if that was not done, without whatever the judge remembers."""
+    known = [one for one in read_judgements(path) if one.judge == judge.name]
+    if any(one.again for one in known):
+        return
+    told = {one.contest for one in known if one.preference is not None and one.why != IDENTICAL}
+    some = [(to, contest) for to, contest in _named(judge, asked) if to.contest in told]
+    some = sorted(some, key=lambda one: _order(repr(one[0].contest)))[:REPEATED]
+    anew = getattr(judge, "again", judge.prefer)([contest for _, contest in some])
+    append_records(path, [replace(_answered(to, said), again=True) for (to, _), said in zip(some, anew, strict=True)])
+
+
+def _named(judge: PairJudge, asked: Sequence[Asked]) -> list[Asked]:
+    return [(replace(to, judge=judge.name), contest) for to, contest in asked]
+
+
+def _answered(to: Judgement, said: Opinion) -> Judgement:
+    return replace(to, first=said.first, second=said.second, why=said.why)
+
+
+def _order(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+
+
+def agreement_with_votes(judge: PairJudge, ballots: Sequence[Ballot]) -> dict[str, Any]:
+    """How often the judge is on the side of held-out votes, ties one half, with its interval over prompts; {} without.
+
+    Of at most `AGREEMENT` votes, by prompts in a fixed order.
+    """
+    chosen: list[tuple[Contest, float, float, int]] = []
+    for place, ballot in enumerate(sorted(ballots, key=lambda ballot: _order(repr(ballot.prompt)))):
+        ended = ballot.ended or (True,) * len(ballot.responses)
+        for vote in ballot.votes:
+            a, b = ballot.responses[vote.a], ballot.responses[vote.b]
+            contest = Contest(ballot.prompt, a, b, ended[vote.a], ended[vote.b])
+            chosen.append((contest, vote.p, vote.weight, place))
+    chosen = [one for one in chosen if one[0].a != one[0].b][:AGREEMENT]
+    if not chosen:
+        return {}
+    opinions = judge.prefer([contest for contest, *_ in chosen])
+    pairs = zip(chosen, opinions, strict=True)
+    known = [(said.preference, p, weight, at) for (_, p, weight, at), said in pairs if said.preference is not None]
+    if not known:
+        return {"votes": 0, "missing": len(chosen)}
+    f, p, weight, prompt = (np.array(values, dtype=float) for values in zip(*known, strict=True))
+    found = accuracy(VoteTable(f - 0.5, p, weight, tuple((int(one),) for one in prompt)))
+    low, high = found.interval() if found.se is not None else (None, None)
+    flips = [
+        (said.first - 0.5) * (said.second - 0.5) < 0
+        for said in opinions
+        if said.first is not None and said.second is not None
+    ]
+    return {
+        "accuracy": {"value": found.value, "se": found.se, "low": low, "high": high},
+        "votes": len(known),
+        "prompts": len(set(prompt.tolist())),
+        "missing": len(chosen) - len(known),
+        "flips": float(np.mean(flips)) if flips else None,
+    }
+
+
+# --- a whole study ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The judges of a study: who they are, the votes that `reward` is fitted on, and held-out ballots to test them."""
+
+    jury: Jury = field(default_factory=Jury)
+    votes: TokenSet | None = None
+    held_out: tuple[Ballot, ...] = ()
+    digests: frozenset[str] = frozenset()  # of the prompts of those votes
+
+    def __bool__(self) -> bool:
+        return bool(self.jury.specs)
+
+
+def open_judge(spec: JudgeSpec, panel: Panel, judged: Judged, fit: Callable[[], RewardModel]) -> PairJudge:
+    """The judge, ready to be asked; `fit` makes the reward model that `reward` is. Raises UserError for one that
+    cannot judge."""
+    settings: dict[str, Any] = {"precision": judged.models.precision, "device": str(judged.models.base.device)}
+    if spec.judge is not None:
+        return spec.judge
+    if spec.kind == REWARD:
+        return judge_by_reward(fit(), judged.models, micro_tokens=tokens_per_pass(judged.models.base.device))
+    if spec.kind == CLASSIFIER:
+        return open_classifier(spec.where, **settings)
+    assert panel.jury.wording is not None
+    if spec.kind == MODEL:
+        return open_local(spec.where, wording=panel.jury.wording, **settings)
+    return open_endpoint(spec.where, panel.jury.model, wording=panel.jury.wording, budget=panel.jury.budget or None)
+
+
+def describe_judges(panel: Panel, judged: Judged, *, test: bool) -> list[dict[str, Any]]:
+    """What `study.json` says of the judges before the first run: each is opened once, and with `test` asked about
+    held-out votes, so that one that cannot judge is known before anything is trained. What is fitted later tells itself
+    then."""
+    path = judged.folder / "study.json"
+    known = {judge["name"]: judge for judge in read_info(judged.folder)["judges"]} if path.exists() else {}
+    described: list[dict[str, Any]] = []
+    for spec in panel.jury.specs:
+        if spec.kind == REWARD:
+            described.append({"name": spec.name, "description": "a reward model that is still to be fitted"})
+            continue
+        judge = open_judge(spec, panel, judged, _never)
+        own = {"name": judge.name, "description": judge.description, "identity": dict(judge.identity)}
+        agrees = known.get(judge.name, {}).get("agreement", {})
+        if test and not agrees:
+            say(f"judge {judge.name}: asked about held-out votes first")
+            agrees = agreement_with_votes(judge, panel.held_out)
+        described.append(own | {"agreement": agrees})
+        del judge
+        return_freed_memory()
+    return described
+
+
+def _never() -> RewardModel:
+    raise AssertionError("is not fitted here")
+
+
+def judge_study(panel: Panel, judged: Judged, fit: Callable[[], RewardModel], meet: Meet = meetings) -> dict[str, Any]:
+    """Have every judge of the study say what it thinks of all run ends, and of those that `meet`; what `study.json` is
+    to say of them."""
+    if not panel:
+        return {}
+    opponents, study = draw_opponents(judged), read_study(judged.folder)
+    ends = study.ends()
+    asked = contests_of(judged, ends, meet(ends), [*study.samples, *opponents])
+    known = judges_of(study)
+    described = []
+    for spec in panel.jury.specs:
+        judge = open_judge(spec, panel, judged, fit)
+        own: dict[str, Any] = {"name": judge.name, "description": judge.description, "identity": dict(judge.identity)}
+        if spec.kind == REWARD:
+            own["identity"] |= {"base": judged.models.base.sha256}
+        if isinstance(judge, Scored):
+            own["fit"] = dict(judge.reward.info)
+        before = known.get(judge.name, {})
+        path = judged.folder / JUDGEMENTS_FILE
+        ask(judge, asked, path)
+        ask_again(judge, asked, path)
+        agrees = before.get("agreement") or agreement_with_votes(judge, panel.held_out)
+        described.append(own | {"agreement": agrees})
+        del judge
+        return_freed_memory()
+    order = [*known, *(own["name"] for own in described)]
+    described.sort(key=lambda own: order.index(own["name"]))  # whoever was named first answers
+    return {"judges": described, "addressed": addressed([*study.samples, *opponents])}
+
+
+def check_apart(judges: Sequence[Mapping[str, Any]], taught: Collection[str | None]) -> None:
+    """Raises UserError if some arm learns from a judge: it would be asked how well it was obeyed.
+
+    `taught` are the hashes of the reward models that arms learn from.
+    """
+    for judge in judges:
+        own = judge.get("identity", {}).get("model")
+        if own is not None and own in taught:
+            raise UserError(
+                f"--judge {judge['name']}: is the reward model that some arm learns from; name another judge"
+            )
+
+
+def addressed(samples: Sequence[Sample]) -> dict[str, int]:
+    """How many responses of each run seem to speak to a judge."""
+    return dict(Counter(sample.run for sample in samples if addresses_judge(sample.response)))
