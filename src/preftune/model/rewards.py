@@ -121,8 +121,10 @@ def _read_record(path: Path) -> dict[str, Any]:
         return {}
     try:
         record: dict[str, Any] = json.loads((path / RECORD).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--reward {path}: {RECORD} is not JSON ({error})") from error
+    if not isinstance(record, dict):
+        raise UserError(f"--reward {path}: {RECORD} should be a JSON object")
     return record
 
 
