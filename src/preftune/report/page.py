@@ -18,6 +18,7 @@ from .cards import cards, headline, in_sight, progress
 from .curves import RATIOS, length_panel, training_panels
 from .downloads import downloads
 from .facts import DATA_WORDS, Fact, compared, duration, facts, look_rows, rate_rows
+from .folding import cut
 from .frontier import frontier_panels, proxy_panels
 from .judging import opinions
 from .jury import judging_of
@@ -90,7 +91,7 @@ def _environment() -> jinja2.Environment:
 def _printed(value: Any) -> Any:
     """How the template prints a value: text without anything hidden, whole numbers with commas, None as a dash."""
     if type(value) is str:
-        return harmless(value)
+        return cut(harmless(value))
     if value is None:
         return "–"
     if type(value) is int:
