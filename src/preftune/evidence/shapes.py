@@ -22,20 +22,16 @@ LOOK = {"seeds": int, "prompts": int, "alpha": NUMBER}
 SHAPES: dict[str, Any] = {
     "steps": {str: int},
     "arm_betas": {str: [NUMBER]},
-    "targets": {str: str},
-    "opinions": {str: str},
     "failed": {str: str},
-    "seconds": {str: NUMBER},
-    "notes": [str],
     "caveats": [str],
     "grown": [{"added": {str: list}}],
-    "looks": {"schedule": [LOOK], "done": [{**LOOK, "hours": NUMBER, "sentence?": str}], "ended": str},
+    "looks": {"schedule": [LOOK], "done": [{**LOOK, "hours?": NUMBER, "sentence?": str}], "ended": str},
     "pilots": {str: {"lr": NUMBER, "reason": str, "tried": [dict]}},
     "judges": [
         {"name": str, "description?": str, "identity?": dict, "agreement?": {"accuracy?": dict}, "fit?": dict},
     ],
     "addressed": {str: int},
-    "gold": (None, {"name?": str, "description?": str}),
+    "gold": (None, {}),
 }
 
 
