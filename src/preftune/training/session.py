@@ -189,7 +189,7 @@ class _Ongoing:
         except KeyboardInterrupt:
             self.stop(step)
         self.passed = sum(mark <= step for mark in self.marks)
-        if 0 < step < self.total:  # after the last one the policy itself is saved
+        if step:
             self.save(step)
 
     def save_at_times(self, step: int) -> None:
