@@ -35,6 +35,7 @@ TORCH_FREE = (
     ".data.baselines import fit_baselines",
     ".data.tokens import text_format",
     ".checking import *",
+    ".people import *",
     ".methods import METHODS, find_method, AmortizedOptions",
     ".training import make_recipe, parse_arm; parse_arm('ppo[rollouts=2]'); make_recipe('gpo', {'lr': 1e-3})",
     ".study import settle_run, settle_study; settle_study('dpo,ppo', rollouts=3)",

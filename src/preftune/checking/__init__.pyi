@@ -1,5 +1,6 @@
 from .checked import Checked as Checked
 from .checked import check_file as check_file
+from .contests import agreement_on as agreement_on
 from .finding import Finding as Finding
 from .findings import fails_strictly as fails_strictly
 from .findings import findings_of as findings_of

@@ -83,7 +83,7 @@ def weigh(kept: Kept, *, named: bool, winner_first: bool) -> Contests:
         contradicted_rows=_rows(kept, votes.first[both]),
         circles=len(np.unique(votes.prompt[circling])),
         circle_rows=_rows(kept, votes.first[circling]),
-        agreement=_agreement(units, symmetric=winner_first),
+        agreement=agreement_on(units, symmetric=winner_first),
         split_leaks=tuple(_leaks_between(loose, np.frombuffer(kept.split, np.uint8), kept.splits)),
     )
 
@@ -201,7 +201,8 @@ def _circling(votes: _Pairs) -> npt.NDArray[np.bool_]:
     return circling
 
 
-def _agreement(counts: Counts, *, symmetric: bool) -> Agreement | None:
+def agreement_on(counts: Counts, *, symmetric: bool) -> Agreement | None:
+    """How far votes on the same pairs agree: `counts` [pairs, 3] of a, b and neither; None on fewer than two pairs."""
     units = counts[counts.sum(axis=1) >= 2]
     if len(units) < 2:
         return None

@@ -99,6 +99,11 @@ OWN: dict[str, Flag] = {
     "judge-budget": Flag(str, "what an endpoint may be asked, such as 2000 calls or 500000tokens (default: no limit)"),
     "pairs": Flag(str, "write blind pairs of samples for people to vote on, a JSON line each"),
     "human-votes": Flag(str, "votes of people on those pairs, which correct the judge"),
+    "by": Flag(str, "who votes, where it is one person (default: the page asks)"),
+    "against": Flag(str, "arms: two arms meet, at about the same KL (default); reference: run ends meet it"),
+    "host": Flag(str, "address to serve on, for others too: whoever has the link (default: this machine alone)"),
+    "port": Flag(int, "port to serve on (default: 8787)"),
+    "overlap": Flag(float, "share of the pairs that everybody is asked about (default: 0.2)"),
     "reward": Flag(str, "folder of a reward model (default: one is fitted to the same votes)"),
     "prompt": Flag(str, "a prompt, as text"),
     "size": Flag(str, "default, or full for a larger grid"),
@@ -121,7 +126,8 @@ OWN: dict[str, Flag] = {
         switch=True,
     ),
 }
-NARGS: dict[str, Any] = {"folders": "+", "what": "?", "out_file": "?"}  # positional arguments that may be many, or none
+# Positional arguments that may be many, or none.
+NARGS: dict[str, Any] = {"folders": "+", "what": "?", "out_file": "?", "name": "?"}
 
 
 def declared(name: str, method: str = "") -> Flag | None:

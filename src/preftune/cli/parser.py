@@ -12,7 +12,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from ..errors import UserError
 from ..methods import METHODS
-from . import compare, data, demo, doctor, evaluate, judge, lab, plan, report, sample, train
+from . import arena, compare, data, demo, doctor, evaluate, judge, lab, label, people, plan, report, sample, train
 from .command import Command
 from .flags import NARGS, all_flags, find_flag, option_flags, rate, settings_flags
 
@@ -24,6 +24,9 @@ COMMANDS: Mapping[str, Command] = {
     "train": train.COMMAND,
     "evaluate": evaluate.COMMAND,
     "judge": judge.COMMAND,
+    "label": label.COMMAND,
+    "arena": arena.COMMAND,
+    "people": people.COMMAND,
     "sample": sample.COMMAND,
     "lab": lab.COMMAND,
     "report": report.COMMAND,

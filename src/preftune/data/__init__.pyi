@@ -1,3 +1,4 @@
+from .ballots import TOOLS as TOOLS
 from .ballots import Annotation as Annotation
 from .ballots import Ballot as Ballot
 from .ballots import BallotSet as BallotSet
@@ -31,6 +32,7 @@ from .reading import prompt_in as prompt_in
 from .reading import read_ballots as read_ballots
 from .reading import read_prompts as read_prompts
 from .reading import stream_ballots as stream_ballots
+from .reading import unvoted_ballot as unvoted_ballot
 from .reading import write_ballots as write_ballots
 from .templates import Refused as Refused
 from .templates import template_options as template_options

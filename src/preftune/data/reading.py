@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -200,6 +201,19 @@ def prompt_in(row: Mapping[str, Any], *, columns: str | Mapping[str, str] = "") 
         return _prompt_of(row, How(parse_columns(columns) if columns else {}))
     except (ValueError, RecursionError, Unusable):
         return None
+
+
+def unvoted_ballot(row: Mapping[str, Any], number: str = "") -> Ballot | None:
+    """The ballot of a row with a prompt and `responses`, or `a` and `b`, that nobody voted on; None if it is none."""
+    fields = {name: value for name, value in row.items() if name not in ("a", "b", "votes", "annotations")}
+    fields.setdefault("responses", [row.get("a"), row.get("b")])
+    if not isinstance(fields["responses"], list):
+        return None
+    both = combinations(range(len(fields["responses"])), 2)
+    with suppress(ValueError, RecursionError, Unusable):
+        _, plain = plain_of(fields_of({**fields, "votes": [{"a": a, "b": b, "p": 0.5} for a, b in both]}), How({}))
+        return replace(ballot_of(plain, number).ballot, votes=())
+    return None
 
 
 def write_ballots(ballots: Iterable[Ballot], path: str | Path) -> None:

@@ -14,6 +14,7 @@ NULL = "null response"
 CONTROLS = (COPY, NULL)
 JUDGEMENTS_FILE = "judgements.jsonl"
 OPPONENTS_FILE = "opponents.jsonl"  # samples of the opponent and of the controls
+PEOPLE_JUDGE = "people"  # who judged two runs that met, in an arena
 PEOPLE_FILE = "human-votes.jsonl"
 IDENTICAL = "the texts are identical"  # a tie, and nobody was asked
 

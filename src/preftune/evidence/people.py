@@ -8,9 +8,11 @@ voted on a random part of the prompts, at the same ones of every run.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -19,11 +21,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from .judgements import OPPONENT, PEOPLE_FILE, HumanVote
-from .results import Result, Sample, StudyRecord
+from .judgements import JUDGEMENTS_FILE, OPPONENT, PEOPLE_FILE, PEOPLE_JUDGE, HumanVote, Judgement
+from .results import Result, Sample, StudyRecord, read_judgements
 from .rows import latest, read_lines, write_records
 from .stats import Floats
 
+APART = 2.0  # two ends meet if one has at most so many times the KL of the other
 WINS = {"tie": 0.5, "both_bad": 0.5}  # beside a and b
 
 
@@ -60,6 +63,19 @@ def _pair(own: Sample, other: Sample) -> Pair:
 
 def _hash(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def arms_met(ends: Sequence[Result]) -> Iterator[tuple[Result, Result]]:
+    """Pairs of run ends of two arms at about the same KL: the nearest two at each seed and rate of label noise."""
+    groups: dict[tuple[int, float], dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
+    for row in ends:
+        if row.kl is not None and row.kl > 0:
+            groups[row.seed, row.noise][row.arm].append(row)
+    for arms in groups.values():
+        for a, b in itertools.combinations(arms.values(), 2):
+            pair = min(itertools.product(a, b), key=lambda pair: abs(math.log((pair[0].kl or 1) / (pair[1].kl or 1))))
+            if abs(math.log((pair[0].kl or 1) / (pair[1].kl or 1))) <= math.log(APART):
+                yield pair
 
 
 def write_pairs(study: StudyRecord, path: Path) -> int:
@@ -106,6 +122,24 @@ def keep_votes(study: StudyRecord, path: Path) -> tuple[int, int]:
     kept = {vote.where: vote for vote in (*before, *votes)}
     write_records(there, kept.values())
     return len(votes), empty
+
+
+def keep_people(folder: Path, votes: Sequence[HumanVote], instead_of: Collection[str]) -> None:
+    """Keep votes on run ends and the opponent beside those that are there, in the place of all by certain people."""
+    path = folder / PEOPLE_FILE
+    before = read_human_votes(path) if path.exists() else ()
+    kept = {vote.where: vote for vote in (*(vote for vote in before if vote.by not in instead_of), *votes)}
+    if kept or path.exists():
+        write_records(path, kept.values())
+
+
+def keep_meetings(folder: Path, votes: Sequence[Judgement]) -> None:
+    """Keep what people said of two runs that met, a line a contest, in the place of what they said before."""
+    path = folder / JUDGEMENTS_FILE
+    before = read_judgements(path) if path.exists() else ()
+    kept = [*(one for one in before if one.judge != PEOPLE_JUDGE), *votes]
+    if kept or path.exists():
+        write_records(path, kept)
 
 
 def _lines(path: Path) -> list[tuple[int, dict[str, Any]]]:

@@ -102,7 +102,7 @@ def _printed(value: Any) -> Any:
 
 
 def _has(place: str, fill: Mapping[str, Any]) -> bool:
-    judged = fill["info"]["gold"] or fill["rewards"] or fill["opinions"] or fill["judge_rows"]
+    judged = fill["info"]["gold"] or fill["rewards"] or fill["opinions"] or fill["judge_rows"] or fill["contests"]
     shown = {
         "differ": fill["beside"],
         "wins": fill["matrix"],

@@ -25,6 +25,7 @@ from ..evidence import (
     VoteTable,
     accuracy,
     append_records,
+    arms_met,
     judges_of,
     read_info,
     read_judgements,
@@ -48,7 +49,7 @@ from ..judges import (
     open_local,
 )
 from ..model import RewardModel, return_freed_memory, tokens_per_pass
-from .meetings import Asked, Judged, Meet, contests_of, draw_opponents, meetings
+from .meetings import Asked, Judged, Meet, contests_of, draw_opponents
 
 AT_ONCE = 64  # contests between two writes
 AGREEMENT = 200  # held-out votes that a judge is compared with, at most
@@ -193,7 +194,7 @@ def _never() -> RewardModel:
     raise AssertionError("is not fitted here")
 
 
-def judge_study(panel: Panel, judged: Judged, fit: Callable[[], RewardModel], meet: Meet = meetings) -> dict[str, Any]:
+def judge_study(panel: Panel, judged: Judged, fit: Callable[[], RewardModel], meet: Meet = arms_met) -> dict[str, Any]:
     """Have every judge of the study say what it thinks of all run ends, and of those that `meet`; what `study.json` is
     to say of them."""
     if not panel:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +24,6 @@ from .evaluate import make_samples
 from .questions import Questions
 from .rewards import reference_rollouts
 
-APART = 2.0  # two ends meet if one has at most so many times the KL of the other
 NOTHING = "I am not sure what to say."  # the null response
 Meet = Callable[[Sequence[Result]], Iterable[tuple[Result, Result]]]
 Asked = tuple[Judgement, Contest]  # what is to be asked, and where the answer goes
@@ -66,19 +63,6 @@ def _nothing(judged: Judged, questions: Questions) -> list[Sample]:
         Sample(NULL, 0, questions.first + i, text, 0, NOTHING, tokens, True, 0.0)
         for i, text in enumerate(questions.texts)
     ]
-
-
-def meetings(ends: Sequence[Result]) -> Iterator[tuple[Result, Result]]:
-    """Pairs of run ends of two arms at about the same KL: the nearest two at each seed and rate of label noise."""
-    groups: dict[tuple[int, float], dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
-    for row in ends:
-        if row.kl is not None and row.kl > 0:
-            groups[row.seed, row.noise][row.arm].append(row)
-    for arms in groups.values():
-        for a, b in itertools.combinations(arms.values(), 2):
-            pair = min(itertools.product(a, b), key=lambda pair: abs(math.log((pair[0].kl or 1) / (pair[1].kl or 1))))
-            if abs(math.log((pair[0].kl or 1) / (pair[1].kl or 1))) <= math.log(APART):
-                yield pair
 
 
 def contests_of(

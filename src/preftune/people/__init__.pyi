@@ -1,0 +1,15 @@
+from .folders import AGAINST as AGAINST
+from .folders import BALLOTS_FILE as BALLOTS_FILE
+from .folders import LABELLED_FILE as LABELLED_FILE
+from .folders import back_up as back_up
+from .folders import export_votes as export_votes
+from .folders import figures_of as figures_of
+from .folders import leave_out_person as leave_out_person
+from .folders import open_arena as open_arena
+from .folders import open_labelling as open_labelling
+from .folders import remove_person as remove_person
+from .labels import Labelling as Labelling
+from .labels import labelling_of as labelling_of
+from .labels import read_labelling as read_labelling
+from .serving import Address as Address
+from .serving import check_installed as check_installed

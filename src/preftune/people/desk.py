@@ -1,0 +1,137 @@
+"""Who is asked about which pair next, as it follows from the log: the same after every restart.
+
+A pair that everybody is asked about is open to a person until they answered it; any other one until somebody voted on
+it. One that somebody has before their eyes is held for them for a while.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import islice
+from threading import RLock
+
+from .pairs import BOTH_BAD, TIE, Pair, is_shared
+from .store import SKIP, UNDO, VOTE, Said, Store
+
+HELD = 15 * 60.0  # seconds for which a pair that was handed out is kept for its person
+SHARE = 0.2  # of the pairs, asked of everybody
+
+
+class Queue:
+    """Which pairs are open to whom, from what was said so far."""
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        share: float = SHARE,
+        left_out: Collection[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.pairs, self.places = pairs, {pair.id: place for place, pair in enumerate(pairs)}
+        self._left_out = left_out  # whose votes are not enough
+        self._shared = [is_shared(pair, share) for pair in pairs]
+        self._answers: dict[str, dict[int, str]] = defaultdict(dict)  # of each person, the latest answer last
+        self._votes: dict[int, set[str]] = defaultdict(set)  # on each pair, by whom
+        self._held: dict[int, tuple[str, float]] = {}
+        self._start: dict[str, int] = {}  # nothing before it is open to the person
+        self._clock = clock
+
+    def add(self, said: Said) -> None:
+        """Take in a row of the log. One on a pair that is no longer there says nothing."""
+        place = self.places.get(said.pair)
+        if place is None:
+            return
+        self._answers[said.person].pop(place, None)
+        self._votes[place].discard(said.person)
+        if said.kind == VOTE and said.person not in self._left_out:
+            self._votes[place].add(said.person)
+        if said.kind == UNDO:
+            self._start = {person: min(start, place) for person, start in self._start.items()}
+        else:
+            self._answers[said.person][place] = said.kind
+            self._held.pop(place, None)
+
+    def next(self, person: str, count: int, have: Collection[str] = ()) -> list[Pair]:
+        """The next pairs for a person, who `has` some before their eyes already; they are held from now on."""
+        known = {self.places[name] for name in have if name in self.places}
+        found = list(islice((place for place in self._open(person) if place not in known), count))
+        now = self._clock()
+        self._held |= {place: (person, now) for place in (*found, *known) if not self._shared[place]}
+        return [self.pairs[place] for place in found]
+
+    def _open(self, person: str) -> Iterator[int]:
+        start, now = self._start.get(person, 0), self._clock()
+        while start < len(self.pairs) and self._closed(start, person):
+            start += 1
+        self._start[person] = start
+        for place in range(start, len(self.pairs)):
+            holder, since = self._held.get(place, (person, now))
+            if not self._closed(place, person) and (holder == person or now - since > HELD):
+                yield place
+
+    def _closed(self, place: int, person: str) -> bool:
+        """Whether the person answered it, or somebody voted who was enough."""
+        return place in self._answers[person] or (not self._shared[place] and bool(self._votes[place]))
+
+    def last(self, person: str) -> Pair | None:
+        """What the person answered last, as it stands."""
+        place = next(reversed(self._answers[person]), None)
+        return None if place is None else self.pairs[place]
+
+    def counts(self, person: str) -> dict[str, int]:
+        """How many votes and skips of this person stand. Nobody is told what others said."""
+        kinds = list(self._answers[person].values())
+        return {"votes": kinds.count(VOTE), "skips": kinds.count(SKIP)}
+
+
+class Desk:
+    """The store and the queue together: what happens when somebody asks for a pair, votes, or takes a vote back."""
+
+    def __init__(self, store: Store, pairs: Sequence[Pair], share: float = SHARE) -> None:
+        self.store, self.queue = store, Queue(pairs, share, store.left_out())
+        self._lock = RLock()
+        for said in store.standing():
+            self.queue.add(said)
+
+    def pair(self, name: str) -> Pair | None:
+        """The pair of that name."""
+        place = self.queue.places.get(name)
+        return None if place is None else self.queue.pairs[place]
+
+    def offer(self, person: str, count: int, have: Collection[str]) -> list[Pair]:
+        """The next pairs for a person."""
+        with self._lock:
+            return self.queue.next(person, count, have)
+
+    def counts(self, person: str) -> dict[str, int]:
+        """How much this person said."""
+        with self._lock:
+            return self.queue.counts(person)
+
+    def say(self, said: Said) -> Said:
+        """Keep a vote or a skip; what is kept under its id. Raises ValueError for a pair or a winner that is none."""
+        pair = self.pair(said.pair)
+        if pair is None:
+            raise ValueError("there is no such pair")
+        if said.kind not in (VOTE, SKIP) or (said.kind == VOTE) != (said.winner in (*pair.names, TIE, BOTH_BAD)):
+            raise ValueError("a vote names a response of its pair, tie or both_bad; a skip names none")
+        return self._keep(replace(said, left=pair.names[pair.sides(said.person)[0]]))
+
+    def undo(self, person: str, name: str) -> Pair | None:
+        """Take back what the person said last, by an undo of that id; the pair that is open again, None if none is."""
+        with self._lock:
+            last = self.queue.last(person)
+            kept = self._keep(Said(name, person, last.id if last else "", UNDO))
+            return self.pair(kept.pair)
+
+    def _keep(self, said: Said) -> Said:
+        with self._lock:
+            at = datetime.now(UTC).isoformat(timespec="milliseconds")
+            kept, new = self.store.append(replace(said, at=at))
+            if new:
+                self.queue.add(kept)
+            return kept
