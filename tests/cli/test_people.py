@@ -55,6 +55,7 @@ def test_votes_from_the_command_to_the_ballots_and_what_is_said_of_them(
     code, printed, _ = run("people", "show", out)
     assert code == 0 and "3 votes on 3 of 6 pairs" in printed and "ann" in printed and "3.0" in printed
     assert run("people", "leave-out", out, "ann")[:2] == (0, "ann: left out; exports are written anew\n")
+    assert run("people", "show", out)[1].endswith("ann: left out\n")
     assert (out / "labelled.jsonl").read_text() == ""
     assert run("people", "count-in", out, "ann")[0] == 0 and len((out / "votes.jsonl").read_text().splitlines()) == 3
     assert run("people", "export", out)[1].splitlines() == [

@@ -121,6 +121,33 @@ def test_votes_given_offline_wait_and_are_sent_once(visit: Any) -> None:
     assert len(opened.said()) == 2
 
 
+def test_a_vote_that_was_not_acknowledged_outlives_its_page_and_is_kept_once(visit: Any) -> None:
+    opened = visit(make_pairs())
+    context, address = opened.page.context, opened.page.url
+    context.route("**/api/vote", lambda route: route.abort())
+    opened.press("1")
+    sync_api.expect(opened.page.get_by_role("alert")).to_contain_text("1 of yours wait here")
+    context.unroute("**/api/vote")
+    later = context.new_page()
+    later.goto(address)
+    later.get_by_role("button", name="Begin").click()
+    sync_api.expect(later.locator("#count")).to_have_text("ann: 1 votes")
+    opened.counted("ann: 1 votes")
+    assert len(opened.said()) == 1
+
+
+def test_a_link_that_lets_nobody_in_says_so_and_drops_no_vote(visit: Any) -> None:
+    opened = visit(make_pairs())
+    shut = {"status": 401, "content_type": "application/json", "body": '{"error": "the link is not complete"}'}
+    opened.page.route("**/api/vote", lambda route: route.fulfill(**shut))
+    opened.press("1")
+    banner = opened.page.get_by_role("alert")
+    sync_api.expect(banner).to_contain_text("Not let in: the link is not complete. 1 of yours wait here")
+    opened.page.unroute("**/api/vote")
+    opened.counted("ann: 1 votes")
+    sync_api.expect(banner).to_be_hidden()
+
+
 def test_a_page_that_is_loaded_again_goes_on_where_it_was(visit: Any) -> None:
     opened = visit(make_pairs())
     opened.page.keyboard.press("1")

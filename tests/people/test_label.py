@@ -134,6 +134,15 @@ def test_other_ballots_find_no_place_in_a_folder_with_votes_and_more_of_them_do(
     assert len(read_labelling(out / "ballots.jsonl").pairs) == 7
 
 
+def test_a_file_of_somebody_else_is_not_written_over(tmp_path: Path) -> None:
+    ballots_file(tmp_path / "ballots.jsonl")
+    before = (tmp_path / "ballots.jsonl").read_bytes()
+    found = read_labelling(tmp_path / "ballots.jsonl", skip_bad=True)
+    with pytest.raises(UserError, match=r"has a ballots\.jsonl that `label` did not write"):
+        open_labelling(found, tmp_path, Address(), share=1.0)
+    assert (tmp_path / "ballots.jsonl").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
 def test_while_somebody_serves_a_second_one_is_refused_and_figures_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

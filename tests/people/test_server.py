@@ -197,7 +197,7 @@ def test_nobody_sees_what_another_said(client: TestClient, desk: Desk) -> None:
     found = post(client, "/api/next", {"by": "ann"})
     assert "bob" not in found.text and found.json()["votes"] == 0
     pair = desk.pair(found.json()["pairs"][0]["pair"])
-    assert pair and found.json()["pairs"][0] == pair_shown(pair, "ann")
+    assert pair and found.json()["pairs"][0] == pair_shown(pair, pair.sides("ann"))
 
 
 def test_one_person_need_not_say_who_they_are(desk: Desk, client: TestClient) -> None:
@@ -244,11 +244,11 @@ def test_every_hostile_text_is_served_as_json_without_its_bytes_acting(client: T
         answer = post(client, "/api/whole", {"pair": pair.id})
         assert answer.status_code == 200 and answer.headers["content-type"] == "application/json"
         assert set(answer.json()["texts"]) == set(pair.names)
-        json.dumps(pair_shown(pair, "ann"), ensure_ascii=False).encode()
+        json.dumps(pair_shown(pair, pair.sides("ann")), ensure_ascii=False).encode()
 
 
 def test_a_long_text_is_cut_and_comes_whole_when_it_is_asked_for() -> None:
     pair = Pair("p", "ask", ("word " * 100_000, "short"))
-    (long,) = (side for side in pair_shown(pair, "ann")["sides"] if side["more"])
+    (long,) = (side for side in pair_shown(pair, pair.sides("ann"))["sides"] if side["more"])
     assert long["more"] == 500_000 - MOST and len(long["html"]) < MOST + 100
     assert whole(pair)["texts"][pair.names[0]] == pair.texts[0]

@@ -19,7 +19,7 @@ from properties import tried
 from preftune.errors import UserError
 from preftune.people.desk import HELD, Desk, Queue
 from preftune.people.pairs import BOTH_BAD, TIE, Pair, in_order, is_shared, named
-from preftune.people.store import SKIP, UNDO, VOTE, Said, Store
+from preftune.people.store import AGAIN, SKIP, UNDO, VOTE, Said, Store
 from preftune.stopping import only_writer
 
 PEOPLE = ("ann", "bob", "cy")
@@ -171,6 +171,37 @@ def test_an_undo_opens_the_pair_again_and_a_resent_undo_undoes_nothing_more() ->
         assert desk.counts("ann") == {"votes": 2, "skips": 0} and desk.offer("ann", 1, ()) == [pair]
         assert [said.kind for said in store.log()] == [VOTE, VOTE, VOTE, UNDO]
         assert desk.undo("bob", "u") is None
+
+
+def test_now_and_then_a_pair_is_asked_again_on_the_other_sides_and_that_is_no_evidence() -> None:
+    with opened() as (_, store):
+        desk, asked, sides = Desk(store, make_pairs(80), 0.0), Counter[str](), []
+        for number in range(80):
+            (pair,) = desk.offer("ann", 1, ())
+            again = asked[pair.id] == 1
+            asked[pair.id] += 1
+            if again:
+                sides.append((desk.sides(pair, "ann"), pair.sides("ann")[::-1]))
+            kept = desk.say(Said(str(number), "ann", pair.id, VOTE, pair.names[0]))
+            left = pair.sides("ann")[1 if again else 0]
+            assert (kept.kind == AGAIN) == again and kept.left == pair.names[left]
+        assert len(store.repeats()) == 3 and all(seen == wanted for seen, wanted in sides)
+        assert len(store.standing()) == 77 and max(asked.values()) == 2
+        assert desk.counts("ann") == {"votes": 77, "skips": 0}
+        assert replayed_with_repeats(store) == desk.offer("ann", 99, ())
+
+
+def test_a_second_tab_replaces_a_vote_and_is_no_repetition() -> None:
+    with opened() as (_, store):
+        desk, pair = Desk(store, make_pairs(), 0.0), make_pairs()[0]
+        for name, winner in (("1", pair.names[0]), ("2", pair.names[1])):
+            assert desk.say(Said(name, "ann", pair.id, VOTE, winner)).kind == VOTE
+        (standing,) = store.standing()
+        assert standing.winner == pair.names[1] and desk.counts("ann") == {"votes": 1, "skips": 0}
+
+
+def replayed_with_repeats(store: Store) -> list[Pair]:
+    return Desk(store, make_pairs(80), 0.0).offer("ann", 99, ())
 
 
 def test_an_id_of_another_person_stands_in_nobodys_way() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError, nearest
 from .command import Command
 from .flags import Parsed
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def show(folder: Path, _: str) -> None:
@@ -79,10 +82,7 @@ def run(given: Parsed) -> None:
 
 
 def _print(found: Mapping[str, Any]) -> None:
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
     from ..text import harmless
 
@@ -91,24 +91,59 @@ def _print(found: Mapping[str, Any]) -> None:
         f"{found['votes']:,} votes on {found['voted']:,} of {found['pairs']:,} pairs, {found['skips']:,} skips, "
         f"{found['ties']:,} ties, {found['both_bad']:,} both bad. {found['agreement']}",
         markup=False,
+        soft_wrap=True,
     )
     if found["questions"]:
-        table = Table("comparison", "prompts", "the first wins", "always valid, 95% together", "more votes, about")
-        table.box, table.caption = box.SIMPLE, "more votes: for a lead of ten points, found in four of five cases"
-        for one in found["questions"]:
-            wins = "–" if one["wins"] is None else f"{100 * one['wins']:.1f}%"
-            more = "told apart" if one["clear"] else f"{one['more']:,}"
-            between = f"{100 * one['low']:.1f} to {100 * one['high']:.1f}%"
-            table.add_row(Text(harmless(one["name"])), f"{one['prompts']:,}", wins, between, more)
-        console.print(table)
-    people = Table("name", "votes", "skips", "median s", "left, %", "streak", "agrees, %", "", box=box.SIMPLE)
+        console.print(_questions(found["questions"]))
+    console.print(_people(found["people"]))
     for one in found["people"]:
-        told = "; ".join([*one["flags"], *(["left out"] if one["left_out"] else [])])
-        shares = ["–" if one[share] is None else f"{100 * one[share]:.0f}" for share in ("left", "agrees")]
+        if told := [*one["flags"], *(["left out"] if one["left_out"] else [])]:
+            console.print(harmless(f"{one['name']}: {'; '.join(told)}"), markup=False, soft_wrap=True)
+
+
+def _questions(asked: Sequence[Mapping[str, Any]]) -> Table:
+    """Every comparison as it stands."""
+    judged = any(one["judged"] for one in asked)
+    heads = ("with the judge",) if judged else ()
+    table = _table("comparison", "prompts", "the first wins, %", "always valid", *heads, "more votes")
+    table.caption = "always valid: 95% together; more votes: for a lead of ten points, in four of five cases, about"
+    for one in asked:
+        more = "told apart" if one["clear"] else f"{one['more']:,}"
+        wins = "–" if one["wins"] is None else f"{100 * one['wins']:.1f}"
+        both = one["judged"]
+        told = (f"{100 * both['wins']:.1f}: {_between(both)}" if both else "–",) if judged else ()
+        _add(table, one["name"], f"{one['prompts']:,}", wins, _between(one), *told, more)
+    return table
+
+
+def _between(one: Mapping[str, float]) -> str:
+    return f"{100 * one['low']:.1f} to {100 * one['high']:.1f}"
+
+
+def _people(seen: Sequence[Mapping[str, Any]]) -> Table:
+    """Everybody who voted."""
+    table = _table("name", "votes", "skips", "median s", "streak", "left, %", "agrees, %", "again, %")
+    for one in seen:
         seconds = "–" if one["seconds"] is None else f"{one['seconds']:.1f}"
-        counts = str(one["votes"]), str(one["skips"]), seconds, shares[0], str(one["streak"]), shares[1]
-        people.add_row(Text(harmless(one["name"])), *counts, told)
-    console.print(people)
+        counts = str(one["votes"]), str(one["skips"]), seconds, str(one["streak"])
+        shares = (one[share] for share in ("left", "agrees", "steady"))
+        _add(table, one["name"], *counts, *("–" if share is None else f"{100 * share:.0f}" for share in shares))
+    return table
+
+
+def _table(*heads: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    return Table(*heads, box=box.SIMPLE)
+
+
+def _add(table: Table, *cells: str) -> None:
+    from rich.text import Text
+
+    from ..text import harmless
+
+    table.add_row(*(Text(harmless(cell)) for cell in cells))
 
 
 COMMAND = Command(

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from ..data import Annotation, Ballot, kept_digests, merge_prompts, prompt_digest, prompt_in
 from ..errors import UserError
@@ -22,9 +23,12 @@ from ..evidence import (
     Result,
     Sample,
     StudyRecord,
+    anytime_interval,
+    enough,
     keep_meetings,
     keep_people,
     pairs_of,
+    people_of,
 )
 from .exports import win_of, winner_of
 from .pairs import BOTH_BAD, Pair, in_order, named
@@ -32,6 +36,15 @@ from .store import Said
 
 SAME = "pairs of identical texts"
 SEEN = "pairs on prompts that a run was trained on"
+
+
+class Together(NamedTuple):
+    """A win rate by people and a judge, and its interval, which holds however often it is looked at."""
+
+    wins: float
+    low: float
+    high: float
+
 
 Meeting = tuple[tuple[str, int], tuple[str, int]]  # two runs, each at its step
 Both = tuple[Sample, Sample]
@@ -149,6 +162,24 @@ def _judgements(arena: Arena, votes: Sequence[Said], pairs: Mapping[str, Pair]) 
 def _human_vote(own: Sample, other: Sample, said: Said, pair: Pair, name: str) -> HumanVote:
     where = own.run, own.step, own.prompt_id, own.sample, other.sample
     return HumanVote(*where, win_of(said, pair), name, said.winner == BOTH_BAD)
+
+
+def with_the_judge(arena: Arena, votes: Sequence[Said], planned: int, alpha: float) -> dict[str, Together]:
+    """What people and the judge of the study say together of each run end, by its question; nothing without a judge, or
+    before there are votes enough for an interval that is one for large samples."""
+    pairs = {pair.id: pair for pair in arena.pairs}
+    questions = {own.run: pairs[name].question for name, (own, _) in arena.samples.items()}
+    found = [_human_vote(*arena.samples[said.pair], said, pairs[said.pair], said.person) for said in votes]
+    wins: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for vote in found:
+        wins[vote.run][vote.prompt_id].append(vote.win)
+    told = {}
+    for run, powered in people_of(replace(arena.study, people=tuple(found))) if not arena.meetings else ():
+        means = [sum(each) / len(each) for each in wins[run].values()]
+        counts = sum(one > 0.5 for one in means), means.count(0.5), sum(one < 0.5 for one in means)
+        if enough(*counts):
+            told[questions[run]] = Together(powered.both.value, *anytime_interval(powered.both, planned, alpha))
+    return told
 
 
 def as_ballots(arena: Arena, votes: Sequence[Said], names: Mapping[str, str]) -> tuple[Ballot, ...]:

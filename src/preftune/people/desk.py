@@ -11,14 +11,15 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import chain, islice
 from threading import RLock
 
-from .pairs import BOTH_BAD, TIE, Pair, is_shared
-from .store import SKIP, UNDO, VOTE, Said, Store
+from .pairs import BOTH_BAD, TIE, Pair, is_shared, named
+from .store import AGAIN, SKIP, UNDO, VOTE, Said, Store
 
 HELD = 15 * 60.0  # seconds for which a pair that was handed out is kept for its person
 SHARE = 0.2  # of the pairs, asked of everybody
+EVERY, LATER = 25, 10  # votes between two pairs that a person is asked again, and between a pair and its repetition
 
 
 class Queue:
@@ -36,6 +37,7 @@ class Queue:
         self._shared = [is_shared(pair, share) for pair in pairs]
         self._answers: dict[str, dict[int, str]] = defaultdict(dict)  # of each person, the latest answer last
         self._votes: dict[int, set[str]] = defaultdict(set)  # on each pair, by whom
+        self._again: dict[str, set[int]] = defaultdict(set)  # what each person was asked twice
         self._held: dict[int, tuple[str, float]] = {}
         self._start: dict[str, int] = {}  # nothing before it is open to the person
         self._clock = clock
@@ -44,6 +46,9 @@ class Queue:
         """Take in a row of the log. One on a pair that is no longer there says nothing."""
         place = self.places.get(said.pair)
         if place is None:
+            return
+        if said.kind == AGAIN:
+            self._again[said.person].add(place)
             return
         self._answers[said.person].pop(place, None)
         self._votes[place].discard(said.person)
@@ -58,10 +63,24 @@ class Queue:
     def next(self, person: str, count: int, have: Collection[str] = ()) -> list[Pair]:
         """The next pairs for a person, who `has` some before their eyes already; they are held from now on."""
         known = {self.places[name] for name in have if name in self.places}
-        found = list(islice((place for place in self._open(person) if place not in known), count))
+        again = self.due(person)
+        first = [self.places[again.id]] if again else []
+        found = list(islice((place for place in chain(first, self._open(person)) if place not in known), count))
         now = self._clock()
         self._held |= {place: (person, now) for place in (*found, *known) if not self._shared[place]}
         return [self.pairs[place] for place in found]
+
+    def due(self, person: str) -> Pair | None:
+        """The pair that the person is to be asked again, on the other sides; mostly none.
+
+        It stays the same under later votes.
+        """
+        votes = [place for place, kind in self._answers[person].items() if kind == VOTE]
+        asked = self._again[person]
+        if len(votes) < EVERY * (len(asked) + 1):
+            return None
+        early = (place for place in votes[: EVERY * (len(asked) + 1) - LATER] if place not in asked)
+        return self.pairs[min(early, key=lambda place: named("again", self.pairs[place].id, person))]
 
     def _open(self, person: str) -> Iterator[int]:
         start, now = self._start.get(person, 0), self._clock()
@@ -94,7 +113,7 @@ class Desk:
     def __init__(self, store: Store, pairs: Sequence[Pair], share: float = SHARE) -> None:
         self.store, self.queue = store, Queue(pairs, share, store.left_out())
         self._lock = RLock()
-        for said in store.standing():
+        for said in (*store.standing(), *store.repeats()):
             self.queue.add(said)
 
     def pair(self, name: str) -> Pair | None:
@@ -119,7 +138,16 @@ class Desk:
             raise ValueError("there is no such pair")
         if said.kind not in (VOTE, SKIP) or (said.kind == VOTE) != (said.winner in (*pair.names, TIE, BOTH_BAD)):
             raise ValueError("a vote names a response of its pair, tie or both_bad; a skip names none")
-        return self._keep(replace(said, left=pair.names[pair.sides(said.person)[0]]))
+        with self._lock:
+            again = said.kind == VOTE and self.queue.due(said.person) == pair
+            left = pair.names[self.sides(pair, said.person)[0]]
+            return self._keep(replace(said, left=left, kind=AGAIN if again else said.kind))
+
+    def sides(self, pair: Pair, person: str) -> tuple[int, int]:
+        """Which response the person sees on the left, and which on the right: the other way round when asked again."""
+        with self._lock:
+            left, right = pair.sides(person)
+            return (right, left) if self.queue.due(person) == pair else (left, right)
 
     def undo(self, person: str, name: str) -> Pair | None:
         """Take back what the person said last, by an undo of that id; the pair that is open again, None if none is."""

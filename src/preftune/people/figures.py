@@ -19,12 +19,12 @@ from ..checking import agreement_on
 from ..evidence import clustered_mean, exact_interval
 from .exports import win_of, winner_of
 from .pairs import BOTH_BAD, TIE, Pair
-from .store import VOTE, Said
+from .store import VOTE, Said, Store
 
 LEVEL = 0.05
 LEAD = 0.1  # of a win rate over one half, that should be found in four of five cases
 LOOKED_AT = 1.9  # times as many votes as for one look, for an interval that always holds
-FEW = 10  # votes of a person before anything is said of them
+FEW, ASKED = 10, 4  # votes of a person, and repetitions, before anything is said of them
 COLUMN = {"a": 0, "b": 1}  # of neither: 2
 FAST, STREAK, ONE_SIDED = 1.5, 12, 0.001  # seconds; votes alike in a row; a chance
 
@@ -50,7 +50,8 @@ class Question:
 @dataclass(frozen=True)
 class Person:
     """What is seen of a person: `left` is the share of decided votes for the left side, `streak` the most votes in a
-    row with one button, `agrees` how often others say the same of a pair."""
+    row with one button, `agrees` how often others say the same of a pair, `steady` how often the person does when asked
+    again, of so many `repeats`."""
 
     name: str
     votes: int
@@ -59,6 +60,8 @@ class Person:
     left: float | None
     streak: int
     agrees: float | None
+    steady: float | None
+    repeats: int
     flags: tuple[str, ...]
     left_out: bool
 
@@ -114,18 +117,25 @@ def _same(votes: Sequence[Said]) -> Iterator[tuple[str, list[float]]]:
             yield pair, [float(a.winner == b.winner) for a, b in combinations(each, 2)]
 
 
-def people(standing: Sequence[Said], left_out: Collection[str]) -> list[Person]:
-    """What is seen of everybody, from what stands."""
+def people(standing: Sequence[Said], left_out: Collection[str], repeats: Sequence[Said] = ()) -> list[Person]:
+    """What is seen of everybody, from what stands, and from what was said when asked again."""
     of = defaultdict[str, list[Said]](list)
     winners = defaultdict[str, list[Said]](list)
     for said in standing:
         of[said.person].append(said)
         if said.kind == VOTE:
             winners[said.pair].append(said)
-    return [_person(name, said, winners, name in left_out) for name, said in sorted(of.items())]
+    before = {(said.person, said.pair): said.winner for said in standing if said.kind == VOTE}
+    same = defaultdict[str, list[float]](list)
+    for said in repeats:
+        if (said.person, said.pair) in before:
+            same[said.person].append(float(said.winner == before[said.person, said.pair]))
+    return [_person(name, said, winners, same[name], name in left_out) for name, said in sorted(of.items())]
 
 
-def _person(name: str, said: Sequence[Said], on: Mapping[str, Sequence[Said]], out: bool) -> Person:
+def _person(
+    name: str, said: Sequence[Said], on: Mapping[str, Sequence[Said]], same: Sequence[float], out: bool
+) -> Person:
     votes = [one for one in said if one.kind == VOTE]
     sides = [one.winner == one.left for one in votes if one.winner not in (TIE, BOTH_BAD)]
     buttons = [one.winner if one.winner in (TIE, BOTH_BAD) else str(one.winner == one.left) for one in votes]
@@ -136,10 +146,13 @@ def _person(name: str, said: Sequence[Said], on: Mapping[str, Sequence[Said]], o
     if len(votes) >= FEW:
         flags += [f"fast: {seconds:.1f} s a vote"] if seconds is not None and seconds < FAST else []
         flags += [f"{streak} times the same in a row"] if streak >= STREAK else []
+        flags += ["says something else when asked again"] if len(same) >= ASKED and sum(same) <= len(same) / 2 else []
         flags += ["nearly always one side"] if _chance(sum(sides), len(sides)) < ONE_SIDED else []
     left = sum(sides) / len(sides) if sides else None
     agrees = statistics.fmean(others) if others else None
-    return Person(name, len(votes), len(said) - len(votes), seconds, left, streak, agrees, tuple(flags), out)
+    counts = len(votes), len(said) - len(votes)
+    steady = statistics.fmean(same) if same else None
+    return Person(name, *counts, seconds, left, streak, agrees, steady, len(same), tuple(flags), out)
 
 
 def _chance(ones: int, n: int) -> float:
@@ -148,11 +161,10 @@ def _chance(ones: int, n: int) -> float:
     return min(2 * sum(math.comb(n, k) for k in range(most, n + 1)) * 0.5**n, 1.0)
 
 
-def standing_of(
-    standing: Sequence[Said], pairs: Mapping[str, Pair], left_out: Collection[str], names: Mapping[str, str]
-) -> dict[str, Any]:
+def standing_of(store: Store, pairs: Mapping[str, Pair], names: Mapping[str, str]) -> dict[str, Any]:
     """All figures, as the organiser's page takes them. `names`: what each question is called there."""
-    said = [one for one in standing if one.pair in pairs]
+    left_out = store.left_out()
+    said = [one for one in store.standing() if one.pair in pairs]
     votes = [one for one in said if one.kind == VOTE and one.person not in left_out]
     asked = questions(votes, pairs, names)
     return {
@@ -164,5 +176,5 @@ def standing_of(
         "both_bad": sum(one.winner == BOTH_BAD for one in votes),
         "questions": [asdict(one) | {"clear": one.clear} for one in asked],
         "agreement": agreement_told(votes, pairs),
-        "people": [asdict(one) for one in people(said, left_out)],
+        "people": [asdict(one) for one in people(said, left_out, store.repeats())],
     }

@@ -12,9 +12,9 @@ from ..data import Ballot, write_ballots
 from ..errors import UserError
 from ..evidence import StudyRecord, arms_met, read_study, write_json, write_records
 from ..stopping import only_writer
-from .arena import Arena, Meeting, arena_of, as_ballots, keep_as_evidence
+from .arena import Arena, Meeting, arena_of, as_ballots, keep_as_evidence, with_the_judge
 from .exports import counted, pseudonyms, vote_lines
-from .figures import standing_of
+from .figures import LEVEL, standing_of
 from .labels import Labelling, labelled, read_labelling
 from .pairs import Pair
 from .serving import Address, check_installed, serve
@@ -25,6 +25,7 @@ BALLOTS_FILE = "ballots.jsonl"  # what is labelled
 ARENA_FILE = "arena.json"  # who meets in an arena; the study is two folders up
 LABELLED_FILE = "labelled.jsonl"  # ballots with the votes of people
 LINES_FILE = "votes.jsonl"
+PLANNED = 200  # votes, where the interval of people and judge together is narrowest
 AGAINST = ("arms", "reference")
 
 Content = Labelling | Arena
@@ -37,6 +38,7 @@ Written = list[tuple[Path, str]]  # files, and what is in them
 def open_labelling(labelling: Labelling, folder: Path, address: Address, **who: Any) -> tuple[int, int]:
     """Have people label these ballots until somebody stops it; how many votes stand, on how many ballots."""
     check_installed("label")
+    _check_ours(folder)
     with only_writer(folder), Store(folder / VOTES_FILE) as store:
         _check_same(store, labelling, folder)
         write_ballots(labelling.ballots, folder / BALLOTS_FILE)
@@ -71,6 +73,13 @@ def meetings_of(study: StudyRecord) -> list[Meeting]:
     return found
 
 
+def _check_ours(folder: Path) -> None:
+    """Raises UserError for a folder with files of somebody else that would be written over."""
+    there = [name for name in (BALLOTS_FILE, LABELLED_FILE, LINES_FILE) if (folder / name).exists()]
+    if there and not (folder / VOTES_FILE).exists():
+        raise UserError(f"--out {folder}: has a {there[0]} that `label` did not write; name another folder")
+
+
 def _check_same(store: Store, content: Content, folder: Path) -> None:
     known = {pair.id for pair in content.pairs}
     if lost := sum(said.pair not in known for said in store.standing()):
@@ -78,17 +87,25 @@ def _check_same(store: Store, content: Content, folder: Path) -> None:
 
 
 def _serve(store: Store, content: Content, folder: Path, address: Address, who: Mapping[str, Any]) -> None:
-    pairs = {pair.id: pair for pair in content.pairs}
     blind = {question: f"comparison {k + 1}" for k, question in enumerate(_questions(content))}
-
-    def standing() -> Mapping[str, Any]:
-        return standing_of(store.standing(), pairs, store.left_out(), blind)
-
-    serve(store, content.pairs, standing, address, **who)
+    store.fact("planned votes", lambda: str(PLANNED))  # before the first one
+    serve(store, content.pairs, lambda: _standing(store, content, blind), address, **who)
 
 
 def _questions(content: Content) -> Mapping[str, str]:
     return content.questions if isinstance(content, Arena) else {}
+
+
+def _standing(store: Store, content: Content, names: Mapping[str, str]) -> Mapping[str, Any]:
+    """All figures, each question under a name; of run ends also what people and a judge say together."""
+    pairs = {pair.id: pair for pair in content.pairs}
+    found = standing_of(store, pairs, names)
+    if isinstance(content, Arena):
+        planned = int(store.fact("planned votes", lambda: str(PLANNED)))
+        told = with_the_judge(content, counted(store, pairs), planned, LEVEL / len(names))
+        for question, one in zip(names, found["questions"], strict=True):
+            one["judged"] = told[question]._asdict() if question in told else None
+    return found
 
 
 # --- afterwards -------------------------------------------------------------------------------------------------------
@@ -111,9 +128,8 @@ def _content(folder: Path) -> Content:
 def figures_of(folder: Path) -> Mapping[str, Any]:
     """How the votes stand, also while people vote."""
     content = _content(folder)
-    pairs = {pair.id: pair for pair in content.pairs}
     with Store(folder / VOTES_FILE, read_only=True) as store:
-        return standing_of(store.standing(), pairs, store.left_out(), _questions(content))
+        return _standing(store, content, _questions(content))
 
 
 def export_votes(folder: Path) -> Written:

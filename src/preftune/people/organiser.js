@@ -10,6 +10,8 @@ const QUESTIONS = {
   prompts: (one) => one.prompts,
   "the first wins": (one) => percent(one.wins),
   "always valid": (one) => (one.prompts ? `${percent(one.low)} to ${percent(one.high)}` : "–"),
+  "with the judge": (one) => (one.judged ? `${percent(one.judged.wins)} (${percent(one.judged.low)} to ` +
+    `${percent(one.judged.high)})` : "–"),
   "more votes for a lead of 10 points": (one) => (one.clear ? "told apart" : `about ${one.more}`),
 };
 const PEOPLE = {
@@ -20,6 +22,7 @@ const PEOPLE = {
   "left side": (one) => percent(one.left),
   "longest streak": (one) => one.streak,
   "agrees with others": (one) => percent(one.agrees),
+  "the same when asked again": (one) => (one.repeats ? `${percent(one.steady)} of ${one.repeats}` : "–"),
   "": (one) => [...one.flags, ...(one.left_out ? ["left out"] : [])].join("; "),
 };
 

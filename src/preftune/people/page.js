@@ -9,7 +9,8 @@ const BOX = `votes ${token.slice(0, 8)}`; // what is not acknowledged yet outliv
 const state = { by: "", pairs: [], since: 0, filling: false, sending: false, wait: 1, votes: 0, skips: 0, plain: null, done: false, sent: 0 };
 let box = JSON.parse(localStorage.getItem(BOX) || "[]");
 
-class Refused extends Error {}
+class Refused extends Error {} // the same again would be refused again
+class Shut extends Error {} // nobody is let in by this link
 
 async function post(path, body) {
   const headers = { "content-type": "application/json", authorization: `Bearer ${token}` };
@@ -17,6 +18,7 @@ async function post(path, body) {
   if (answer.ok) return answer.json();
   const why = await answer.json().then((said) => said.error, () => "");
   if (answer.status >= 500 || answer.status === 429) throw new Error(why);
+  if ([401, 403, 421].includes(answer.status)) throw new Shut(why);
   throw new Refused(why || `refused (${answer.status})`);
 }
 
@@ -50,7 +52,7 @@ async function send() {
       online();
     } catch (problem) {
       if (!(problem instanceof Refused)) {
-        await pause();
+        await pause(problem);
         continue;
       }
       tell(`This was refused: ${problem.message}`);
@@ -63,15 +65,16 @@ async function send() {
   fill();
 }
 
-async function pause() {
-  tell(`No connection. ${box.length ? `${box.length} of yours wait here and will be sent. ` : ""}Trying again.`);
+async function pause(problem) {
+  const why = problem instanceof Shut ? `Not let in: ${problem.message}.` : "No connection.";
+  tell(`${why} ${box.length ? `${box.length} of yours wait here and will be sent. ` : ""}Trying again.`);
   await new Promise((resolve) => setTimeout(resolve, 1000 * state.wait));
   state.wait = Math.min(2 * state.wait, 15);
 }
 
 function online() {
   state.wait = 1;
-  if ($("#banner").textContent.startsWith("No connection")) tell("");
+  if (/^No/.test($("#banner").textContent)) tell("");
 }
 
 window.addEventListener("beforeunload", (event) => {
@@ -108,7 +111,7 @@ async function fill() {
         if (state.by) ask();
         break;
       }
-      await pause();
+      await pause(problem);
     }
   }
   state.filling = false;

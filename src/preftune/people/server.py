@@ -89,7 +89,11 @@ def _next(desk: Desk, asked: Asked, name: str) -> Mapping[str, Any]:
     if not isinstance(have, list) or len(have) > MOST_HELD or not all(isinstance(one, str) for one in have):
         raise Refusal(400, "`have` must be the names of a few pairs")
     pairs = desk.offer(person, max(AHEAD - len(have), 1), have)
-    return {"by": person, "pairs": [pair_shown(pair, person) for pair in pairs], **desk.counts(person)}
+    return {
+        "by": person,
+        "pairs": [pair_shown(pair, desk.sides(pair, person)) for pair in pairs],
+        **desk.counts(person),
+    }
 
 
 def _vote(desk: Desk, asked: Asked) -> Mapping[str, Any]:
@@ -109,7 +113,7 @@ def _vote(desk: Desk, asked: Asked) -> Mapping[str, Any]:
 def _undo(desk: Desk, asked: Asked) -> Mapping[str, Any]:
     person = _name(asked)
     pair = desk.undo(person, _text(asked, "id", ID))
-    return {"pairs": [pair_shown(pair, person)] if pair else [], **desk.counts(person)}
+    return {"pairs": [pair_shown(pair, pair.sides(person))] if pair else [], **desk.counts(person)}
 
 
 def _pair(desk: Desk, asked: Asked) -> Any:

@@ -40,8 +40,9 @@ class Address:
         """What a request may call this machine; * is any address in numbers."""
         if self.local:
             return frozenset(LOCAL)
-        own = {"*", socket.gethostname().lower()} if self.host in EVERYWHERE else {self.host.lower()}
-        return frozenset({*LOCAL, *own})
+        own = socket.gethostname().lower()
+        names = {"*", own, f"{own}.local"} if self.host in EVERYWHERE else {self.host.lower()}
+        return frozenset({*LOCAL, *names})
 
     def link(self, path: str, token: str) -> str:
         """A link with its token behind the #, which a browser sends to nobody."""
@@ -105,6 +106,7 @@ def _listen(address: Address) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((address.host, address.port))
+        listening.listen()  # whoever opens the link from now on waits rather than finds nobody
     except (OSError, OverflowError) as error:
         listening.close()
         why = getattr(error, "strerror", None) or error

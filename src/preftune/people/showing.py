@@ -63,10 +63,10 @@ def turns(prompt: Prompt) -> list[dict[str, Any]]:
     return [{"role": ROLES.get(turn.role, "Other"), **shown("\n".join(filter(None, turn[1:])))} for turn in prompt]
 
 
-def pair_shown(pair: Pair, person: str) -> dict[str, Any]:
-    """A pair as this person sees it: the left response first."""
-    sides = [{"name": pair.names[k], **shown(pair.texts[k])} for k in pair.sides(person)]
-    return {"pair": pair.id, "prompt": turns(pair.prompt), "sides": sides}
+def pair_shown(pair: Pair, sides: tuple[int, int]) -> dict[str, Any]:
+    """A pair as somebody sees it: the response on the left first."""
+    both = [{"name": pair.names[k], **shown(pair.texts[k])} for k in sides]
+    return {"pair": pair.id, "prompt": turns(pair.prompt), "sides": both}
 
 
 def whole(pair: Pair) -> dict[str, Any]:

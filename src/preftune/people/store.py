@@ -18,7 +18,7 @@ from types import TracebackType
 
 from ..errors import UserError
 
-VOTE, SKIP, UNDO = "vote", "skip", "undo"
+VOTE, SKIP, UNDO, AGAIN = "vote", "skip", "undo", "again"
 BUSY = 10.0  # seconds to wait for another process that reads
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -26,17 +26,19 @@ CREATE TABLE IF NOT EXISTS left_out (person TEXT PRIMARY KEY) STRICT;
 CREATE TABLE IF NOT EXISTS log (
     id TEXT NOT NULL, person TEXT NOT NULL, pair TEXT NOT NULL, kind TEXT NOT NULL, winner TEXT NOT NULL,
     left TEXT NOT NULL, ms INTEGER NOT NULL, at TEXT NOT NULL, seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    UNIQUE (person, id), CHECK (kind IN ('vote', 'skip', 'undo'))
+    UNIQUE (person, id), CHECK (kind IN ('vote', 'skip', 'undo', 'again'))
 ) STRICT;
 CREATE INDEX IF NOT EXISTS said ON log (pair, person, seq);
 CREATE VIEW IF NOT EXISTS standing AS
-    SELECT * FROM log WHERE seq IN (SELECT MAX(seq) FROM log GROUP BY pair, person) AND kind != 'undo';
+    SELECT * FROM log WHERE kind != 'undo'
+    AND seq IN (SELECT MAX(seq) FROM log WHERE kind != 'again' GROUP BY pair, person);
 """
 
 
 @dataclass(frozen=True)
 class Said:
-    """A row of the log: a vote for the response named `winner` (or tie, both_bad), a skip, or an undo.
+    """A row of the log: a vote for the response named `winner` (or tie, both_bad), a skip, or an undo; or a vote on a
+    pair that was asked `again`, which tells something of the person and is no evidence.
 
     `left` names the response that stood on the left, `ms` is how long the person looked, `at` when it came (UTC).
     """
@@ -106,6 +108,10 @@ class Store:
     def standing(self) -> list[Said]:
         """What stands: one vote or skip at most of a person on a pair, in the order in which they came."""
         return self._rows(f"SELECT {COLUMNS} FROM standing ORDER BY seq")
+
+    def repeats(self) -> list[Said]:
+        """Votes on pairs that their person had voted on before."""
+        return self._rows(f"SELECT {COLUMNS} FROM log WHERE kind = '{AGAIN}' ORDER BY seq")
 
     def _rows(self, query: str) -> list[Said]:
         with self._lock:
