@@ -4,8 +4,8 @@
 
 *Exact*: one vote a prompt, up to 1,000, for three mixes of wins, ties and losses; beside it Student's t, looked at from
 the 20th vote on. Widths are means of 300 repetitions. *Large samples*: the interval from a standard error with 200
-votes planned, up to 400: of people alone after every vote, and of people corrected by a judge (as in `bench.people`,
-one repetition in ten) after every tenth, because each takes a fit.
+votes planned, up to 400: of people alone after every vote, and of people corrected by a judge (the world of
+`bench.people`) after every tenth. Those take a fit each, so that there is one repetition for every ten.
 """
 
 from __future__ import annotations

@@ -54,7 +54,8 @@ def main() -> None:
         "machine": describe_machine(),
         "model": Path(given.judge_model).name,
         "precision": given.precision,
-        "judges": {judge.name: {**judge.identity} for judge in judges} | {"reward": info},
+        "judges": {kind(judge): {**judge.identity} for judge in judges},
+        "reward": info,
         "sets": {
             name: {"pairs": len(ballots), "prompts": len({b.prompt for b in ballots}), "rows": found[name]}
             for name, ballots in sets.items()
@@ -86,6 +87,11 @@ def open_judges(
     ], info
 
 
+def kind(judge: PairJudge) -> str:
+    """Its name without the place that it lies in."""
+    return judge.name.partition(":")[0]
+
+
 def longer(prompt: object, a: str, b: str) -> float:
     return 0.5 if len(a) == len(b) else float(len(a) > len(b))
 
@@ -98,7 +104,7 @@ def measure_all(ballots: Sequence[Ballot], judges: Sequence[PairJudge]) -> list[
         start = time.perf_counter()
         opinions = judge.prefer(contests)
         seconds = time.perf_counter() - start
-        rows.append({"judge": judge.name.partition(":")[0], **measure(ballots, opinions), "seconds": round(seconds, 1)})
+        rows.append({"judge": kind(judge), **measure(ballots, opinions), "seconds": round(seconds, 1)})
     return rows
 
 
@@ -171,7 +177,7 @@ def show_rows(name: str, ballots: Sequence[Ballot], rows: Sequence[dict[str, Any
             row["judge"],
             *(said(row.get(key)) for key in ("accuracy", "against_others")),
             *(share(row.get(key)) for key in ("flips", "first_slot", "longer")),
-            ", ".join(f"{count} {why}" for why, count in row.get("missing", {}).items()) or "0",
+            ", ".join(f"{count} {why}" for why, count in row["missing"].items()) or "0" if "missing" in row else "",
             str(row.get("seconds", "")),
         ]
         for row in rows

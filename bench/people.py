@@ -7,7 +7,7 @@ would say win of 52% of the pairs, tie of 20%, loss of 28%, so that the truth is
 The judge says F in {0, ¼, ½, ¾, 1} of every pair, .09 too high, with a correlation ρ to a person's vote on the pair.
 One pair of a voted prompt has a vote, or each of its three. *Width* is the mean half-width of the 95% interval over
 that of people alone, *saved* what it means in votes (the median), *judge alone* how often the judge's own interval
-holds the truth.
+holds the truth. Where all votes agree the error is unknown and the interval unbounded, which counts as holding.
 
 Then ways of doing it wrong, each beside what is right on the same data, and the difference of two arms of two runs each
 as a study has it, from influence values (`ppi_points`).
@@ -123,9 +123,18 @@ def measure(cell: Cell, repetitions: int) -> dict[str, Any]:
         alone = holds(found.people), holds(found.judge)
         rows.append((holds(found.both), *alone, *halves, found.weight, found.saved or math.nan))
     table = np.array(rows, dtype=float)
-    both, people, judge, half, half_people, weight, _ = (float(of) for of in table.mean(axis=0))
-    numbers = {"coverage": both, "people_alone": people, "judge_alone": judge, "half": half}
-    numbers |= {"width": half / half_people, "weight": weight, "saved": float(np.nanmedian(table[:, 6]))}
+    known = np.isfinite(table[:, 3])  # not where all votes agree
+    both, people, judge, weight = (float(table[:, i].mean()) for i in (0, 1, 2, 5))
+    half, half_people = (float(table[known, i].mean()) for i in (3, 4))
+    numbers = {
+        "coverage": both,
+        "people_alone": people,
+        "judge_alone": judge,
+        "half": half,
+        "known": float(known.mean()),
+    }
+    numbers |= {"width": half / half_people}
+    numbers |= {"weight": weight, "saved": float(np.nanmedian(table[:, 6]))}
     return asdict(cell) | {"repetitions": repetitions} | numbers
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -15,8 +17,11 @@ import pytest
 from running import STEPS, PowerCut, assert_equal_runs, contents, run, watch_steps
 from safetensors import SafetensorError
 from studies import make_ballots
+from tiny import WORDS, tiny_tokenizer
 
-from preftune.data import write_ballots
+from preftune import Ballot, Vote
+from preftune.data import containers, flip_votes, limit_votes, read_ballots, templates, text_format, write_ballots
+from preftune.data.ballots import Message
 from preftune.errors import UserError
 from preftune.files import write_named, write_whole
 from preftune.model import engine, saving
@@ -332,3 +337,56 @@ def test_an_output_that_nobody_takes_is_no_traceback(place: str, code: int, told
         taken.close()
     assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
     assert told in done.stderr and done.stderr.count("\n") == (1 if told else 0), done.stderr
+
+
+# --- inputs without end -----------------------------------------------------------------------------------------------
+
+
+def test_a_pipe_or_a_device_is_no_input(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), Path("/dev/null")):
+        with pytest.raises(UserError, match="is a pipe or a device"):
+            read_ballots(str(path))
+
+
+@pytest.mark.parametrize(("line", "told"), [(b"\0", "a line of more than"), (b"\n" * 1024, "times its size")])
+def test_a_gzip_that_grows_without_end_is_refused(
+    line: bytes, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(containers, "LONGEST_LINE", 1 << 20)
+    monkeypatch.setattr(containers, "UNSUSPECTED", 1 << 20)
+    (tmp_path / "bomb.jsonl.gz").write_bytes(gzip.compress(line * ((4 << 20) // len(line))))
+    with pytest.raises(UserError, match=told):
+        read_ballots(str(tmp_path / "bomb.jsonl.gz"))
+
+
+@pytest.mark.parametrize("weight", [1e7, 1e30])
+def test_a_weight_of_too_many_votes_is_not_taken_apart(weight: float) -> None:
+    vote = Vote(0, 1, 1.0, weight)
+    with pytest.raises(UserError, match="too many single votes"):
+        flip_votes([(vote,)], 0.1, seed=0)
+    with pytest.raises(UserError, match="too many single votes"):
+        limit_votes([Ballot("p", ("a", "b"), (vote,))], 2, seed=0)
+
+
+ENDLESS = {
+    "time": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "memory": "{{ 'A' * 10 ** 15 }}",
+    "output": "{{ 'A' * 70000000 }}",
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_chat_template_without_end_is_the_users_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data cannot mend it: no row is skipped for it."""
+    monkeypatch.setattr(templates.bounded.__wrapped__, "__defaults__", (0.5,))
+    with pytest.raises(UserError, match="does not come to an end"):
+        text_format(tiny_tokenizer(WORDS, ENDLESS[name])).prompt((Message("user", "w1"),))
+
+
+def test_a_model_of_ten_million_layers_is_refused_before_they_are_made(model: str, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    config.write_text(re.sub(r'"num_hidden_layers": \d+', '"num_hidden_layers": 10000000', config.read_text()))
+    with pytest.raises(UserError, match="asks for 10000000 layers"):
+        run(str(tmp_path / "model"), tmp_path / "out")

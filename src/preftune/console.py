@@ -8,13 +8,15 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from .text import harmless
+
 T = TypeVar("T")
 console = Console(stderr=True, highlight=False)
 
 
 def say(message: str) -> None:
-    """Print one line of plain text; what looks like markup in it is shown, not obeyed."""
-    console.print(message, markup=False, soft_wrap=True)
+    """Print one line of plain text; what looks like markup or a control character in it is shown, not obeyed."""
+    console.print(harmless(message), markup=False, soft_wrap=True)
 
 
 def bar(*, transient: bool = False) -> Progress:

@@ -116,3 +116,37 @@ def test_a_file_of_settings_that_is_not_there_or_no_file_is_refused(run: Cli, at
     for name, told in (("nowhere.yaml", "no such file"), ("model", "is a folder")):
         code, _, errors = run("train", "dpo", "--config", name)
         assert code == 2 and f"--config {name}: {told}" in errors
+
+
+def test_a_name_that_steers_the_terminal_or_is_markup_is_shown_and_not_obeyed(
+    run: Cli, at: Path, tmp_path: Path
+) -> None:
+    for name in ("run[red]x", "\x1b[31mred", "a\u202eb"):
+        (tmp_path / name).symlink_to(at / "model")
+        for command in (
+            ["sample", "--prompt", "a b"],
+            ["evaluate", "--reference", at / "model", "--data", "data.jsonl"],
+        ):
+            short = ["--max-new-tokens", "2", "--eval-prompts", "2"][: 4 if command[0] == "evaluate" else 2]
+            code, out, errors = run(command[0], tmp_path / name, *command[1:], *short, "--device", "cpu")
+            assert code == 0 and not {"\x1b", "\u202e"} & {*out, *errors}, (out, errors)
+            assert "run[red]x" in out or name != "run[red]x"
+    code, _, errors = run("sample", "\x1b[31mnowhere", "--prompt", "a")
+    assert code == 2 and "\x1b" not in errors and "U+001B" in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            ["compare", *SHARED, "--methods", "dpo[lora]", "--out", "out"],
+            "'lora' has no value; write lora=VALUE",
+        ),
+        (["demo", "--quick"], "unknown flag --quick to this command; see --help"),
+        (["train", "dpo", "--frobnicate", "1"], "unknown flag --frobnicate; see --help"),
+        (["train", "dpo", "--betta", "1"], "unknown flag --betta; did you mean --beta?"),
+    ],
+)
+def test_a_message_names_what_is_wrong_and_nothing_else(arguments: list[str], told: str, run: Cli, at: Path) -> None:
+    code, _, errors = run(*arguments)
+    assert (code == 2 and errors == f"preftune: {told}\n") or told in errors, errors

@@ -127,12 +127,10 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path,
     with pytest.raises(RuntimeError):
         write_ballots(broken(), path)
 
-    def full_disk(self: Path, data: bytes) -> None:
-        with self.open("wb") as file:
-            file.write(data[:10])
+    def full_disk(file: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
     assert "cannot be written (No space left" in error_of(lambda: write_ballots(read_ballots(path), path))
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["x.jsonl"]

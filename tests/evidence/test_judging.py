@@ -22,7 +22,7 @@ from preftune.evidence import (
     Judgement,
     Sample,
     StudyRecord,
-    agreement,
+    agreement_of_judges,
     judge_facts,
     read_study,
     verdict,
@@ -145,7 +145,7 @@ def test_judges_that_agree_and_that_do_not(study: StudyRecord, flipped: int) -> 
         return coin, coin
 
     both = judged(judged(study, one, judge="a"), other, judge="b")
-    ((a, b, same),) = agreement(both)
+    ((a, b, same),) = agreement_of_judges(both)
     assert (a, b) == ("a", "b") and same.value == pytest.approx(1 - flipped / 10)
 
 

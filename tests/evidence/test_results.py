@@ -20,6 +20,7 @@ SAMPLE = Sample(run="dpo", step=8, prompt_id=3, prompt="p", sample=0, response="
 
 any_text = st.text(st.characters(exclude_categories=()))  # halves of surrogate pairs too
 numbers = st.floats()
+measured = st.floats(-1e100, 1e100) | st.sampled_from([float("nan"), float("inf"), -float("inf")])
 results = st.builds(
     Result,
     run=any_text,
@@ -42,8 +43,8 @@ samples = st.builds(
     response=any_text,
     tokens=st.integers(0),
     ended=st.booleans(),
-    kl=numbers,
-    reward=st.none() | numbers,
+    kl=measured,
+    reward=st.none() | measured,
     extra=st.dictionaries(any_text, numbers, max_size=1),
 )
 
@@ -224,8 +225,14 @@ def test_a_torn_last_line_is_left_out_and_said(tmp_path: Path) -> None:
         ('{"arms": [1], "betas": [], "seeds": []}', "`arms` holds 1, which is no str"),
         ('{"arms": ["dpo"], "betas": ["0.1"], "seeds": [0]}', "`betas` holds '0.1', which is no float"),
         ('{"arms": [], "betas": [], "seeds": [], "arm_betas": []}', "`arm_betas` should be of the kind object"),
-        ('{"arms": [], "betas": [], "seeds": [], "arm_betas": {"dpo": 0.1}}', "a list of numbers for 'dpo', got 0.1"),
-        ('{"arms": [], "betas": [], "seeds": [], "arm_betas": {"dpo": [null]}}', "a list of numbers for 'dpo'"),
+        (
+            '{"arms": [], "betas": [], "seeds": [], "arm_betas": {"dpo": 0.1}}',
+            "`arm_betas.dpo` should be a list",
+        ),
+        (
+            '{"arms": [], "betas": [], "seeds": [], "arm_betas": {"dpo": [null]}}',
+            "dpo[0]` should be a number",
+        ),
         ('{"arms": [], "betas": [], "seeds": [], "notes": "none"}', "`notes` should be of the kind list"),
     ],
 )

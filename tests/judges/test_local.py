@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 import torch
@@ -20,7 +19,7 @@ from tiny import tiny_config, tiny_llama
 from tiny_gguf import gguf_model, write_gguf
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from preftune.data import BranchBatch, Branches, Message
+from preftune.data import Message
 from preftune.errors import UserError
 from preftune.judges import Contest, LocalModel, Opinion, open_local, read_wording
 from preftune.judges.batches import TOO_LONG
@@ -141,26 +140,18 @@ def test_a_contest_told_from_the_other_side_has_the_opinion_told_from_there_to_t
     assert [opinion.swap().swap() for opinion in opinions] == opinions
 
 
-class Watched(Layout):
-    """The branch layout, and what was laid out in it."""
-
-    seen: ClassVar[list[Sequence[Branches]]] = []
-
-    def lay_out(self, ballots: Sequence[Branches]) -> BranchBatch:
-        self.seen.append(ballots)
-        return super().lay_out(ballots)
-
-
-def test_the_micro_batches_depend_on_what_is_asked_and_not_on_its_order(judge: LocalModel) -> None:
+def test_the_micro_batches_depend_on_what_is_asked_and_not_on_its_order(
+    judge: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where a machine rounds by place, the order would show otherwise."""
-    watched = replace(judge, layout=Watched("branch", ""), micro_tokens=1500)
-    told = [CONTESTS, CONTESTS[::-1], [contest.swap() for contest in CONTESTS], CONTESTS * 2]
-    seen = []
-    for contests in told:
-        Watched.seen.clear()
-        watched.prefer(contests)
-        seen.append([*Watched.seen])
-    assert len(seen[0]) > 1 and seen == [seen[0]] * 4
+    lay_out, seen = Layout.lay_out, []
+    monkeypatch.setattr(Layout, "lay_out", lambda self, ballots: seen.append(ballots) or lay_out(self, ballots))
+    cut = replace(judge, micro_tokens=1500)
+    cut.prefer(CONTESTS)
+    once = [*seen]
+    for contests in (CONTESTS[::-1], [contest.swap() for contest in CONTESTS], CONTESTS * 2):
+        cut.prefer(contests)
+    assert len(once) > 1 and seen == once * 4
 
 
 @tried(200)

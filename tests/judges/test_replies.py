@@ -81,6 +81,8 @@ def test_log_probs_are_those_of_the_token_where_the_verdict_stands() -> None:
     tops = {"A": 0.2, "B": 0.8}
     quoted = [token(' "', 0.0, {' "': 0.9, "A": 0.1}), token("B", 0.0, tops), token('"', 0.0, {'"': 0.9, "A": 0.1})]
     assert read(chat(' "B"', more={"logprobs": {"content": quoted}})).value == pytest.approx(0.2)
+    thought = [token("B", 0.0, {"B": 0.9, "A": 0.1}), token(" is short.\n", 0.0), token("B", 0.0, tops)]
+    assert read(chat("B is short.\nB", more={"logprobs": {"content": thought}})).value == pytest.approx(0.2)
     spelled = [token(part, 0.0, {part: 0.9, "A": 0.1}) for part in ('{"', "verdict", '":', ' "')]
     body = chat('{"verdict": "B"}', more={"logprobs": {"content": [*spelled, token("B", 0.0, tops), token('"}', 0.0)]}})
     assert read(body) == Reply(pytest.approx(0.2), "log-probs")

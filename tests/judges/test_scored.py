@@ -22,6 +22,7 @@ from preftune.errors import UserError
 from preftune.judges import Contest, Opinion, Scored, judge_by_reward, made_from, open_classifier
 from preftune.judges.batches import TOO_LONG
 from preftune.judges.scored import EMPTY_PROMPT, EMPTY_RESPONSE
+from preftune.model.layout import Layout
 from preftune.model.rewards import load_reward
 from preftune.model.workbench import Workbench, open_workbench
 from preftune.study.single import train
@@ -156,6 +157,20 @@ def test_a_contest_told_from_the_other_side_has_the_opinion_told_from_there_to_t
     assert judge.prefer([contest.swap() for contest in CONTESTS]) == [opinion.swap() for opinion in opinions]
     assert judge.prefer(CONTESTS[::-1]) == opinions[::-1]
     assert judge.prefer([Contest("x", "good", "good")]) == [Opinion(0.5, 0.5)]
+
+
+def test_the_micro_batches_depend_on_what_is_asked_and_not_on_its_order(
+    judge: Scored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a machine rounds by place, the order would show otherwise."""
+    lay_out, seen = Layout.lay_out, []
+    monkeypatch.setattr(Layout, "lay_out", lambda self, ballots: seen.append(ballots) or lay_out(self, ballots))
+    cut = replace(judge, micro_tokens=50)
+    cut.prefer(CONTESTS)
+    once = [*seen]
+    for contests in (CONTESTS[::-1], [contest.swap() for contest in CONTESTS], CONTESTS * 2):
+        cut.prefer(contests)
+    assert len(once) > 1 and seen == once * 4
 
 
 def test_batches_change_rounding_only(judge: Scored) -> None:

@@ -148,7 +148,7 @@ def test_a_run_is_the_same_whatever_else_is_compared_and_in_which_order(model: s
 
 @pytest.mark.parametrize("arms", ["dpo", "ppo"])
 def test_a_study_stopped_within_a_run_ends_in_the_same_bits(arms: str, model: str, tmp_path: Path) -> None:
-    options = LORA | {"kind": "lora"} | ({"rollouts": 2} if arms == "ppo" else {})
+    options = LORA | ({"kind": "lora", "rollouts": 2} if arms == "ppo" else {})
     whole = compare(arms, make_ballots(), model=model, out=tmp_path / "whole", **options)
     with pytest.MonkeyPatch.context() as patch:
         made: list[int] = []

@@ -10,6 +10,7 @@ from jsonargparse import Namespace
 
 from ..errors import Interrupted, UserError
 from ..stopping import SIGNALS, is_ignored_hangup
+from ..text import harmless
 from .config import check_configs
 from .parser import COMMANDS, build_parser, given
 
@@ -34,13 +35,13 @@ def main() -> None:
         COMMANDS[parsed.command].run(given(parsed))
         sys.stdout.flush()
     except UserError as error:
-        print(f"preftune: {error}", file=sys.stderr)
+        print(f"preftune: {harmless(str(error))}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:  # whoever read has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
-        print(f"preftune: {refused(error)}", file=sys.stderr)
+        print(f"preftune: {harmless(refused(error))}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(2)
     except (Interrupted, KeyboardInterrupt) as stop:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from argparse import SUPPRESS, RawDescriptionHelpFormatter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -71,8 +71,10 @@ def _one_line(message: str) -> str:
     return text
 
 
-def _nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    close = get_close_matches(name, list(known), n=1, cutoff=0.5)
+def _nearest(name: str, known: Collection[str], prefix: str = "") -> str:
+    if name in known:
+        return " to this command; see --help"
+    close = get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean {prefix}{close[0]}?" if close else "; see --help"
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar, overload
 from ..errors import UserError
 
 TOOLS = "tools"  # role of a first message that offers tools, as JSON
+MOST_SINGLE = 1_000_000  # votes that one vote may be taken apart into
 LIGHTEST, HEAVIEST = 1e-30, 1e30  # weights of a vote: within these float32 sums of losses neither vanish nor overflow
 
 
@@ -163,6 +164,8 @@ def single_votes(vote: Vote) -> tuple[Vote, ...]:
     n = round(vote.weight)
     if n != vote.weight:
         return (vote,)
+    if n > MOST_SINGLE:
+        raise UserError(f"a vote of weight {vote.weight:g} is too many single votes to draw from; scale weights down")
     won, lost = int(vote.p * n + 1e-9), int((1 - vote.p) * n + 1e-9)
     tied = n - won - lost
     if tied > 1 or abs(won + tied / 2 - vote.p * n) > 1e-6:

@@ -24,6 +24,8 @@ CHATS = {"conversations", "conversation", "messages", "turns"}  # never text, wh
 ARCHIVES = {b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstandard"}
 NO_TEXT = "is not UTF-8 text; save the file as UTF-8"
 BLANK = b" \t\r\n\v\f\xef\xbb\xbf"
+LONGEST_LINE = 1 << 28  # bytes
+UNSUSPECTED, MOST_TIMES = 1 << 27, 400  # a gzip of text is a tenth of it or so, one of zeros a thousandth
 AT_ONCE = 512  # rows of a Parquet or Arrow file that are in memory
 
 
@@ -60,6 +62,8 @@ def open_table(path: Path, name: str, also: frozenset[str] = frozenset()) -> Tab
 
 def _opened(path: Path, name: str) -> IO[bytes]:
     """The content of a file, decompressed as it is read."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UserError(f"{name}: is a pipe or a device; save what it gives to a file")
     try:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
@@ -91,8 +95,15 @@ def _guarded(name: str, items: Iterator[Item]) -> Iterator[Item]:
 
 
 def _lines(path: Path, name: str) -> Iterator[bytes]:
+    read, packed = 0, path.stat().st_size if path.is_file() else 0
     with _opened(path, name) as file:
-        yield from file
+        while line := file.readline(LONGEST_LINE + 1):
+            read += len(line)
+            if len(line) > LONGEST_LINE:
+                raise UserError(f"{name}: has a line of more than {LONGEST_LINE >> 20} MiB; that is no row")
+            if read > max(UNSUSPECTED, MOST_TIMES * packed):
+                raise UserError(f"{name}: unpacks to more than {MOST_TIMES} times its size; that is no text")
+            yield line
 
 
 def _text(name: str, line: bytes, number: int) -> str:

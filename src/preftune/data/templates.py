@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +28,12 @@ LOST_CALL = "a tool call, which the model's chat template does not show"
 LOST_TEXT = "text beside a tool call, which the model's chat template does not show"
 LOST_REASONING = "reasoning, which the model's chat template does not show"
 NO_TEMPLATE = "tools, tool calls or reasoning, and no chat template to write them"
+
+SECONDS = 20.0  # for one chat, which takes a millisecond
+LONGEST = 1 << 26  # characters of one chat
+ENDLESS = "does not come to an end with one chat (20 seconds, 64 million characters); give the model another one"
+
+WRONG = (ArithmeticError, AttributeError, LookupError, RecursionError, TemplateError, TypeError, ValueError)
 
 Turns = Sequence[Mapping[str, Any]]
 
@@ -55,11 +64,16 @@ class Writer:
         chat = [self.controls.mark(turn, self.gap) for turn in turns]
         offered = self.controls.mark(tools, self.gap) or None
         try:
-            text = self.tokenizer.apply_chat_template(
-                chat, tools=offered, tokenize=False, add_generation_prompt=self.asking
-            )
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+            with bounded():
+                text = self.tokenizer.apply_chat_template(
+                    chat, tools=offered, tokenize=False, add_generation_prompt=self.asking
+                )
+        except (MemoryError, TimeoutError):
+            raise UserError(f"the model's chat template {ENDLESS}") from None
+        except WRONG as error:
             raise Refused(f"{REFUSED} ({str(error).strip().partition(chr(10))[0]})") from error
+        if len(text) > LONGEST:
+            raise UserError(f"the model's chat template {ENDLESS}")
         return str(text)
 
     def is_same(self, text: str, turns: Turns, tools: Sequence[Any]) -> bool:
@@ -102,6 +116,25 @@ def render(
             raise Refused(reason)
         forgotten += 1
     return rendered, forgotten
+
+
+@contextmanager
+def bounded(seconds: float = SECONDS) -> Iterator[None]:
+    """Raises TimeoutError within what takes longer; only the main thread of a POSIX system can be stopped so."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(number: int, frame: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _more_of(turn: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -44,7 +44,7 @@ from .judgements import PEOPLE_JUDGE as PEOPLE_JUDGE
 from .judgements import HumanVote as HumanVote
 from .judgements import Judgement as Judgement
 from .judging import JudgeFacts as JudgeFacts
-from .judging import agreement as agreement
+from .judging import agreement_of_judges as agreement_of_judges
 from .judging import judge_facts as judge_facts
 from .judging import side as side
 from .length_control import length_controlled as length_controlled
@@ -74,6 +74,7 @@ from .results import read_results as read_results
 from .results import read_samples as read_samples
 from .results import read_study as read_study
 from .rows import append_records as append_records
+from .rows import read_record as read_record
 from .rows import record_line as record_line
 from .rows import write_json as write_json
 from .rows import write_records as write_records

@@ -127,7 +127,7 @@ def _drift(own: Sequence[Judgement]) -> tuple[int, int]:
     return len(known), sum((a - EVEN) * (b - EVEN) < 0 for a, b in known)
 
 
-def agreement(study: StudyRecord) -> list[tuple[str, str, Estimate]]:
+def agreement_of_judges(study: StudyRecord) -> list[tuple[str, str, Estimate]]:
     """How often two judges are on one side of a contest that both have a verdict on, ties one half: every two."""
     sides: dict[str, dict[Any, tuple[float, int]]] = {name: {} for name in judges_of(study)}
     for one in study.judgements:

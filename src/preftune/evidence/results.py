@@ -5,7 +5,7 @@ Everything in a report can be computed again from these files.
 
 from __future__ import annotations
 
-import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,8 @@ from typing import Any
 
 from ..errors import UserError
 from .judgements import CONTROLS, JUDGEMENTS_FILE, OPPONENTS_FILE, PEOPLE_FILE, HumanVote, Judgement
-from .rows import Lines, latest, read_lines, real
+from .rows import Lines, latest, load_json, read_file, read_lines, real
+from .shapes import SHAPES, misfit
 
 REFERENCE = "reference"  # the run id and arm of the frozen start: its row has step 0
 STUDY_FILE = "study.json"
@@ -61,6 +62,8 @@ _EMPTY_INFO: dict[str, Any] = {
     "runs": "",  # "exchangeable" where what is random in a run is its own; before 0.3 the runs of a seed shared it
     "arithmetic": 0,  # how reference log-probs were computed and stored; studies of before 0.2 do not tell
 }
+LARGEST = 1e100  # of a KL or a reward: the square of a larger one is no number
+LONGEST_NAME = 300  # characters of a run, an arm or a gold reward
 _KINDS: dict[type, str] = {str: "text", list: "list", dict: "object", int: "whole number"}
 SELECTION = "best-of-n"
 WITHOUT_BETA = ("sft", SELECTION)
@@ -294,7 +297,7 @@ def measured_against_a_policy(info: Mapping[str, Any]) -> bool:
 
 def _read_info(path: Path) -> Mapping[str, Any]:
     try:
-        info = json.loads(path.read_bytes())
+        info = load_json(read_file(path))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{path.parent} is no study folder: it has no {path.name}; `preftune compare` makes one"
@@ -303,8 +306,6 @@ def _read_info(path: Path) -> Mapping[str, Any]:
         raise UserError(f"{path} is not JSON ({error}); run the study again to write it anew") from None
     if not isinstance(info, dict):
         raise UserError(f"{path} should hold one JSON object")
-    if not isinstance(info.get("gold", None) or {}, dict):
-        raise UserError(f"{path}: `gold` should be null or an object with a name, got {info['gold']!r:.60}")
     for name, empty in _EMPTY_INFO.items():
         if name != "gold" and not isinstance(info.get(name, empty), type(empty)):
             raise UserError(f"{path}: `{name}` should be of the kind {_KINDS[type(empty)]}, got {info[name]!r:.60}")
@@ -313,17 +314,34 @@ def _read_info(path: Path) -> Mapping[str, Any]:
             raise UserError(f"{path}: `{name}` is missing; it says which runs the study has")
         if strange := [item for item in info.get(name, ()) if type(item) not in kinds]:
             raise UserError(f"{path}: `{name}` holds {strange[0]!r:.60}, which is no {kinds[-1].__name__}")
-    for arm, betas in info.get("arm_betas", {}).items():
-        if not isinstance(betas, list) or any(type(beta) not in (int, float) for beta in betas):
-            raise UserError(f"{path}: `arm_betas` should hold a list of numbers for {arm!r}, got {betas!r:.60}")
+    for name, shape in SHAPES.items():
+        if info.get(name) and (problem := misfit(info[name], shape, name)):
+            raise UserError(f"{path}: {problem}")
+    _check_names({"gold.name": (info.get("gold") or {}).get("name")}, str(path))
+    for arm in info["arms"]:
+        _check_names({"arms": arm}, str(path))
     return _EMPTY_INFO | info
 
 
+def _check_names(named: Mapping[str, Any], where: str) -> None:
+    """Raises UserError for a name that is no name: charts and tables would be as wide as it is."""
+    for name, value in named.items():
+        if isinstance(value, str) and len(value) > LONGEST_NAME:
+            raise UserError(f"{where}: `{name}` has {len(value)} characters; a name has {LONGEST_NAME} at most")
+
+
 def _results(lines: Lines, path: Path) -> tuple[Result, ...]:
+    for number, row in lines:
+        _check_names({name: row.get(name) for name in ("run", "arm", "method")}, f"{path}, line {number}")
     return latest(Result, lines, path, attrgetter("run", "step"))
 
 
 def _samples(lines: Lines, path: Path) -> tuple[Sample, ...]:
+    for number, row in lines:
+        for name in ("kl", "reward"):
+            value: Any = row.get(name)
+            if type(value) in (int, float) and LARGEST < abs(value) < math.inf:
+                raise UserError(f"{path}, line {number}: `{name}` is {float(value):g}, beyond {LARGEST:g}")
     return latest(Sample, lines, path, attrgetter("run", "step", "prompt_id", "sample"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -45,26 +46,55 @@ def append_records(path: Path, records: Iterable[object]) -> None:
         os.fsync(file.fileno())
 
 
+DIGITS = 300  # of a whole number; more would be no float
 Lines = list[tuple[int, dict[str, Any]]]
+
+
+def load_json(content: bytes) -> Any:
+    """JSON of a file that anybody may have written. Raises ValueError, also for what is nested or long without end."""
+    try:
+        return json.loads(content, parse_int=_whole)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > DIGITS:
+        raise ValueError(f"it has a number of {len(digits)} digits")
+    return int(digits)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises UserError if there is none."""
+    return _object(read_file(path), str(path))
+
+
+def read_file(path: Path) -> bytes:
+    """What a file holds. Raises UserError if something else is in its place, or it cannot be read."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: is no file; move it away")
+    try:
+        return path.read_bytes()
+    except PermissionError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def read_lines(path: Path) -> tuple[Lines, bool]:
     """(line number, object) of each line, and whether the last one is torn: it has no newline and is not read."""
     lines: Lines = []
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n") and _is_torn(line):
-                return lines, True
-            if line.strip():
-                lines.append((number, _object(line, f"{path}, line {number}")))
+    for number, line in enumerate(io.BytesIO(read_file(path)), start=1):
+        if not line.endswith(b"\n") and _is_torn(line):
+            return lines, True
+        if line.strip():
+            lines.append((number, _object(line, f"{path}, line {number}")))
     return lines, False
 
 
 def _object(line: bytes, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON ({error}); mend the line or remove it") from None
+        row = load_json(line)
+    except ValueError as error:
+        raise UserError(f"{where}: not JSON ({error}); mend it or remove it") from None
     if not isinstance(row, dict):
         raise UserError(f"{where}: should be a JSON object, got {type(row).__name__}")
     return row
@@ -73,7 +103,7 @@ def _object(line: bytes, where: str) -> dict[str, Any]:
 def _is_torn(line: bytes) -> bool:
     """Whether a last line is cut: no beginning of a JSON object is an object itself."""
     try:
-        json.loads(line)
+        load_json(line)
     except ValueError:
         return True
     return False

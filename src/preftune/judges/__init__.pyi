@@ -15,7 +15,6 @@ from .scored import judge_by_reward as judge_by_reward
 from .scored import made_from as made_from
 from .scored import open_classifier as open_classifier
 from .specs import CLASSIFIER as CLASSIFIER
-from .specs import ENDPOINT as ENDPOINT
 from .specs import GIVEN as GIVEN
 from .specs import MODEL as MODEL
 from .specs import REWARD as REWARD
@@ -23,6 +22,5 @@ from .specs import JudgeSpec as JudgeSpec
 from .specs import Jury as Jury
 from .specs import Named as Named
 from .specs import settle_judges as settle_judges
-from .wording import Wording as Wording
 from .wording import addresses_judge as addresses_judge
 from .wording import read_wording as read_wording

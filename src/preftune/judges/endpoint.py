@@ -233,10 +233,10 @@ class Endpoint:
     def _taken(self, question: Question, way: Way, answer: Answer, fresh: bool) -> Reply:
         """What an answer says; kept where it has a verdict."""
         reply = Reply(None, why=answer.why) if answer.why else read_reply(answer.body, self.model)
-        if reply.value is not None and reply.read and not fresh:
-            self.kept.add(self._key(question, way), reply.value, reply.read)
         if not self._stop.is_set():
             self._note(answer, reply)
+        if reply.value is not None and reply.read and not fresh:
+            self.kept.add(self._key(question, way), reply.value, reply.read)
         return reply
 
     def _note(self, answer: Answer, reply: Reply) -> None:

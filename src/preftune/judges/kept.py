@@ -59,7 +59,7 @@ class Kept:
     def add(self, key: bytes, value: float, read: str) -> None:
         """Add an answer. One that is there already stays, so that all see the same."""
         with self._open() as database:
-            database.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?)", (key, value, read))
+            database.execute("INSERT INTO answers VALUES (?, ?, ?) ON CONFLICT (key) DO NOTHING", (key, value, read))
 
     def way(self, server: bytes) -> str | None:
         """In which way a server is asked, if it was."""

@@ -146,6 +146,9 @@ def _load_gguf(path: Path, where: str) -> tuple[PreTrainedModel, PreTrainedToken
     return model, tokenizer
 
 
+MOST_LAYERS = 2000  # no model has so many, and each is made before a weight is read
+
+
 def _load_folder_or_hub(name: str, where: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     folder = Path(name)
     if folder.exists() and not (folder / "config.json").is_file():
@@ -153,6 +156,9 @@ def _load_folder_or_hub(name: str, where: str) -> tuple[PreTrainedModel, PreTrai
     hint = "" if folder.exists() else "; it is no local folder, and the hub did not serve it"
     with loading(f"{where}: not a causal language model that can be loaded{hint}"):
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
+        if isinstance(layers, int) and layers > MOST_LAYERS:
+            raise UserError(f"{where}: its config.json asks for {layers} layers; is it the model's own?")
         no_dropout(config)
         model, report = AutoModelForCausalLM.from_pretrained(
             name, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True

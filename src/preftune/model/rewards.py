@@ -123,8 +123,10 @@ def _read_record(path: Path, where: str) -> dict[str, Any]:
         return {}
     try:
         record: dict[str, Any] = json.loads((path / RECORD).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: {RECORD} is not JSON ({error})") from error
+    if not isinstance(record, dict):
+        raise UserError(f"{where}: {RECORD} should be a JSON object")
     return record
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from ..console import say
 from ..data import TextFormat, TokenBallot, TokenSet, fit_baselines, keep_digests, score_table
 from ..errors import UserError
-from ..evidence import VoteTable, number, quality, reliability, write_json
+from ..evidence import VoteTable, number, quality, read_record, reliability, write_json
 from ..model import RewardModel, remove_state, return_freed_memory
 from ..stopping import stop_requests
 from ..training import (
@@ -88,7 +88,7 @@ def fit_or_load(job: Fitting) -> RewardModel:
 def check_fitted(folder: Path, kind: str) -> None:
     """Raises UserError if what was fitted in the folder is of another kind."""
     done = folder / "done.json"
-    there = json.loads(done.read_text(encoding="utf-8"))["kind"] if done.exists() else kind
+    there = read_record(done).get("kind") if done.exists() else kind
     if there != kind:
         raise UserError(f"--kind {kind}: {folder} holds one of kind {there}; give --kind {there}, or a new --out")
 

@@ -63,7 +63,7 @@ def bins_of(value: Any) -> list[Bin]:
 
 def _is_whole(row: Mapping[str, Any]) -> bool:
     values = [row.get(name) for name in Bin._fields]
-    numbers = [value for value in values if isinstance(value, int | float) and math.isfinite(value)]
+    numbers = [value for value in values if isinstance(value, int | float) and abs(value) < math.inf]
     return len(numbers) == 3 and 0.5 <= numbers[0] <= 1 and 0 <= numbers[1] <= 1 and numbers[2] > 0
 
 

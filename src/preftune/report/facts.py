@@ -108,7 +108,7 @@ def look_rows(study: StudyRecord) -> list[dict[str, str]]:
             "seeds": str(look["seeds"]),
             "prompts": str(look["prompts"]),
             "level": f"{100 * look['alpha']:.3g}%",
-            "hours": f"{look['hours']:.2g}",
+            "hours": f"{look['hours']:.2g}" if "hours" in look else "–",
             "said": look.get("sentence", ""),
         }
         for look in study.info["looks"].get("done", ())

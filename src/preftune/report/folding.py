@@ -17,6 +17,11 @@ class Folded:
     omitted: int = 0
 
 
+def cut(text: str) -> str:
+    """A text that is no sample, such as a title or a note: no more of it than a page holds."""
+    return text if len(text) <= ENOUGH else f"{text[:ENOUGH]}… ({len(text) - ENOUGH:,} more characters)"
+
+
 def fold(text: str, *, keep_end: bool = False) -> Folded:
     """Fold a long text after its first part, or before its last one: of a chat, the last turn is what was answered."""
     if len(text) <= LONG * 1.2:

@@ -18,7 +18,7 @@ from ..evidence import (
     JudgeFacts,
     StudyRecord,
     Verdict,
-    agreement,
+    agreement_of_judges,
     clustered_mean,
     judge_facts,
     number,
@@ -90,7 +90,7 @@ def reasons(study: StudyRecord) -> list[tuple[str, str]]:
 
 def agreement_rows(study: StudyRecord) -> list[Row]:
     """(two judges, how often they are on one side) of every two."""
-    return [(f"{a} and {b}", percent(same)) for a, b, same in agreement(study)]
+    return [(f"{a} and {b}", percent(same)) for a, b, same in agreement_of_judges(study)]
 
 
 def secondary_rows(answer: Verdict, several_noises: bool) -> list[tuple[str, Mapping[str, str]]]:

@@ -18,6 +18,7 @@ from .cards import cards, headline, in_sight, progress
 from .curves import RATIOS, length_panel, training_panels
 from .downloads import downloads
 from .facts import DATA_WORDS, Fact, compared, duration, facts, look_rows, rate_rows
+from .folding import cut
 from .frontier import frontier_panels, proxy_panels
 from .judging import opinions
 from .jury import judging_of
@@ -30,6 +31,7 @@ from .tables import (
     cells_of,
     columns_of,
     comparison_row,
+    fits_of_judges,
     judge_fits,
     lines_of,
     noise_rows,
@@ -89,7 +91,7 @@ def _environment() -> jinja2.Environment:
 def _printed(value: Any) -> Any:
     """How the template prints a value: text without anything hidden, whole numbers with commas, None as a dash."""
     if type(value) is str:
-        return harmless(value)
+        return cut(harmless(value))
     if value is None:
         return "–"
     if type(value) is int:
@@ -160,7 +162,7 @@ def _quality(study: StudyRecord) -> dict[str, Any]:
         "opinions": opinions(study),
         "rewards": reward_rows(reward) + judge_fits(study),
         "reward_kind": reward.get("kind", ""),
-        "reliability": reward_reliability(reward),
+        "reliability": reward_reliability({**reward, **fits_of_judges(study)}),
         "preferences": preference_rows(study),
         "calibration": calibration_panels(study),
     }

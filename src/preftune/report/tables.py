@@ -97,12 +97,16 @@ def reward_rows(reward: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def judge_fits(study: StudyRecord) -> list[tuple[str, str, str]]:
     """The same of every judge that was fitted, with its baselines."""
-    fits = {name: judge.get("fit", {}) for name, judge in judges_of(study).items()}
     return [
-        (f"judge {name}" if what == "reward model" else what, accuracy, log_loss)
-        for name, fit in fits.items()
+        (name if what == "reward model" else what, accuracy, log_loss)
+        for name, fit in fits_of_judges(study).items()
         for what, accuracy, log_loss in reward_rows({name: fit})
     ]
+
+
+def fits_of_judges(study: StudyRecord) -> dict[str, Any]:
+    """What was recorded of the judges that were fitted, by `judge` and their name."""
+    return {f"judge {name}": judge["fit"] for name, judge in judges_of(study).items() if judge.get("fit")}
 
 
 def _quality(held_out: Any) -> tuple[str, str]:

@@ -216,6 +216,8 @@ def judge_study(panel: Panel, judged: Judged, fit: Callable[[], RewardModel], me
         ask(judge, asked, path)
         ask_again(judge, asked, path)
         agrees = before.get("agreement") or agreement_with_votes(judge, panel.held_out)
+        if isinstance(judge, Endpoint):  # log-probs, JSON or a letter alone
+            own["read"] = dict(Counter(before.get("read", {})) + judge.read)
         described.append(own | {"agreement": agrees})
         del judge
         return_freed_memory()

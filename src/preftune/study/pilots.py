@@ -8,7 +8,6 @@ What came of a pilot is in `pilots/<arm>-lr<rate>/pilot.json`. Shapes: P validat
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections import Counter
@@ -24,7 +23,7 @@ import torch
 from ..console import say
 from ..data import Ballot, Prompt, TextFormat, TokenBallot, tokenize
 from ..errors import Interrupted, UserError
-from ..evidence import Estimate, Floats, read_metrics, scaled_losses, write_json
+from ..evidence import Estimate, Floats, read_metrics, read_record, scaled_losses, write_json
 from ..methods import AMORTIZED_IPO, IPO, OnlineMethod, Scored
 from ..model import Policy, exact_kl, remove_state, return_freed_memory, sample_responses
 from ..stopping import stop_requests
@@ -328,7 +327,7 @@ def make_pilot(job: Job, lr: float) -> Mapping[str, Any]:
     path, training = folder / "pilot.json", job.at(lr)
     what = {"arm": job.arm.name, "lr": lr, "beta": job.beta, "seed": job.seed, "noise": job.noise}
     what |= {"steps": training.steps, "criterion": criterion_of(job.arm).words}
-    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known: dict[str, Any] = read_record(path) if path.exists() else {}
     if any(known.get(name) != value for name, value in what.items()):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from rich.text import Text
 from ..console import say
 from ..data import Message, Prompt, Refused, read_ballots, read_prompts, reference_table, tokenize
 from ..errors import UserError
-from ..evidence import REFERENCE, Result, Sample, number, write_records
+from ..evidence import REFERENCE, Result, Sample, number, read_record, write_records
 from ..judges import Judge
 from ..model import Base, Policy, Reward, Workbench, load_base, open_workbench, pick_device, sample_responses
 from ..stopping import check_writable
@@ -43,10 +42,25 @@ def find_policy(folder: str) -> PolicyFolder:
     """A run's folder, or any model folder. Raises UserError if it is neither."""
     path = Path(folder)
     if (path / "run.json").is_file() and (path / "policy" / "config.json").is_file():
-        return PolicyFolder(path / "policy", path.name, json.loads((path / "run.json").read_text(encoding="utf-8")))
+        return PolicyFolder(path / "policy", path.name, _record(path / "run.json"))
     if (path / "config.json").is_file() or (path / "adapter_config.json").is_file():
         return PolicyFolder(path, path.name, {})
     raise UserError(f"{folder}: no trained policy there (a run leaves policy/ and run.json); name a run's folder")
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """What a run says of itself. Raises UserError where it does not say what evaluation goes by."""
+    record = read_record(path)
+    start: Any = record.get("reference")
+    settings: Any = record.get("settings", {})
+    told = isinstance(start, dict) and isinstance(settings, dict)
+    told = told and all(type(start.get(name)) is str for name in ("name", "sha256"))
+    told = told and type(settings.get("template_options", "")) is str
+    told = told and settings.get("reduction", "sum") in ("sum", "mean")
+    kinds = {"arm": (str,), "method": (str,), "beta": (int, float, type(None)), "seed": (int,), "chat": (bool,)}
+    if not told or any(type(record[name]) not in kinds[name] for name in kinds.keys() & record.keys()):
+        raise UserError(f"{path}: is no record of a run; name a folder that train or compare left")
+    return record
 
 
 def evaluate_folders(
@@ -266,7 +280,7 @@ def sample_folders(
             max_new_tokens=max_new_tokens,
             seed=seed,
             precision=precision,
-            description=folder.name,
+            description=harmless(folder.name),
         )[0]
         columns.append([harmless(base.form.text(ids)) for ids in rollout.responses])
     for texts in zip(*columns, strict=True):

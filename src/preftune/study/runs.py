@@ -20,6 +20,7 @@ from ..evidence import (
     Estimate,
     held_out_alarms,
     read_metrics,
+    read_record,
     read_results,
     run_alarms,
     say_alarms,
@@ -239,7 +240,7 @@ class Runner:
     def records(self) -> dict[str, dict[str, Any]]:
         """What each finished run says of itself, by run: what it cost, and what it was told by."""
         paths = sorted((self.folder / "runs").glob("*/run.json"))
-        return {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+        return {path.parent.name: read_record(path) for path in paths}
 
     def calibrations(self) -> dict[str, list[dict[str, float]]]:
         """The bins of each run that has been evaluated on held-out votes, at its last checkpoint."""

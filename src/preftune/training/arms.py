@@ -102,7 +102,9 @@ def parse_arm(text: str) -> Arm:
         key, equals, value = (piece.strip() for piece in part.partition("="))
         key = key.replace("-", "_")
         check_own(key, name)
-        if not equals or key not in declared:
+        if not equals and key in declared:
+            raise UserError(f"--methods {text}: option {key!r} has no value; write {key}=VALUE")
+        if key not in declared:
             raise UserError(f"--methods {text}: unknown option {key!r}{nearest(key, list(declared))}")
         try:
             own[key] = parse_option(declared[key], value)

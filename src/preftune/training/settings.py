@@ -20,7 +20,8 @@ class Settings:
     A method's own options are in its file. Each field says what it is for, what it may be, and what it is by default.
     Raises UserError for a value that it cannot have. What a line of help has no room for: a `batch_size` larger than
     the data means all of it; `micro_tokens` bounds memory and changes no result; matrix products in bf16 are over
-    float32 weights; with `compile` the first step takes half a minute longer.
+    float32 weights; with `compile` the first step takes half a minute longer; the
+    state is saved at every checkpoint too.
     """
 
     lr: float | None = option(
@@ -41,9 +42,7 @@ class Settings:
     lora: int = option(0, "rank of an adapter; 0: all weights", least=0)
     precision: str = option("fp32", "of matrix products", choices=PRECISIONS, in_arms=False)
     device: str = option("auto", "cpu, cuda, ...", default_text="a GPU where there is one", in_arms=False, counts=False)
-    save_every: float = option(
-        10.0, "minutes between saved states; also at each checkpoint", least=0, in_arms=False, counts=False
-    )
+    save_every: float = option(10.0, "minutes between saved states", least=0, in_arms=False, counts=False)
     grad_checkpointing: bool = option(False, "less memory, a third more time", in_arms=False, counts=False)
     compile: bool = option(False, "faster steps but the first; needs a C++ compiler", in_arms=False, counts=False)
     warmup: float = option(0.1, "share of steps in which --lr rises", least=0, most=1, in_arms=False)
