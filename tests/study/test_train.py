@@ -129,7 +129,7 @@ def test_an_arm_is_a_method_with_its_own_settings() -> None:
         ("ipo[reduction=max]", "--reduction max"),
         ("ipo[reductoin=mean]", "unknown option 'reductoin'; did you mean 'reduction'?"),
         ("ipo[steps=5]", "unknown option 'steps'"),
-        ("ipo[lr]", "unknown option 'lr'|lr needs a value"),
+        ("ipo[lr]", "option 'lr' has no value; write lr=VALUE"),
         ("ipoo", "unknown method 'ipoo'; did you mean 'ipo'?"),
         ("ipo[lr=1", "is no arm"),
         ("", "is no arm"),
