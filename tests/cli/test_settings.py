@@ -47,7 +47,7 @@ WRONG = [
     (COMPARE, "--eval-prompts 0", "--eval-prompts 0: must be at least 1"),
     (COMPARE, "--samples -1", "--samples -1: must be at least 0"),
     (COMPARE, "--max-new-tokens 0", "--max-new-tokens 0: must be at least 1"),
-    (COMPARE, "--kind foo", "--kind foo: no arm that is compared uses a reward model"),
+    (COMPARE, "--kind foo", "--kind 'foo': unknown"),
     (COMPARE, "--methods ppo --kind foo", "--kind 'foo': unknown"),
     (COMPARE, "--device meta", "--device meta: holds no numbers"),
     (TRAIN, "--device meta", "--device meta: holds no numbers"),

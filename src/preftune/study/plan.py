@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..data import Ballot, TextFormat, TokenBallot, TokenSet, flip_votes, limit_votes, split_by_prompt, tokenize
-from ..errors import UserError
-from ..methods import REWARD, Selection, all_options, check_known, names_of
+from ..errors import UserError, nearest
+from ..methods import KINDS, REWARD, Selection, all_options, check_known, names_of
 from ..preference import check_fit, default_kind, likelihood_of
 from ..training import Arm, Recipe, Settings, check_given, make_settings, parse_arm, split_arms
 from .limits import check_asked
@@ -136,11 +136,10 @@ def settle_study(
     the user can mend.
     """
     plan = make_plan(methods, betas, every_seed(until, seeds), label_noise, options, checkpoints, kind)
+    check_known_kind(kind)
     if fits_judge:
         plan = replace(plan, judge_kind=kind or default_kind([REWARD], plan.settings))
         check_fit(plan.judge_kind, plan.reward_recipe)
-    else:
-        check_kind_used(kind, plan.arms)
     check_until(until, hours, seeds, samples, len(plan.arms), scored)
     length = options.get("max_new_tokens", 1)
     check_asked(samples=samples, max_new_tokens=length, eval_prompts=eval_prompts, eval_fraction=eval_fraction)
@@ -189,10 +188,10 @@ def make_plan(
     return plan
 
 
-def check_kind_used(kind: str | None, arms: Sequence[Arm]) -> None:
-    """Raises UserError for a kind of reward model where no arm has a use for one."""
-    if kind is not None and not any(arm.method.needs for arm in arms):
-        raise UserError(f"--kind {kind}: no arm that is compared uses a reward model; leave it out")
+def check_known_kind(kind: str | None) -> None:
+    """Raises UserError for a kind that no reward model has, also where no arm uses one yet: a study may grow."""
+    if kind is not None and kind not in KINDS:
+        raise UserError(f"--kind {kind!r}: unknown{nearest(kind, KINDS)}")
 
 
 def split_options(options: Mapping[str, Any], methods: Sequence[str]) -> tuple[Settings, dict[str, Any]]:
