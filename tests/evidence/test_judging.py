@@ -194,3 +194,10 @@ def test_lengths_are_those_of_the_two_responses(study: StudyRecord) -> None:
 def test_a_study_from_before_judges_reads_as_ever(tmp_path: Path) -> None:
     study = read_study(write_synthetic_study(tmp_path / "s"))
     assert study.judgements == study.opponents == study.people == () and verdict(study).axis == "reward"
+
+
+def test_a_sample_of_any_number_takes_no_more_room_than_its_line(study: StudyRecord) -> None:
+    made = judged(study, fair)
+    first, *rest = made.judgements
+    far = replace(made, judgements=(replace(first, sample=10**15), *rest))
+    assert verdict(far).points and judge_facts(far)[0].asked == judge_facts(made)[0].asked

@@ -65,12 +65,13 @@ class Contests:
     win: Floats
     longer: Floats
     met: npt.NDArray[np.bool_]
+    samples: tuple[int, ...]  # the numbers of the S samples
 
     @property
     def even(self) -> dict[tuple[int, int, int], float]:
-        """F of every contest by its place, ½ where there is no verdict."""
+        """F of every contest by run end, prompt and number of the sample; ½ where there is no verdict."""
         known = np.where(np.isnan(self.win), EVEN, self.win)
-        return {(int(r), int(p), int(s)): float(known[r, p, s]) for r, p, s in np.argwhere(self.met)}
+        return {(int(r), int(p), self.samples[s]): float(known[r, p, s]) for r, p, s in np.argwhere(self.met)}
 
     @property
     def by_prompt(self) -> Floats:
@@ -109,17 +110,17 @@ def contests_of(study: StudyRecord, judge: str, ends: Sequence[Sampled], prompts
         for one in study.judgements
         if one.judge == judge and one.against == OPPONENT and not one.again and (one.run, one.step) in at
     ]
-    size = max((one.sample for one in own), default=0) + 1
-    win, longer = (np.full((len(ends), len(prompts), size), np.nan) for _ in range(2))
+    samples = {sample: i for i, sample in enumerate(sorted({one.sample for one in own}))}
+    win, longer = (np.full((len(ends), len(prompts), max(len(samples), 1)), np.nan) for _ in range(2))
     tokens, met = lengths(study), np.zeros(win.shape, dtype=np.bool_)
     for one in own:
         if one.prompt_id not in number:
             continue
-        place = at[one.run, one.step], number[one.prompt_id], one.sample
+        place = at[one.run, one.step], number[one.prompt_id], samples[one.sample]
         met[place] = True
         win[place] = math.nan if one.preference is None else one.preference
         longer[place] = _length(tokens, one.run, one) - tokens.get((OPPONENT, 0, one.prompt_id, one.other), np.nan)
-    return Contests(win, longer, met)
+    return Contests(win, longer, met, tuple(samples))
 
 
 Lengths = Mapping[tuple[str, int, int, int], int]

@@ -194,7 +194,7 @@ def _mirrored(share: Estimate) -> Estimate:
 
 
 def _percent(share: Estimate) -> str:
-    if share.se is None:
+    if not share.se:
         return f"{100 * share.value:.0f}%"
     return f"{number(100 * share.value, 100 * share.se)} ± {number(100 * share.se, 100 * share.se)}%"
 

@@ -166,6 +166,6 @@ def sample_all(
         )
         reference = reference or drawn
         method = str(one.record.get("method", "model"))
-        identity: dict[str, Any] = {"arm": one.name, "method": method, "beta": one.record.get("beta"), "seed": 0}
+        identity: dict[str, Any] = {"arm": one.name, "method": method, "beta": None, "seed": 0}
         append_records(folder / "samples.jsonl", drawn)
         append_records(path, [summarise(drawn, reference, None, run=one.name, step=0, **identity)])

@@ -181,7 +181,7 @@ def describe_judges(panel: Panel, judged: Judged, *, test: bool) -> list[dict[st
         judge = open_judge(spec, panel, judged, _never)
         own = {"name": judge.name, "description": judge.description, "identity": dict(judge.identity)}
         agrees = known.get(judge.name, {}).get("agreement", {})
-        if test and not agrees:
+        if test and panel.held_out and not agrees:
             say(f"judge {judge.name}: asked about held-out votes first")
             agrees = agreement_with_votes(judge, panel.held_out)
         described.append(own | {"agreement": agrees})
