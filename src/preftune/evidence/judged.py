@@ -98,7 +98,11 @@ def no_axis(judge: Mapping[str, Any]) -> str:
     if not isinstance(value, int | float) or not isinstance(low, int | float) or low > EVEN:
         return ""
     told = f"it agrees with {100 * value:.0f}% of held-out votes, which is not above 50%"
-    return f"{told} (95% interval from {100 * low:.0f}%)"
+    interval = f"95% interval from {100 * low:.0f}%"
+    if value <= EVEN:
+        return f"{told} ({interval})"
+    needed = ((1.96 + 0.84) * EVEN / (value - EVEN)) ** 2  # on as many prompts; 80% power
+    return f"{told} ({interval}); if it is that good, about {needed:,.0f} held-out votes show it in four of five cases"
 
 
 def contests_of(study: StudyRecord, judge: str, ends: Sequence[Sampled], prompts: Sequence[int]) -> Contests:

@@ -80,9 +80,9 @@ def _unscored(study: StudyRecord) -> str:
     """Why nothing is claimed."""
     judges = judges_of(study)
     why = next(((name, no_axis(judge)) for name, judge in judges.items() if no_axis(judge)), None)
-    reason = f"The first judge, {why[0]}, carries no axis: {why[1]}" if why else "Nothing scored the samples"
+    reason = f"The first judge, {why[0]}, carries no axis: {why[1]}. So" if why else "Nothing scored the samples, so"
     return (
-        f"{reason}, so no quality is claimed and no arm compared; how often margins agree with held-out votes is in "
+        f"{reason} no quality is claimed and no arm compared; how often margins agree with held-out votes is in "
         "the table."
     )
 
