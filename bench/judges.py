@@ -13,7 +13,7 @@ import json
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -171,18 +171,21 @@ def show_rows(name: str, ballots: Sequence[Ballot], rows: Sequence[dict[str, Any
     prompts = len({ballot.prompt for ballot in ballots})
     title = f"{name}: {len(ballots)} pairs, {prompts} prompts" + (", too few for an interval" * (prompts < FEW))
     columns = ["judge", "the majority", "a majority without one", "flips", "first slot", "longer", "missing", "seconds"]
-    share: Callable[[Any], str] = lambda value: "" if value is None else f"{value:.2f}"  # noqa: E731
     cells = [
         [
             row["judge"],
             *(said(row.get(key)) for key in ("accuracy", "against_others")),
-            *(share(row.get(key)) for key in ("flips", "first_slot", "longer")),
+            *(share_of(row.get(key)) for key in ("flips", "first_slot", "longer")),
             ", ".join(f"{count} {why}" for why, count in row["missing"].items()) or "0" if "missing" in row else "",
             str(row.get("seconds", "")),
         ]
         for row in rows
     ]
     show(title, columns, cells)
+
+
+def share_of(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def said(estimate: dict[str, Any] | None) -> str:

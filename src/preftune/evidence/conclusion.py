@@ -39,8 +39,13 @@ def verdict(study: StudyRecord) -> Verdict:
     The sentence is of the primary axis alone; `secondary` are the others, each corrected for its own comparisons.
     """
     primary, *others = axes_of(study)
-    answer = replace(_on_axis(study, primary), secondary=tuple(_on_axis(study, axis) for axis in others))
     noises = study.noises()
+    answer = replace(
+        _on_axis(study, primary),
+        alarms=(*judge_alarms(study), *alarms(study)),
+        alarmed={(arm, noise): why for noise in noises for arm, why in alarmed_arms(study.at_noise(noise)).items()},
+        secondary=tuple(_on_axis(study, axis) for axis in others),
+    )
     sentences = [sentence_of(study.at_noise(noise), answer.at_noise(noise)) for noise in noises]
     if len(sentences) == 1:
         return replace(answer, sentence=sentences[0])
@@ -49,7 +54,7 @@ def verdict(study: StudyRecord) -> Verdict:
 
 
 def _on_axis(study: StudyRecord, axis: Axis) -> Verdict:
-    """The numbers of one axis, without a sentence."""
+    """The numbers of one axis, without a sentence and without alarms, which are of the study."""
     noises = study.noises()
     found = [_evidence(study.at_noise(noise), axis) for noise in noises]
     notes = dict.fromkeys(note for evidence in found for note in evidence.notes)
@@ -63,10 +68,9 @@ def _on_axis(study: StudyRecord, axis: Axis) -> Verdict:
         frontiers=tuple(fit for evidence in found for fit in evidence.frontiers),
         comparisons=judged([pair for evidence in found for pair in evidence.comparisons], study),
         best=tuple(best for evidence in found for best in evidence.best),
-        alarms=(*judge_alarms(study), *alarms(study)),
+        alarms=(),
         caveats=(*study.notes, *notes, *caveats_of(study, axis, points, paired)),
         judge=str((study.info.get("gold") or {}).get("name", "")) if axis.kind == REWARD else axis.judge,
-        alarmed={(arm, noise): why for noise in noises for arm, why in alarmed_arms(study.at_noise(noise)).items()},
     )
 
 

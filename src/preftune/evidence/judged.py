@@ -33,7 +33,7 @@ from .frontiers import (
     point_at,
 )
 from .influence import Estimates, mean_where_there
-from .judgements import CONTROLS, OPPONENT, Judgement, Sampled
+from .judgements import OPPONENT, Sampled
 from .length_control import length_controlled
 from .people import VoteTables, vote_tables
 from .prediction_powered import Powered, ppi, ppi_points
@@ -123,7 +123,8 @@ def contests_of(study: StudyRecord, judge: str, ends: Sequence[Sampled], prompts
         place = at[one.run, one.step], number[one.prompt_id], samples[one.sample]
         met[place] = True
         win[place] = math.nan if one.preference is None else one.preference
-        longer[place] = _length(tokens, one.run, one) - tokens.get((OPPONENT, 0, one.prompt_id, one.other), np.nan)
+        own_tokens = tokens.get((one.run, one.step, one.prompt_id, one.sample), np.nan)
+        longer[place] = own_tokens - tokens.get((OPPONENT, 0, one.prompt_id, one.other), np.nan)
     return Contests(win, longer, met, tuple(samples))
 
 
@@ -138,18 +139,19 @@ def lengths(study: StudyRecord) -> Lengths:
     }
 
 
-def _length(tokens: Lengths, run: str, one: Judgement) -> float:
-    return tokens.get((run, 0 if run in CONTROLS else one.step, one.prompt_id, one.sample), np.nan)
+def _judged_by(study: StudyRecord, judge: str) -> tuple[list[Result], list[int], Contests]:
+    """The run ends that a judge has seen, the prompts that any judge has seen, and its contests of both."""
+    seen = {(one.run, one.step) for one in study.judgements if one.judge == judge and one.against == OPPONENT}
+    rows = [row for row in study.ends() if (row.run, row.step) in seen]
+    prompts = sorted({one.prompt_id for one in study.judgements})
+    return rows, prompts, contests_of(study, judge, [(row.run, row.step) for row in rows], prompts)
 
 
 def judged_points(study: StudyRecord, axis: Axis) -> tuple[tuple[Point, ...], PerPrompt | None, list[str]]:
     """The run ends that a judge has seen, on its axis; their means or influences per prompt; notes."""
-    seen = {(one.run, one.step) for one in study.judgements if one.judge == axis.judge and one.against == OPPONENT}
-    rows = [row for row in study.ends() if (row.run, row.step) in seen]
-    prompts = sorted({one.prompt_id for one in study.judgements})
+    rows, prompts, contests = _judged_by(study, axis.judge)
     if not rows or len(prompts) < 2:
         return (), None, []
-    contests = contests_of(study, axis.judge, [(row.run, row.step) for row in rows], prompts)
     found, notes = _estimates(study, axis, rows, prompts, contests)
     gain = found.pseudo_values - EVEN
     points = [point_at(row, float(value) - EVEN, None) for row, value in zip(rows, found.values, strict=True)]
@@ -173,11 +175,7 @@ def _estimates(
         return found.rates, [f"{row.run} has no win rate at equal length: {why}." for row, why in told if why]
     tables = vote_tables(study.people, rows, prompts, contests.even)
     notes = _notes_of(tables)
-    if axis.kind == PEOPLE:
-        return mean_where_there(tables.h), notes
-    if tables.voted < 2:
-        return mean_where_there(tables.h), notes
-    if tables.voted < 2:
+    if axis.kind == PEOPLE or tables.voted < 2:
         return mean_where_there(tables.h), notes
     powered = ppi_points(tables.h, tables.l, tables.f)
     return powered.estimates, [*notes, f"The judge's weight beside people's votes is {powered.weight:.2f}."]
@@ -224,10 +222,7 @@ def people_of(study: StudyRecord) -> list[tuple[str, Powered]]:
     axis = next((axis for axis in axes_of(study) if axis.kind == PEOPLE), None)
     if axis is None:
         return []
-    seen = {(one.run, one.step) for one in study.judgements if one.judge == axis.judge and one.against == OPPONENT}
-    rows = [row for row in study.ends() if (row.run, row.step) in seen]
-    prompts = sorted({one.prompt_id for one in study.judgements})
-    contests = contests_of(study, axis.judge, [(row.run, row.step) for row in rows], prompts)
+    rows, prompts, contests = _judged_by(study, axis.judge)
     tables = vote_tables(study.people, rows, prompts, contests.even)
     if tables.voted < 2:
         return []

@@ -13,6 +13,7 @@ from ..evidence import (
     COPY,
     NULL,
     OPPONENT,
+    REWARD,
     Comparison,
     Estimate,
     JudgeFacts,
@@ -52,11 +53,6 @@ class Contest(NamedTuple):
     wins: str
 
 
-def judge_rows(study: StudyRecord) -> list[Row]:
-    """A row for every judge, under `HEADS`."""
-    return [_judge_row(facts) for facts in judge_facts(study)]
-
-
 def _judge_row(facts: JudgeFacts) -> Row:
     accuracy = facts.agreement.get("accuracy") or {}
     known = Estimate(accuracy["value"], accuracy.get("se")) if isinstance(accuracy.get("value"), float) else None
@@ -74,18 +70,9 @@ def percent(share: Estimate | None) -> str:
     return f"{100 * share.value:.1f}{error}"
 
 
-def descriptions(study: StudyRecord) -> list[tuple[str, str]]:
-    """(name, who it is) of every judge."""
-    return [(facts.name, facts.description) for facts in judge_facts(study)]
-
-
-def reasons(study: StudyRecord) -> list[tuple[str, str]]:
-    """(judge, contests without a verdict by reason), of those that have any."""
-    return [
-        (facts.name, "; ".join(f"{why}: {count:,}" for why, count in facts.missing.items()))
-        for facts in judge_facts(study)
-        if facts.missing
-    ]
+def _reasons(facts: JudgeFacts) -> str:
+    """Contests without a verdict, by reason."""
+    return "; ".join(f"{why}: {count:,}" for why, count in facts.missing.items())
 
 
 def agreement_rows(study: StudyRecord) -> list[Row]:
@@ -141,10 +128,8 @@ def people_told(answer: Verdict) -> str:
     return notes[0] if notes else ""
 
 
-def may_conclude(study: StudyRecord, answer: Verdict) -> Iterator[str]:
+def may_conclude(answer: Verdict) -> Iterator[str]:
     """What a win rate by a judge lets a reader conclude, and what it does not."""
-    if answer.axis == "reward" or not judge_facts(study):
-        return
     yield f"May be concluded: which arm judge {answer.judge} prefers more often at the same KL, on prompts like these."
     yield "May not: that people would. Votes of people on a random part of the same pairs would tell, and correct it."
     made = [pair for pair in answer.comparisons if pair.verdict == "no difference" and pair.detectable]
@@ -159,15 +144,16 @@ def _seen(made: Sequence[Comparison]) -> str:
 
 def judging_of(study: StudyRecord, answer: Verdict) -> dict[str, Any]:
     """What the page is filled with."""
+    judges = judge_facts(study)
     return {
         "judge_heads": HEADS,
-        "judge_rows": judge_rows(study),
-        "judge_descriptions": descriptions(study),
-        "judge_reasons": reasons(study),
+        "judge_rows": [_judge_row(facts) for facts in judges],
+        "judge_descriptions": [(facts.name, facts.description) for facts in judges],
+        "judge_reasons": [(facts.name, _reasons(facts)) for facts in judges if facts.missing],
         "judge_agreement": agreement_rows(study),
         "secondary": secondary_rows(answer, len(study.noises()) > 1),
         "contests": contest_rows(study),
         "people": people_rows(study),
         "people_told": people_told(answer),
-        "may_conclude": list(may_conclude(study, answer)),
+        "may_conclude": list(may_conclude(answer)) if judges and answer.axis != REWARD else [],
     }

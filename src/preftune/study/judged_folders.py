@@ -16,7 +16,7 @@ from ..data import TokenSet, read_ballots, read_prompts
 from ..errors import UserError
 from ..evidence import REFERENCE, StudyRecord, append_records, read_results, read_study, write_json
 from ..judges import Named, settle_judges
-from ..model import Policy, RewardModel, Workbench, open_workbench
+from ..model import Policy, Workbench, open_workbench
 from ..report import write_report
 from ..stopping import only_writer
 from ..training import describe_counts, make_settings, versions
@@ -86,14 +86,10 @@ def judge_folders(
         write_json(folder / "study.json", info)
         budget = make_settings({"micro_tokens": micro_tokens, "device": device}).pass_tokens
         sample_all(folder, found, bench, questions, device, budget)
-        info |= judge_study(panel, judged, _never, lambda ends: itertools.combinations(ends, 2))
+        info |= judge_study(panel, judged, meet=lambda ends: itertools.combinations(ends, 2))
         write_json(folder / "study.json", info)
         say(f"report: {write_report(folder)}")
     return read_study(folder)
-
-
-def _never() -> RewardModel:
-    raise AssertionError("is not fitted here")
 
 
 def check_names(found: Sequence[PolicyFolder]) -> None:

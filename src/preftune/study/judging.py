@@ -194,7 +194,9 @@ def _never() -> RewardModel:
     raise AssertionError("is not fitted here")
 
 
-def judge_study(panel: Panel, judged: Judged, fit: Callable[[], RewardModel], meet: Meet = arms_met) -> dict[str, Any]:
+def judge_study(
+    panel: Panel, judged: Judged, fit: Callable[[], RewardModel] = _never, meet: Meet = arms_met
+) -> dict[str, Any]:
     """Have every judge of the study say what it thinks of all run ends, and of those that `meet`; what `study.json` is
     to say of them."""
     if not panel:
