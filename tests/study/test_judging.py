@@ -192,6 +192,8 @@ def test_a_judge_that_does_not_agree_with_held_out_votes_carries_no_axis(model: 
     assert answer.axis == "accuracy" and "hates_a, carries no axis" in answer.sentence
     assert [one.judge for one in answer.secondary] == ["likes_a", "likes_a"]
     assert any("hates_a carries no axis" in alarm for alarm in answer.alarms)
+    page = (tmp_path / "s" / "report.html").read_text(encoding="utf-8")
+    assert "May be concluded" not in page and "The study answers by judge" not in page
 
 
 def test_a_reward_judge_learns_from_votes_that_no_arm_sees(model: str, tmp_path: Path) -> None:

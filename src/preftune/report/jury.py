@@ -13,7 +13,7 @@ from ..evidence import (
     COPY,
     NULL,
     OPPONENT,
-    REWARD,
+    WIN_RATE,
     Comparison,
     Estimate,
     JudgeFacts,
@@ -155,5 +155,5 @@ def judging_of(study: StudyRecord, answer: Verdict) -> dict[str, Any]:
         "contests": contest_rows(study),
         "people": people_rows(study),
         "people_told": people_told(answer),
-        "may_conclude": list(may_conclude(answer)) if judges and answer.axis != REWARD else [],
+        "may_conclude": list(may_conclude(answer)) if answer.axis == WIN_RATE else [],
     }
