@@ -12,6 +12,7 @@ import pytest
 from studies import LIKES_A, QUICK, make_ballots
 from studies import WORDS as WORDS
 
+from preftune.data import keep_digests, kept_digests, prompt_digests
 from preftune.errors import UserError
 from preftune.evidence import (
     CONTROLS,
@@ -24,11 +25,12 @@ from preftune.evidence import (
     verdict,
 )
 from preftune.evidence.people import keep_votes, pairs_of, write_pairs
-from preftune.judges import Contest, Opinion
+from preftune.judges import Contest, JudgeSpec, Opinion
 from preftune.report.beside import put_beside
 from preftune.report.page import page_of
 from preftune.study import beta_search, looks
 from preftune.study.judged_folders import judge_folders
+from preftune.study.judging import Panel, agreement_with_votes
 from preftune.study.study import Study, compare
 
 JUDGED: dict[str, Any] = {name: value for name, value in QUICK.items() if name != "judge"}
@@ -196,9 +198,13 @@ def test_a_judge_that_does_not_agree_with_held_out_votes_carries_no_axis(model: 
     assert "May be concluded" not in page and "The study answers by judge" not in page
 
 
-def test_a_reward_judge_learns_from_votes_that_no_arm_sees(model: str, tmp_path: Path) -> None:
+def test_a_reward_judge_learns_from_votes_that_no_arm_sees(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     few = {**JUDGED, "seeds": (0,), "betas": [0.3], "kind": "frozen"}
     study = compare("dpo,ipo", make_ballots(), model=model, judge="reward", out=tmp_path / "s", **few).study
+    said = capsys.readouterr().err
+    assert said.index("judge reward: it agrees with") < said.index("dpo-beta0.3-seed0, step")  # before it is needed
     data = study.info["data"]
     assert data["ballots_judge"] > 0
     del few["kind"]
@@ -207,6 +213,33 @@ def test_a_reward_judge_learns_from_votes_that_no_arm_sees(model: str, tmp_path:
     judge = study.info["judges"][0]
     assert judge["name"] == "reward" and judge["identity"]["base"] == study.info["model"]["sha256"]
     assert (tmp_path / "s" / "judges" / "reward" / "done.json").exists()
+    agrees = judge["agreement"]  # with every vote that it was not fitted on, those of the arms too
+    assert agrees["votes"] + agrees["missing"] == data["votes_eval"] + data["votes_train"]
+    own = kept_digests(tmp_path / "s" / "judges" / "reward")
+    assert own and agrees["prompts"] + len(own) == len({ballot.prompt for ballot in make_ballots()})
+
+
+def test_a_judge_is_tested_on_no_vote_that_it_is_known_to_have_learned_from(tmp_path: Path) -> None:
+    ballots = tuple(make_ballots(12))
+    panel = Panel(held_out=ballots[:4], learned=ballots[4:], digests=prompt_digests(one.prompt for one in ballots[4:6]))
+    (tmp_path / "policy").mkdir()
+    keep_digests(tmp_path, prompt_digests(one.prompt for one in ballots[:3]))
+    for spec, known in (
+        (JudgeSpec("reward", "reward"), ballots[4:6]),
+        (JudgeSpec("model:m", "model", str(tmp_path)), ballots[:3]),
+        (JudgeSpec("function", "function"), ()),
+    ):
+        asked = panel.unseen(spec)
+        assert sorted(asked, key=repr) == sorted((one for one in ballots if one not in known), key=repr)
+        assert set(asked[: len(set(ballots[:4]) - set(known))]) <= set(ballots[:4])  # the held-out ones first
+
+
+def test_votes_on_one_prompt_are_one_cluster_whatever_ballot_they_stand_in() -> None:
+    twice = [replace(one, id=f"{one.prompt}-{i}") for one in make_ballots(10) for i in range(2)]
+    once = make_ballots(10)
+    one, two = (agreement_with_votes(Counting(), ballots) for ballots in (once, twice))
+    assert two["prompts"] == one["prompts"] and two["votes"] == 2 * one["votes"]
+    assert two["accuracy"] == pytest.approx(one["accuracy"])
 
 
 def test_the_reward_that_taught_an_arm_is_no_judge_of_it(model: str, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from .influence import missing_bounds as missing_bounds
 from .judged import judges_of as judges_of
 from .judged import no_axis as no_axis
 from .judged import people_of as people_of
+from .judged import tells_votes as tells_votes
 from .judgements import CONTROLS as CONTROLS
 from .judgements import COPY as COPY
 from .judgements import IDENTICAL as IDENTICAL

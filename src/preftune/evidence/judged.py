@@ -97,12 +97,26 @@ def no_axis(judge: Mapping[str, Any]) -> str:
     value, low = accuracy.get("value"), accuracy.get("low")
     if not isinstance(value, int | float) or not isinstance(low, int | float) or low > EVEN:
         return ""
-    told = f"it agrees with {100 * value:.0f}% of held-out votes, which is not above 50%"
-    interval = f"95% interval from {100 * low:.0f}%"
+    told = f"{_agrees(value)}, which is not above 50% (95% interval from {100 * low:.0f}%)"
     if value <= EVEN:
-        return f"{told} ({interval})"
+        return told
     needed = ((1.96 + 0.84) * EVEN / (value - EVEN)) ** 2  # on as many prompts; 80% power
-    return f"{told} ({interval}); if it is that good, about {needed:,.0f} held-out votes show it in four of five cases"
+    return f"{told}; if it is that good, about {needed:,.0f} held-out votes show it in four of five cases"
+
+
+def tells_votes(judge: Mapping[str, Any]) -> str:
+    """How often a judge agrees with held-out votes, in words."""
+    found = judge.get("agreement") or {}
+    accuracy = found.get("accuracy")
+    if not accuracy:
+        return "no vote is there that it did not learn from"
+    low, high = (accuracy[name] for name in ("low", "high"))
+    interval = "" if low is None else f" (95% interval {100 * low:.0f}% to {100 * high:.0f}%)"
+    return f"{_agrees(accuracy['value'])}{interval}, {found['votes']} votes on {found['prompts']} prompts"
+
+
+def _agrees(share: float) -> str:
+    return f"it agrees with {100 * share:.0f}% of held-out votes"
 
 
 def contests_of(study: StudyRecord, judge: str, ends: Sequence[Sampled], prompts: Sequence[int]) -> Contests:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..console import say, track
-from ..data import Ballot, TokenSet
+from ..data import Ballot, TokenSet, kept_digests, prompt_digest
 from ..errors import UserError
 from ..evidence import (
     IDENTICAL,
@@ -27,9 +27,11 @@ from ..evidence import (
     append_records,
     arms_met,
     judges_of,
+    no_axis,
     read_info,
     read_judgements,
     read_study,
+    tells_votes,
 )
 from ..judges import (
     CLASSIFIER,
@@ -52,7 +54,8 @@ from ..model import RewardModel, return_freed_memory, tokens_per_pass
 from .meetings import Asked, Judged, Meet, contests_of, draw_opponents
 
 AT_ONCE = 64  # contests between two writes
-AGREEMENT = 200  # held-out votes that a judge is compared with, at most
+AGREEMENT = 200  # votes that a judge who reads is compared with, at most; a reward is quicker to ask
+AGREEMENT_OF_REWARD = 500
 REPEATED = 20  # contests that are asked again, once, to see whether a judge drifts
 
 
@@ -94,23 +97,30 @@ def _answered(to: Judgement, said: Opinion) -> Judgement:
     return replace(to, first=said.first, second=said.second, why=said.why)
 
 
+def _of_prompt(ballot: Ballot) -> str:
+    return _order(repr(ballot.prompt))
+
+
 def _order(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
 def agreement_with_votes(judge: PairJudge, ballots: Sequence[Ballot]) -> dict[str, Any]:
-    """How often the judge is on the side of held-out votes, ties one half, with its interval over prompts; {} without.
+    """How often the judge is on the side of these votes, ties one half, with its interval over prompts; {} without.
 
-    Of at most `AGREEMENT` votes, by prompts in a fixed order.
+    Of at most `AGREEMENT` votes, or `AGREEMENT_OF_REWARD`, those of the first ballots.
     """
     chosen: list[tuple[Contest, float, float, int]] = []
-    for place, ballot in enumerate(sorted(ballots, key=lambda ballot: _order(repr(ballot.prompt)))):
+    places: dict[str, int] = {}
+    for ballot in ballots:
+        place = places.setdefault(prompt_digest(ballot.prompt), len(places))
         ended = ballot.ended or (True,) * len(ballot.responses)
         for vote in ballot.votes:
             a, b = ballot.responses[vote.a], ballot.responses[vote.b]
             contest = Contest(ballot.prompt, a, b, ended[vote.a], ended[vote.b])
             chosen.append((contest, vote.p, vote.weight, place))
-    chosen = [one for one in chosen if one[0].a != one[0].b][:AGREEMENT]
+    most = AGREEMENT_OF_REWARD if isinstance(judge, Scored) else AGREEMENT
+    chosen = [one for one in chosen if one[0].a != one[0].b][:most]
     if not chosen:
         return {}
     opinions = judge.prefer([contest for contest, *_ in chosen])
@@ -140,15 +150,27 @@ def agreement_with_votes(judge: PairJudge, ballots: Sequence[Ballot]) -> dict[st
 
 @dataclass(frozen=True)
 class Panel:
-    """The judges of a study: who they are, the votes that `reward` is fitted on, and held-out ballots to test them."""
+    """The judges of a study: who they are, the votes that `reward` is fitted on, and ballots to test them.
+
+    `held_out` are the ballots that policies are evaluated on, `learned` those that arms learn from: a judge that did
+    not learn from these too is tested on both.
+    """
 
     jury: Jury = field(default_factory=Jury)
     votes: TokenSet | None = None
     held_out: tuple[Ballot, ...] = ()
+    learned: tuple[Ballot, ...] = ()
     digests: frozenset[str] = frozenset()  # of the prompts of those votes
 
     def __bool__(self) -> bool:
         return bool(self.jury.specs)
+
+    def unseen(self, spec: JudgeSpec) -> list[Ballot]:
+        """Ballots that the judge did not learn from as far as is known: the held-out ones first, each in an order that
+        follows from the prompts."""
+        known = self.digests if spec.kind == REWARD else (kept_digests(spec.where) if spec.where else None)
+        ballots = [*sorted(self.held_out, key=_of_prompt), *sorted(self.learned, key=_of_prompt)]
+        return [ballot for ballot in ballots if not known or prompt_digest(ballot.prompt) not in known]
 
 
 def open_judge(spec: JudgeSpec, panel: Panel, judged: Judged, fit: Callable[[], RewardModel]) -> PairJudge:
@@ -181,13 +203,34 @@ def describe_judges(panel: Panel, judged: Judged, *, test: bool) -> list[dict[st
         judge = open_judge(spec, panel, judged, _never)
         own = {"name": judge.name, "description": judge.description, "identity": dict(judge.identity)}
         agrees = known.get(judge.name, {}).get("agreement", {})
-        if test and panel.held_out and not agrees:
+        unseen = panel.unseen(spec)
+        if test and unseen and not agrees:
             say(f"judge {judge.name}: asked about held-out votes first")
-            agrees = agreement_with_votes(judge, panel.held_out)
+            agrees = agreement_with_votes(judge, unseen)
         described.append(own | {"agreement": agrees})
         del judge
         return_freed_memory()
     return described
+
+
+def fitted_judges(
+    described: Sequence[Mapping[str, Any]], panel: Panel, judged: Judged, fit: Callable[[], RewardModel]
+) -> list[Mapping[str, Any]]:
+    """What `study.json` says of the judges, now that the one that is fitted here was and has been tested: before any
+    policy is trained, so that nobody waits for runs that it cannot tell apart."""
+    specs = {spec.name: spec for spec in panel.jury.specs if spec.kind == REWARD}
+    told = []
+    for own in described:
+        spec = specs.get(own["name"])
+        if spec is not None and not own.get("agreement"):
+            judge = open_judge(spec, panel, judged, fit)
+            own = {"name": judge.name, "description": judge.description, "identity": dict(judge.identity)}
+            own |= {"agreement": agreement_with_votes(judge, panel.unseen(spec))}
+            say(f"judge {judge.name}: {no_axis(own) or tells_votes(own)}")
+            del judge
+            return_freed_memory()
+        told.append(own)
+    return told
 
 
 def _never() -> RewardModel:
@@ -217,7 +260,7 @@ def judge_study(
         path = judged.folder / JUDGEMENTS_FILE
         ask(judge, asked, path)
         ask_again(judge, asked, path)
-        agrees = before.get("agreement") or agreement_with_votes(judge, panel.held_out)
+        agrees = before.get("agreement") or agreement_with_votes(judge, panel.unseen(spec))
         if isinstance(judge, Endpoint):  # log-probs, JSON or a letter alone
             own["read"] = dict(Counter(before.get("read", {})) + judge.read)
         described.append(own | {"agreement": agrees})

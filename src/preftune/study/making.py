@@ -14,7 +14,7 @@ from ..preference import check_extra_responses
 from ..training import AnyTraining, PromptTraining, check_context, prepare
 from .beta_search import MOST, kept, search_betas
 from .describing import describe_targets
-from .judging import check_apart, judge_study
+from .judging import check_apart, fitted_judges, judge_study
 from .looks import Clock
 from .naming import condition_name
 from .pilots import Fresh, settle_rates
@@ -39,6 +39,9 @@ def make_runs(runner: Runner, info: dict[str, Any], fresh: Fresh, clock: Clock) 
         write_json(path, info)
         check_apart(info["judges"], {reward.model.sha256 for reward in rewards.values()})
         runner = replace(runner, rewards=rewards)
+    if runner.panel.jury.fits:
+        info["judges"] = fitted_judges(info["judges"], runner.panel, runner.judging, runner.judged_by)
+        write_json(path, info)
     runner = settle_rates(runner, info, fresh) if plan.auto_lr else runner
     runner.evaluator.evaluate_reference()
     if plan.searching:

@@ -90,7 +90,9 @@ def open_plan(
     for fitted in (folder / "rewards").glob("*"):
         check_fitted(fitted, plan.kind)
     votes = tokenize(for_judge, form, max_length=settings.max_length) if for_judge else None
-    panel = Panel(jury, votes, tuple(held_out), prompt_digests({ballot.prompt for ballot in for_judge}))
+    panel = Panel(
+        jury, votes, tuple(held_out), tuple(train_ballots), prompt_digests({ballot.prompt for ballot in for_judge})
+    )
     info = describe_study(plan, bench, ballots, data, questions, trainings, cuts) | {"caveats": caveats}
     info["judges"] = describe_judges(panel, Judged(folder, bench, questions), test=test_judges)
     info["data"] |= {"ballots_judge": len(votes.ballots)} if votes else {}
