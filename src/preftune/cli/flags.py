@@ -78,7 +78,7 @@ OWN: dict[str, Flag] = {
     "validation-fraction": Flag(float, "share of the training prompts that only measures a log-loss (default: 0)"),
     "seed": Flag(int, "seed of data order, adapters, samples (default: 0)"),
     "max-new-tokens": Flag(int, "tokens of a sampled response (default: 64)"),
-    "samples": Flag(int, "sampled responses per prompt (default: 1; label: 2)"),
+    "samples": Flag(int, "sampled responses per prompt (default: 1; label, arena: 2)"),
     "checkpoints": Flag(int, "evaluations per run, evenly spaced (default: 3)"),
     "until": Flag(str, "verdict: look after 3, 6 and 12 seeds, until all arms are told apart"),
     "hours": Flag(float, "with --until: begin no look that would end later than this"),

@@ -20,6 +20,7 @@ from .branches import sent as sent
 from .formats import TextFormat as TextFormat
 from .formats import as_text as as_text
 from .formats import text_format as text_format
+from .leaks import copy_digests as copy_digests
 from .leaks import keep_digests as keep_digests
 from .leaks import kept_digests as kept_digests
 from .leaks import prompt_digest as prompt_digest

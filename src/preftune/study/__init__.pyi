@@ -1,4 +1,5 @@
 from .drawing import draw_ballots as draw_ballots
+from .judged_folders import ask_folders as ask_folders
 from .judged_folders import judge_folders as judge_folders
 from .plan import settle_study as settle_study
 from .planning import Forecast as Forecast
