@@ -35,6 +35,7 @@ from .reading import read_prompts as read_prompts
 from .reading import stream_ballots as stream_ballots
 from .reading import unvoted_ballot as unvoted_ballot
 from .reading import write_ballots as write_ballots
+from .reading import write_prompts as write_prompts
 from .templates import Refused as Refused
 from .templates import template_options as template_options
 from .tokens import TokenBallot as TokenBallot
