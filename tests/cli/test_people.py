@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -91,6 +92,17 @@ def test_responses_are_drawn_once_and_labelled(
     assert code == 0 and "responses were drawn before" in said and (out / "ballots.jsonl").read_bytes() == before
 
 
+def test_policies_meet_in_an_arena_of_their_own(run: Run, model: str, tmp_path: Path, ann_votes: None) -> None:
+    (tmp_path / "prompts.txt").write_text("\n".join(f"w{k} w{k + 1}" for k in range(6)))
+    shutil.copytree(model, tmp_path / "b")
+    given = (model, tmp_path / "b", "--reference", model, "--prompts", tmp_path / "prompts.txt")
+    code, printed, _ = run("arena", *given, "--out", tmp_path / "o", "--max-new-tokens", 4, "--device", "cpu")
+    place = tmp_path / "o" / "arena" / "arms"
+    assert code == 0 and f"preftune people show {place}" in printed
+    assert f"{Path(model).name} beside b" in run("people", "show", place)[1]
+    assert run("report", tmp_path / "o")[0] == 0 and "people" in (tmp_path / "o" / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -100,7 +112,12 @@ def test_responses_are_drawn_once_and_labelled(
         (["label", "PAIRS", "--out", "o", "--port", 99999], "--port 99999: cannot be taken"),
         (["label", "PAIRS", "--out", "o", "--model", "none"], "none"),
         (["label", "PAIRS", "--out", "PAIRS"], "cannot be made"),
-        (["arena", "none"], "none"),
+        (["arena", "none"], "none: is no study; to have policies meet, give --prompts FILE and --out DIR"),
+        (["arena", "none", "--prompts", "p", "--out", "o"], "none: has no other policy to meet; name two"),
+        (["arena", "none", "neither", "--prompts", "p", "--out", "o"], "none: no trained policy there"),
+        (["arena", "none", "neither", "--prompts", "p", "--out", "o", "--samples", 1], "--samples 1: must be at least"),
+        (["arena", "STUDY", "none"], "s: is a study; name it alone"),
+        (["arena", "STUDY", "--samples", 2], "--samples: s is a study, whose samples are there already"),
         (["arena", "none", "--against", "arm"], "--against arm: is unknown; did you mean 'arms'?"),
         (["people", "sho", "o"], "people sho: unknown; did you mean 'show'?"),
         (["people", "show", "o"], "o: holds no votes"),
@@ -113,7 +130,10 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     run: Run, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[object], told: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert told in refused(run, *(pairs.name if one == "PAIRS" else one for one in arguments))
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "study.json").touch()
+    names = {"PAIRS": pairs.name, "STUDY": "s"}
+    assert told in refused(run, *(names.get(str(one), one) for one in arguments))
     assert not (tmp_path / "copy").exists() and not (tmp_path / "o" / "labelled.jsonl").exists()
 
 

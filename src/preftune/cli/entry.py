@@ -14,7 +14,8 @@ from ..text import harmless
 from .config import check_configs
 from .parser import COMMANDS, build_parser, given
 
-CONTINUE = dict.fromkeys(("demo", "compare"), "the same command goes on from here") | {"train": "--resume goes on"}
+CONTINUE = dict.fromkeys(("demo", "compare", "rounds"), "the same command goes on from here")
+CONTINUE |= {"train": "--resume goes on"}
 
 
 def main() -> None:

@@ -12,7 +12,23 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
 from ..errors import UserError
 from ..methods import METHODS
-from . import arena, compare, data, demo, doctor, evaluate, judge, lab, label, people, plan, report, sample, train
+from . import (
+    arena,
+    compare,
+    data,
+    demo,
+    doctor,
+    evaluate,
+    judge,
+    lab,
+    label,
+    people,
+    plan,
+    report,
+    rounds,
+    sample,
+    train,
+)
 from .command import Command
 from .flags import NARGS, all_flags, find_flag, option_flags, rate, settings_flags
 
@@ -27,6 +43,7 @@ COMMANDS: Mapping[str, Command] = {
     "label": label.COMMAND,
     "arena": arena.COMMAND,
     "people": people.COMMAND,
+    "rounds": rounds.COMMAND,
     "sample": sample.COMMAND,
     "lab": lab.COMMAND,
     "report": report.COMMAND,
@@ -103,7 +120,8 @@ def _command_parser(name: str, command: Command, method: str) -> ArgumentParser:
     text = f"{command.help[0].upper()}{command.help[1:]}.\n\nexample:\n  {command.example}"
     usage = None
     if command.of_method:
-        text = _about_method(method) if method else f"{text}\n\nmethods, each with options of its own:\n{_methods()}"
+        each = f"{text}\n\nmethods, each with options of its own:\n{_methods(name)}"
+        text = _about_method(method, command) if method else each
         beta = " --beta BETA" * (bool(method) and METHODS[method].uses_reference)
         required = " ".join(f"--{flag} {flag.upper()}" for flag in command.required) + beta
         usage = f"preftune {name} {method or 'METHOD'} {required} [flags]"
@@ -115,23 +133,25 @@ def _command_parser(name: str, command: Command, method: str) -> ArgumentParser:
         _add_flag(parser, flag, required=flag in command.required, hidden=command.hides(flag, method))
     if command.of_method:
         _add_group(parser, "what all methods share", settings_flags(), "")
-        own = option_flags([method]) if method else []
+        own = [flag for flag in (option_flags([method]) if method else []) if flag not in command.flags]
         _add_group(parser, f"options of {method}", own, method)
         for flag in option_flags(METHODS):  # read, so that whoever has it can be named; not shown
-            if flag not in own:
+            if flag not in (*own, *command.flags):
                 _add_flag(parser, flag, required=False, hidden=True)
     return parser
 
 
-def _about_method(method: str) -> str:
-    beta = " --beta 0.1" if METHODS[method].uses_reference else ""
-    example = f"preftune train {method} --model MODEL --data FILE{beta} --out DIR"
+def _about_method(method: str, command: Command) -> str:
+    example = command.example.replace(" ipo ", f" {method} ")
+    if not METHODS[method].uses_reference:
+        example = example.replace(" --beta 0.1", "")
     return f"{method}: {METHODS[method].about}.\n\nexample:\n  {example}"
 
 
-def _methods() -> str:
-    rows = (f"  {name:<15}{method.about}" for name, method in METHODS.items() if name != "best-of-n")
-    return "\n".join(rows) + "\n\npreftune train METHOD --help shows a method's own options."
+def _methods(name: str) -> str:
+    hidden = ("best-of-n",) if name == "train" else ("best-of-n", "reward")
+    rows = (f"  {one:<15}{method.about}" for one, method in METHODS.items() if one not in hidden)
+    return "\n".join(rows) + f"\n\npreftune {name} METHOD --help shows a method's own options."
 
 
 def _add_group(parser: ArgumentParser, title: str, flags: Sequence[str], method: str) -> None:

@@ -20,6 +20,7 @@ from .branches import sent as sent
 from .formats import TextFormat as TextFormat
 from .formats import as_text as as_text
 from .formats import text_format as text_format
+from .leaks import copy_digests as copy_digests
 from .leaks import keep_digests as keep_digests
 from .leaks import kept_digests as kept_digests
 from .leaks import prompt_digest as prompt_digest
@@ -34,6 +35,7 @@ from .reading import read_prompts as read_prompts
 from .reading import stream_ballots as stream_ballots
 from .reading import unvoted_ballot as unvoted_ballot
 from .reading import write_ballots as write_ballots
+from .reading import write_prompts as write_prompts
 from .templates import Refused as Refused
 from .templates import template_options as template_options
 from .tokens import TokenBallot as TokenBallot

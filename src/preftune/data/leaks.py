@@ -41,3 +41,10 @@ def kept_digests(folder: str | Path) -> frozenset[str] | None:
     """The digests that a run, a policy or a reward model keeps; None if it keeps none."""
     found = next((path for name in ("", *TRAINED) if (path := Path(folder) / name / DIGESTS).is_file()), None)
     return frozenset(found.read_text(encoding="ascii", errors="replace").split()) if found else None
+
+
+def copy_digests(trained: Path, folder: Path) -> None:
+    """Leave what was trained on in a folder that stands for what was trained; nothing, where that is not known."""
+    if digests := kept_digests(trained):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / DIGESTS).write_text("".join(f"{digest}\n" for digest in sorted(digests)), encoding="ascii")

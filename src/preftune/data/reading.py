@@ -224,10 +224,20 @@ def write_ballots(ballots: Iterable[Ballot], path: str | Path) -> None:
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path}: is a folder; name a file in it")
-    data = "".join(json.dumps(_row(ballot), ensure_ascii=False) + "\n" for ballot in ballots).encode()
+    data = _lines(_row(ballot) for ballot in ballots)
     if path.suffix == ".gz":
         data = gzip.compress(data, mtime=0)
     write_named(path, data)
+
+
+def write_prompts(prompts: Iterable[Prompt], path: Path) -> None:
+    """Write prompts as JSONL that `read_prompts` reads as the same ones."""
+    rows = ({"prompt": said} | ({"tools": tools} if tools else {}) for said, tools in map(_prompt_row, prompts))
+    write_named(path, _lines(rows))
+
+
+def _lines(rows: Iterable[object]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
 def merge_prompts(ballots: Iterable[Ballot]) -> tuple[Ballot, ...]:
@@ -245,11 +255,7 @@ def merge_prompts(ballots: Iterable[Ballot]) -> tuple[Ballot, ...]:
 
 
 def _row(ballot: Ballot) -> dict[str, object]:
-    tools: list[object] = []
-    prompt: object = ballot.prompt
-    if not isinstance(ballot.prompt, str):
-        tools, turns = split_tools(ballot.prompt)
-        prompt = [turn_row(turn) for turn in turns]
+    prompt, tools = _prompt_row(ballot.prompt)
     replies: Sequence[object] = ballot.responses
     if ballot.beside:
         both = zip(ballot.responses, ballot.beside, strict=True)
@@ -265,6 +271,14 @@ def _row(ballot: Ballot) -> dict[str, object]:
     }
     row |= {"tools": tools} if tools else {}
     return row | ({"annotations": [asdict(one) for one in ballot.annotations]} if ballot.annotations else {})
+
+
+def _prompt_row(prompt: Prompt) -> tuple[object, list[object]]:
+    """(a prompt, the tools that it offers) as a row has them."""
+    if isinstance(prompt, str):
+        return prompt, []
+    tools, turns = split_tools(prompt)
+    return [turn_row(turn) for turn in turns], tools
 
 
 def _fingerprint(ballots: Iterable[Ballot]) -> str:

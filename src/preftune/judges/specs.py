@@ -57,17 +57,19 @@ def settle_judges(
     judge_model: str | None = None,
     judge_budget: str | int | None = None,
     judge_fraction: float | None = None,
+    flag: str = "judge",
 ) -> Jury:
     """The judges in the order in which they are named: the first is the one that a study answers by.
 
-    Raises UserError for one that cannot be, one that is named twice, and an option that none of them has use for.
+    Raises UserError for one that cannot be, one that is named twice, and an option that none of them has use for; it
+    says by which `flag` they were named.
     """
     named = [judge] if judge is None or isinstance(judge, str) or not isinstance(judge, Sequence) else list(judge)
     gold = [one for one in named if isinstance(one, Judge)]
-    specs = tuple(_spec(one) for one in named if one is not None and not isinstance(one, Judge))
+    specs = tuple(_spec(one, flag) for one in named if one is not None and not isinstance(one, Judge))
     names = [spec.name for spec in specs]
     if twice := [name for name in names if names.count(name) > 1]:
-        raise UserError(f"--judge {twice[0]}: is named twice")
+        raise UserError(f"--{flag} {twice[0]}: is named twice")
     if len(gold) > 1:
         raise UserError("judge: two rewards are given; give one, and the other among `others`")
     kinds = {spec.kind for spec in specs}
@@ -77,11 +79,11 @@ def settle_judges(
         "judge-budget": (judge_budget, {ENDPOINT}),
         "judge-fraction": (judge_fraction, {REWARD}),
     }
-    for flag, (value, users) in given.items():
+    for option, (value, users) in given.items():
         if value is not None and not users & kinds:
-            raise UserError(f"--{flag} {value}: no judge has use for it; leave it out, or name one with --judge")
+            raise UserError(f"--{option} {value}: no judge has use for it; leave it out, or name one with --{flag}")
     if ENDPOINT in kinds and not judge_model:
-        raise UserError(f"--judge {names[0]}: say which model is asked there: --judge-model NAME")
+        raise UserError(f"--{flag} {names[0]}: say which model is asked there: --judge-model NAME")
     fraction = FRACTION if judge_fraction is None else judge_fraction
     if not 0 < fraction < 1:
         raise UserError(f"--judge-fraction {fraction}: must be above 0 and below 1")
@@ -90,7 +92,7 @@ def settle_judges(
     return Jury(gold[0] if gold else None, specs, wording, judge_model or "", told, fraction)
 
 
-def _spec(named: Named) -> JudgeSpec:
+def _spec(named: Named, flag: str) -> JudgeSpec:
     if not isinstance(named, str):
         if isinstance(named, PairJudge):
             return JudgeSpec(named.name, GIVEN, judge=named)
@@ -107,5 +109,5 @@ def _spec(named: Named) -> JudgeSpec:
         if named.startswith(kind) and named != kind:
             return JudgeSpec(named, kind, named.removeprefix(kind))
     raise UserError(
-        f"--judge {named}: must be reward, reward:DIR, model:DIR, or the http address of an OpenAI-compatible endpoint"
+        f"--{flag} {named}: must be reward, reward:DIR, model:DIR, or the http address of an OpenAI-compatible endpoint"
     )

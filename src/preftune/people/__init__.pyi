@@ -7,6 +7,7 @@ from .folders import figures_of as figures_of
 from .folders import leave_out_person as leave_out_person
 from .folders import open_arena as open_arena
 from .folders import open_labelling as open_labelling
+from .folders import progress_of as progress_of
 from .folders import remove_person as remove_person
 from .labels import Labelling as Labelling
 from .labels import labelling_of as labelling_of

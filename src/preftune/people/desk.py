@@ -101,6 +101,12 @@ class Queue:
         place = next(reversed(self._answers[person]), None)
         return None if place is None else self.pairs[place]
 
+    def unanswered(self) -> int:
+        """How many pairs have no vote that counts and were skipped by nobody."""
+        said = (own.items() for person, own in self._answers.items() if person not in self._left_out)
+        skipped = {place for own in said for place, kind in own if kind == SKIP}
+        return sum(not self._votes.get(place) and place not in skipped for place in range(len(self.pairs)))
+
     def counts(self, person: str) -> dict[str, int]:
         """How many votes and skips of this person stand. Nobody is told what others said."""
         kinds = list(self._answers[person].values())
@@ -130,6 +136,11 @@ class Desk:
         """How much this person said."""
         with self._lock:
             return self.queue.counts(person)
+
+    def unanswered(self) -> int:
+        """How many pairs are still to be answered."""
+        with self._lock:
+            return self.queue.unanswered()
 
     def say(self, said: Said) -> Said:
         """Keep a vote or a skip; what is kept under its id. Raises ValueError for a pair or a winner that is none."""

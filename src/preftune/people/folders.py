@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..evidence import StudyRecord, arms_met, read_study, write_json, write_records
 from ..stopping import only_writer
 from .arena import Arena, Meeting, arena_of, as_ballots, keep_as_evidence, telling, with_the_judge
+from .desk import Desk
 from .exports import counted, pseudonyms, vote_lines
 from .figures import LEVEL, standing_of
 from .labels import Labelling, labelled, read_labelling
@@ -161,6 +162,16 @@ def _export(
     write_records(folder / LINES_FILE, vote_lines(votes, pairs, names))
     written = [(folder / LABELLED_FILE, f"{len(ballots):,} ballots"), (folder / LINES_FILE, f"{len(votes):,} votes")]
     return votes, ballots, written + evidence
+
+
+def progress_of(folder: Path) -> tuple[int, int] | None:
+    """(votes that count, pairs still to be answered), also while people vote; None before anybody was asked."""
+    if not any((folder / name).is_file() for name in (BALLOTS_FILE, ARENA_FILE)):
+        return None
+    content = _content(folder)
+    with Store(folder / VOTES_FILE, read_only=True) as store:
+        votes = counted(store, {pair.id: pair for pair in content.pairs})
+        return len(votes), Desk(store, content.pairs).unanswered()
 
 
 def back_up(folder: Path, path: Path) -> None:

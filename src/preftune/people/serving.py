@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import secrets
 import socket
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ LOCAL = ("localhost", "127.0.0.1", "::1")
 EVERYWHERE = ("0.0.0.0", "::")
 AT_ONCE = 512  # connections
 IDLE = 30  # seconds that a connection may say nothing
+LOOKED, LINGERS = 0.5, 10.0  # seconds between two looks whether all is answered, and until the page ends then
 
 
 @dataclass(frozen=True)
@@ -67,14 +70,19 @@ def serve(
     *,
     share: float,
     name: str = "",
+    ends: bool = False,
 ) -> None:
-    """Serve the page until somebody stops it (SIGINT, SIGTERM). Raises UserError where the address cannot be taken."""
+    """Serve the page until somebody stops it (SIGINT, SIGTERM); one that `ends`, until all pairs are answered.
+
+    Raises UserError where the address cannot be taken.
+    """
     import uvicorn
 
     from .server import make_app
 
     voters, organiser = (store.fact(f"token {who}", lambda: secrets.token_urlsafe(24)) for who in ("vote", "organise"))
-    app = make_app(Desk(store, pairs, share), standing, tokens=(voters, organiser), hosts=address.names, name=name)
+    desk = Desk(store, pairs, share)
+    app = make_app(desk, standing, tokens=(voters, organiser), hosts=address.names, name=name)
     with _listen(address) as listening:
         say(f"{len(pairs):,} pairs. To vote: {address.link('/', voters)}")
         say(f"To see how it stands: {address.link('/organiser', organiser)}")
@@ -94,8 +102,22 @@ def serve(
             timeout_keep_alive=IDLE,
             timeout_graceful_shutdown=5,
         )
+        server = uvicorn.Server(config)
+        if ends:
+            threading.Thread(target=_end, args=(server, desk), daemon=True).start()
         with suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listening])
+            server.run(sockets=[listening])
+
+
+def _end(server: Any, desk: Desk) -> None:
+    """Stop the server a while after the last pair was answered: until then that can be taken back."""
+    open_at = time.monotonic()
+    while not server.should_exit:
+        if desk.unanswered():
+            open_at = time.monotonic()
+        elif time.monotonic() - open_at >= LINGERS:
+            server.should_exit = True
+        time.sleep(LOOKED)
 
 
 def _listen(address: Address) -> socket.socket:

@@ -35,6 +35,7 @@ from ..evidence import (
 )
 from ..judges import (
     CLASSIFIER,
+    GIVEN,
     MODEL,
     REWARD,
     Contest,
@@ -176,17 +177,22 @@ class Panel:
 def open_judge(spec: JudgeSpec, panel: Panel, judged: Judged, fit: Callable[[], RewardModel]) -> PairJudge:
     """The judge, ready to be asked; `fit` makes the reward model that `reward` is. Raises UserError for one that
     cannot judge."""
-    settings: dict[str, Any] = {"precision": judged.models.precision, "device": str(judged.models.base.device)}
-    if spec.judge is not None:
-        return spec.judge
     if spec.kind == REWARD:
         return judge_by_reward(fit(), judged.models, micro_tokens=tokens_per_pass(judged.models.base.device))
+    return open_named(spec, panel.jury, precision=judged.models.precision, device=str(judged.models.base.device))
+
+
+def open_named(spec: JudgeSpec, jury: Jury, **settings: Any) -> PairJudge:
+    """A judge that is there already, ready to be asked, in a precision and on a device. Raises UserError for one that
+    cannot judge."""
+    if spec.judge is not None:
+        return spec.judge
     if spec.kind == CLASSIFIER:
         return open_classifier(spec.where, **settings)
-    assert panel.jury.wording is not None
+    assert jury.wording is not None
     if spec.kind == MODEL:
-        return open_local(spec.where, wording=panel.jury.wording, **settings)
-    return open_endpoint(spec.where, panel.jury.model, wording=panel.jury.wording, budget=panel.jury.budget or None)
+        return open_local(spec.where, wording=jury.wording, **settings)
+    return open_endpoint(spec.where, jury.model, wording=jury.wording, budget=jury.budget or None)
 
 
 def describe_judges(panel: Panel, judged: Judged, *, test: bool) -> list[dict[str, Any]]:
@@ -209,7 +215,8 @@ def describe_judges(panel: Panel, judged: Judged, *, test: bool) -> list[dict[st
             agrees = agreement_with_votes(judge, unseen)
         described.append(own | {"agreement": agrees})
         del judge
-        return_freed_memory()
+        if spec.kind != GIVEN:
+            return_freed_memory()
     return described
 
 
@@ -265,7 +272,8 @@ def judge_study(
             own["read"] = dict(Counter(before.get("read", {})) + judge.read)
         described.append(own | {"agreement": agrees})
         del judge
-        return_freed_memory()
+        if spec.kind != GIVEN:
+            return_freed_memory()
     order = [*known, *(own["name"] for own in described)]
     described.sort(key=lambda own: order.index(own["name"]))  # whoever was named first answers
     return {"judges": described, "addressed": addressed([*study.samples, *opponents])}
