@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -20,8 +22,10 @@ from transformers.pytorch_utils import Conv1D
 from ..data import TextFormat
 from .adapters import LAYERS
 from .blocks import compile_blocks, plain_blocks
-from .loading import Base, awake, rest
+from .frozen import FrozenLinear, base_of, frozen_layers
+from .loading import Base, awake, load_any, rest
 from .saving import save_adapter, save_policy, whole_folder
+from .starts import CONFIG, WEIGHTS, loading, mark_adapter
 
 PLAIN = "plain_weight"  # where a layer keeps its own weight while an adapter is folded into it
 
@@ -42,9 +46,11 @@ class Policy:
     def merged(self) -> Iterator[None]:
         """Within it the adapter is folded into the weights (sampling is faster); after it they are as before, exactly.
 
-        Un-merging by subtraction would leave rounding behind, so the plain weights are kept and put back.
+        Un-merging by subtraction would leave rounding behind, so the plain weights are kept and put back. Into weights
+        in few bits nothing is folded: most of it would be lost in their rounding. There the adapter acts as it does in
+        training.
         """
-        layers = adapted_layers(self.model)
+        layers = [one for one in adapted_layers(self.model) if not isinstance(one.get_base_layer(), FrozenLinear)]
         try:
             for layer in layers:
                 weight = layer.get_base_layer().weight
@@ -59,9 +65,11 @@ class Policy:
                     delattr(layer, PLAIN)
                 layer.merged_adapters.clear()
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, *, merge_into: str = "base") -> None:
         """Write `folder/policy`, which `from_pretrained` loads, and `folder/adapter` where there is one.
 
+        The adapter is the truth where the base is kept in few bits; `policy` has it in the numbers that these stand
+        for, or with `merge_into` "original" in the weights that the base was made of, beside which it was not trained.
         Raises RuntimeError if what lies in the files is not what was trained.
         """
         if self.adapter is None:
@@ -70,13 +78,35 @@ class Policy:
             return
         with whole_folder(folder / "adapter") as place:
             save_adapter(self.adapter, place)
+            if base_of(self.model) != "fp32":
+                mark_adapter(place, base_of(self.model))
+        whole, plain = self._in_original() if merge_into == "original" else self._in_base()
+        with whole_folder(folder / "policy") as place:
+            save_policy(whole, self.form.tokenizer, place, weights=plain)
+
+    def _in_base(self) -> tuple[PreTrainedModel, dict[str, Tensor]]:
+        plain = self.whole_weights(self.model)
+        whole = type(self.model)(copy.deepcopy(self.model.config))
+        whole.load_state_dict(plain)
+        whole.generation_config = self.model.generation_config
+        return whole, plain
+
+    def _in_original(self) -> tuple[PreTrainedModel, dict[str, Tensor]]:
+        name = self.model.name_or_path
+        whole, _ = load_any(name, f"--merge-into original: {name}")
+        for path, layer in self.model.named_modules():
+            if isinstance(layer, LoraLayer):
+                weight = whole.get_submodule(path).weight
+                weight.data = weight.data + layer.get_delta_weight("default").cpu()
+        return whole, whole.state_dict()
+
+    def whole_weights(self, part: nn.Module) -> dict[str, Tensor]:
+        """The state of the model, or of a part of it, in float32 under plain names, the adapter folded in.
+
+        Weights in few bits are what they stand for: they are not packed again, which would lose most of the adapter.
+        """
         with self.merged():
-            plain = plain_weights(self.model)
-            whole = type(self.model)(copy.deepcopy(self.model.config))
-            whole.load_state_dict(plain)
-            whole.generation_config = self.model.generation_config
-            with whole_folder(folder / "policy") as place:
-                save_policy(whole, self.form.tokenizer, place, weights=plain)
+            return plain_weights(part, folded="default")
 
     def close(self) -> None:
         """Take the adapter out of the base model, which is then as it was."""
@@ -108,6 +138,8 @@ def start_policy(
         raise RuntimeError("there is an adapter in the base model already: the run before was not closed")
     base.model.requires_grad_(False)
     base.model.to(base.device)
+    if not lora and base_of(base.model) != "fp32":
+        raise RuntimeError(f"the base is kept in {base_of(base.model)}: its weights cannot be trained, an adapter can")
     if lora:
         torch.manual_seed(seed)
         policy = Policy(base.model, base.form, _add_adapter(base.model, lora))
@@ -121,6 +153,24 @@ def start_policy(
         if compiled:
             compile_blocks(policy.model)
     policy.model.train()
+    return policy
+
+
+def load_adapter(base: Base, folder: Path) -> Policy:
+    """A policy that was trained beside this base, from the folder that `Policy.save` left its adapter in.
+
+    Raises UserError for an adapter of other layers.
+    """
+    where = f"{folder}"
+    with loading(f"{where}: its adapter cannot be read"):
+        rank = int(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["r"])
+        weights = load_file(folder / WEIGHTS)
+    policy = start_policy(base, lora=rank, seed=0)
+    with closed_on_error(policy), loading(f"{where}: its adapter does not fit its base"):
+        wanted = get_peft_model_state_dict(policy.adapter, save_embedding_layers=False)
+        if homeless := sorted(wanted.keys() ^ weights.keys()):
+            raise ValueError(f"{homeless[0]} is in one of them alone")
+        set_peft_model_state_dict(policy.adapter, weights)
     return policy
 
 
@@ -150,11 +200,24 @@ def adapted_layers(model: nn.Module) -> list[Any]:
     return [module for module in model.modules() if isinstance(module, LoraLayer)]
 
 
-def plain_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The state of a model without its adapters, under the names that it had before they came."""
-    return {
+def plain_weights(model: nn.Module, folded: str | None = None) -> dict[str, Tensor]:
+    """The state of a model without its adapters, under the names that it had before they came.
+
+    Weights in few bits are given as the numbers that they stand for, the adapter of the name `folded` added to them.
+    """
+    state = {
         name.replace(".base_layer", ""): value for name, value in model.state_dict().items() if ".lora_" not in name
     }
+    for path, layer in frozen_layers(model).items():
+        name = path.removesuffix(".base_layer")
+        state.pop(f"{name}.scale", None)
+        holder = model.get_submodule(name)
+        if isinstance(holder, LoraLayer) or layer.scale is not None:
+            state[f"{name}.weight"] = layer.dense()
+        if folded and isinstance(holder, LoraLayer):
+            state[f"{name}.weight"] += holder.get_delta_weight(folded)
+    lengthened: dict[int, Tensor] = {}  # embedding and head that share their memory go on doing so
+    return {name: lengthened.setdefault(value.data_ptr(), value.float()) for name, value in state.items()}
 
 
 @contextmanager

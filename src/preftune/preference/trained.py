@@ -27,7 +27,6 @@ from ..model import (
     classifier_class,
     delta_of,
     last_states,
-    plain_weights,
     save_classifier,
     score_ballots,
     score_head,
@@ -74,12 +73,11 @@ class Trainee:
 
     def save(self, folder: Path, *, kind: str, center: float, info: Mapping[str, Any]) -> None:
         """Write a folder that transformers loads, and the adapter beside it where there is one."""
-        with self.policy.merged():
-            decoder = plain_weights(self.policy.model.get_decoder())
-            delta = None if self.policy.adapter is None else delta_of(self.policy.model)
-            head_D = self.head.weight.detach()[0].cpu()
-            base = self.bench.base
-            save_classifier(folder, decoder, head_D, base=base, center=center, kind=kind, info=info, delta=delta)
+        decoder = self.policy.whole_weights(self.policy.model.get_decoder())
+        delta = None if self.policy.adapter is None else delta_of(self.policy.model)
+        head_D = self.head.weight.detach()[0].cpu()
+        base = self.bench.base
+        save_classifier(folder, decoder, head_D, base=base, center=center, kind=kind, info=info, delta=delta)
 
 
 @dataclass

@@ -16,7 +16,7 @@ from ..data import TokenSet, read_ballots, read_prompts
 from ..errors import UserError
 from ..evidence import REFERENCE, StudyRecord, append_records, read_results, read_study, write_json
 from ..judges import Named, settle_judges
-from ..model import Policy, Workbench, open_workbench
+from ..model import Workbench, open_workbench
 from ..report import write_report
 from ..stopping import only_writer
 from ..training import describe_counts, make_settings, versions
@@ -24,7 +24,7 @@ from .evaluate import answer, summarise
 from .judging import Panel, check_apart, describe_judges, judge_study
 from .meetings import Judged
 from .overlap import check_overlap, prompts_of, trained_on
-from .policies import PolicyFolder, check_tokenizer, common_options, common_reference, find_policy, load_policy
+from .policies import PolicyFolder, common_base, common_options, common_reference, find_policy, met
 from .questions import Questions, held_out_prompts, make_questions
 
 
@@ -74,7 +74,12 @@ def judge_folders(
     folder = Path(out)
     with only_writer(folder):
         bench = open_workbench(
-            start, precision=precision, device=device, template=options, where=f"--reference {start}"
+            start,
+            precision=precision,
+            device=device,
+            template=options,
+            where=f"--reference {start}",
+            base=common_base(found),
         )
         nothing = TokenSet((), {}, {})
         questions, cuts = make_questions(asked, nothing, bench.base.form, max_length, samples, max_new_tokens, None, {})
@@ -146,20 +151,19 @@ def sample_all(
     for one in [PolicyFolder(Path(), REFERENCE, {}), *found]:
         if one.name in done:
             continue
-        base = bench.base if one.name == REFERENCE else load_policy(one, device)
-        check_tokenizer(base, bench, one)
-        drawn = answer(
-            base.model,
-            None if one.name == REFERENCE else bench.reference.alone,
-            questions,
-            bench.base.form,
-            run=one.name,
-            step=0,
-            layout=bench.layout,
-            precision=bench.precision,
-            micro_tokens=budget,
-            merged=Policy(base.model, bench.base.form).merged,
-        )
+        with met(one, bench, device) as policy:
+            drawn = answer(
+                policy.model,
+                None if one.name == REFERENCE else bench.reference.alone,
+                questions,
+                bench.base.form,
+                run=one.name,
+                step=0,
+                layout=bench.layout,
+                precision=bench.precision,
+                micro_tokens=budget,
+                merged=policy.merged,
+            )
         reference = reference or drawn
         method = str(one.record.get("method", "model"))
         identity: dict[str, Any] = {"arm": one.name, "method": method, "beta": None, "seed": 0}

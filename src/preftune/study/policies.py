@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,18 @@ from ..data import Message, Prompt, Refused, read_ballots, read_prompts, referen
 from ..errors import UserError
 from ..evidence import REFERENCE, Result, Sample, number, read_record, write_records
 from ..judges import Judge
-from ..model import Base, Policy, Reward, Workbench, load_base, open_workbench, pick_device, sample_responses
+from ..model import (
+    BASES,
+    Base,
+    Policy,
+    Reward,
+    Workbench,
+    load_adapter,
+    load_base,
+    open_workbench,
+    pick_device,
+    sample_responses,
+)
 from ..stopping import check_writable
 from ..text import harmless
 from ..training import describe_counts, held_out_reference, make_settings, open_reward, vote_table
@@ -36,6 +48,16 @@ class PolicyFolder:
     path: Path
     name: str
     record: dict[str, Any]
+
+    @property
+    def base(self) -> str:
+        """How the base was kept that it was trained beside."""
+        return str(self.record.get("settings", {}).get("base", "fp32"))
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it is what was trained only beside such a base in few bits; else as it was written down."""
+        return self.base != "fp32" and self.record["settings"].get("merge_into", "base") == "base"
 
 
 def find_policy(folder: str) -> PolicyFolder:
@@ -55,7 +77,7 @@ def _record(path: Path) -> dict[str, Any]:
     settings: Any = record.get("settings", {})
     told = isinstance(start, dict) and isinstance(settings, dict)
     told = told and all(type(start.get(name)) is str for name in ("name", "sha256"))
-    told = told and type(settings.get("template_options", "")) is str
+    told = told and type(settings.get("template_options", "")) is str and settings.get("base", "fp32") in BASES
     told = told and settings.get("reduction", "sum") in ("sum", "mean")
     kinds = {"arm": (str,), "method": (str,), "beta": (int, float, type(None)), "seed": (int,), "chat": (bool,)}
     if not told or any(type(record[name]) not in kinds[name] for name in kinds.keys() & record.keys()):
@@ -78,6 +100,7 @@ def evaluate_folders(
     precision: str = "fp32",
     device: str = "auto",
     template_options: str | None = None,
+    base: str | None = None,
     out: str | None = None,
     judge: Judge | None = None,
     reward: str | None = None,
@@ -86,15 +109,17 @@ def evaluate_folders(
 ) -> tuple[Result, ...]:
     """Meet every policy with the same prompts, ballots and random numbers, and print one table.
 
-    The reference is the model that the policies were trained from, unless another is named. `judge` is the reward of a
-    response, where one is known; `reward` the folder of a reward model whose opinion is `proxy` in a row's `extra`.
+    The reference is the model that the policies were trained from, unless another is named, its weights kept in `base`,
+    by default as they were in training; a policy that was trained beside that very base is met there, as an adapter,
+    any other one as it was written down. `judge` is the reward of a response, where one is known; `reward` the folder
+    of a reward model whose opinion is `proxy` in a row's `extra`.
     `out` keeps the rows and the samples as JSONL; `reading` are further arguments of `read_ballots`. The chat template
     is the reference's, with the options that the policies were trained with, unless others are given. Raises UserError
     when there is nothing to ask, or when the policies have different references or options, or were trained on what
     they are asked (with `allow_overlap` that is a caveat).
     """
     check_asked(samples=samples, max_new_tokens=max_new_tokens, eval_prompts=eval_prompts)
-    check_precision(precision)
+    check_precision(precision, base or "fp32")
     if out:
         check_writable(Path(out))
     found = [find_policy(folder) for folder in folders]
@@ -114,6 +139,7 @@ def evaluate_folders(
         device=device,
         template=common_options(found) if template_options is None else template_options,
         where=f"--reference {start}",
+        base=common_base(found) if base is None else base,
     )
     tokens = tokenize(ballots, bench.base.form, max_length=max_length)
     questions, cuts = make_questions(asked, tokens, bench.base.form, max_length, samples, max_new_tokens, judge, {})
@@ -126,10 +152,9 @@ def evaluate_folders(
         proxy = proxy_of(judging, bench, questions, budget)
     rows: list[Result] = []
     everything: list[Sample] = []
-    for number_, folder in enumerate([PolicyFolder(Path(), REFERENCE, {}), *found]):
-        base = bench.base if number_ == 0 else load_policy(folder, device)
-        check_tokenizer(base, bench, folder)
-        row, answers = _evaluate(base, folder, bench, questions, known, budget, proxy, everything)
+    for folder in [PolicyFolder(Path(), REFERENCE, {}), *found]:
+        with met(folder, bench, device) as policy:
+            row, answers = _evaluate(policy, folder, bench, questions, known, budget, proxy, everything)
         rows.append(row)
         everything += answers
     Console().print(_table(rows, caveats))
@@ -140,8 +165,25 @@ def evaluate_folders(
     return tuple(rows)
 
 
+@contextmanager
+def met(folder: PolicyFolder, bench: Workbench, device: str) -> Iterator[Policy]:
+    """The policy of a folder: an adapter in the workbench's base, if it was trained beside that very base in few bits;
+    else as it was written down. The reference is the base itself."""
+    beside = folder.record.get("model", {}).get("sha256") == bench.base.sha256 and folder.is_adapter
+    if folder.name == REFERENCE:
+        yield Policy(bench.base.model, bench.base.form)
+    elif beside:
+        with closing(load_adapter(bench.base, folder.path.parent / "adapter")) as policy:
+            policy.model.eval()
+            yield policy
+    else:
+        base = load_policy(folder, device)
+        check_tokenizer(base, bench, folder)
+        yield Policy(base.model, bench.base.form)
+
+
 def _evaluate(
-    base: Base,
+    policy: Policy,
     folder: PolicyFolder,
     bench: Workbench,
     questions: Questions,
@@ -151,13 +193,12 @@ def _evaluate(
     before: Sequence[Sample],
 ) -> tuple[Result, list[Sample]]:
     """A row and the samples of one policy; among the samples `before` are the reference's, unless this is it."""
-    policy = Policy(base.model, bench.base.form)
     shared: dict[str, Any] = {"layout": bench.layout, "precision": bench.precision, "micro_tokens": micro_tokens}
     answers: list[Sample] = []
     if questions.samples:
         reference = None if folder.name == REFERENCE else bench.reference.alone
         answers = answer(
-            base.model,
+            policy.model,
             reference,
             questions,
             bench.base.form,
@@ -170,7 +211,7 @@ def _evaluate(
     reduction = folder.record.get("settings", {}).get("reduction", "sum")
     table = reference_table(questions.ballots) if known else None
     if known and folder.name != REFERENCE:
-        table = vote_table(base.model, questions.ballots, known, reduction=reduction, **shared)
+        table = vote_table(policy.model, questions.ballots, known, reduction=reduction, **shared)
     record = folder.record
     identity = {"arm": record.get("arm", folder.name), "method": record.get("method", "model")}
     identity |= {"run": folder.name, "beta": record.get("beta"), "seed": record.get("seed", 0), "step": 0}
@@ -210,9 +251,37 @@ def common_options(folders: Sequence[PolicyFolder]) -> str:
     return next(iter(options), "")
 
 
+def common_base(folders: Sequence[PolicyFolder]) -> str:
+    """How the base was kept that the policies were trained beside."""
+    bases = {folder.base for folder in folders if folder.record}
+    if len(bases) > 1:
+        told = " and ".join(sorted(bases))
+        raise UserError(f"evaluate: the policies were trained beside {told} bases; name the reference's with --base")
+    return next(iter(bases), "fp32")
+
+
 def load_policy(folder: PolicyFolder, device: str) -> Base:
-    """The policy of a folder."""
+    """The policy of a folder, as it was written down."""
     return load_base(str(folder.path), device=pick_device(device), where=str(folder.path))
+
+
+def load_beside(folder: PolicyFolder, base: str, device: str) -> Base:
+    """The policy of a folder in a base in few bits, which must be the one that it was trained beside; a plain model as
+    such a base."""
+    if not folder.record:
+        return load_base(str(folder.path), device=pick_device(device), where=str(folder.path), base=base)
+    if not folder.is_adapter or folder.base != base:
+        kept = f"an {folder.base} base" if folder.is_adapter else "weights as they were written down"
+        raise UserError(f"--base {base}: {folder.name} is a policy of {kept}; leave --base out")
+    started: Any = folder.record.get("model")
+    name = started.get("name") if isinstance(started, dict) else None
+    if type(name) is not str:
+        raise UserError(f"{folder.path.parent / 'run.json'}: does not say which model it started from")
+    start = load_base(name, device=pick_device(device), where=f"{folder.name}: its base {name}", base=base)
+    if start.sha256 != started.get("sha256"):
+        raise UserError(f"{folder.name}: its base {name} has other weights now; leave --base out")
+    load_adapter(start, folder.path.parent / "adapter").model.eval()
+    return start
 
 
 def _ids(prompt: Prompt, base: Base, folder: PolicyFolder) -> list[int]:
@@ -259,30 +328,33 @@ def sample_folders(
     seed: int = 0,
     precision: str = "fp32",
     device: str = "auto",
+    base: str = "fp32",
 ) -> None:
     """Print the responses of several policies to one prompt, side by side, drawn with the same random numbers.
 
-    A policy trained on chats, or a plain model with a chat template, gets the prompt as a user's message.
+    A policy trained on chats, or a plain model with a chat template, gets the prompt as a user's message. With a `base`
+    in few bits a policy that was trained beside it is loaded as its adapter and that base, which takes less memory than
+    what was written down; a plain model is put into few bits.
     """
     check_asked(samples=samples, max_new_tokens=max_new_tokens, least=1)
-    check_precision(precision)
+    check_precision(precision, base)
     found = [find_policy(folder) for folder in folders]
     table = Table(*(Column(Text(harmless(folder.name))) for folder in found), box=box.SIMPLE, show_lines=True)
     columns = []
     for folder in found:
-        base = load_policy(folder, device)
-        asked: Prompt = (Message("user", prompt),) if folder.record.get("chat", base.form.has_template) else prompt
+        start = load_beside(folder, base, device) if base != "fp32" else load_policy(folder, device)
+        asked: Prompt = (Message("user", prompt),) if folder.record.get("chat", start.form.has_template) else prompt
         rollout = sample_responses(
-            base.model,
-            [_ids(asked, base, folder)],
-            stops=base.form.stops,
+            start.model,
+            [_ids(asked, start, folder)],
+            stops=start.form.stops,
             samples=samples,
             max_new_tokens=max_new_tokens,
             seed=seed,
             precision=precision,
             description=harmless(folder.name),
         )[0]
-        columns.append([harmless(base.form.text(ids)) for ids in rollout.responses])
+        columns.append([harmless(start.form.text(ids)) for ids in rollout.responses])
     for texts in zip(*columns, strict=True):
         table.add_row(*(Text(text) for text in texts))
     Console().print(table)
