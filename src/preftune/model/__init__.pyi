@@ -36,7 +36,9 @@ from .policy import Policy as Policy
 from .policy import active_adapter as active_adapter
 from .policy import closed_on_error as closed_on_error
 from .policy import load_adapter as load_adapter
+from .policy import plain_weights as plain_weights
 from .policy import start_policy as start_policy
+from .policy import whole_weights as whole_weights
 from .rewards import Reward as Reward
 from .rewards import RewardModel as RewardModel
 from .rewards import classifier_class as classifier_class

@@ -132,31 +132,53 @@ def freeze_in(model: Any, base: str, where: str) -> None:
 
     Raises UserError, beginning with `where`, for a model whose layers are not of the kind that can be replaced.
     """
+    weights = {id(layer): layer.weight.data for layer in packable(model, where)}
+    for layer in prepare(model, base, where):
+        packed, scale = pack(weights.pop(id(layer)), base)
+        layer.weight = nn.Parameter(packed, requires_grad=False)
+        if scale is not None:
+            layer.scale = nn.Parameter(scale, requires_grad=False)
+    check_runs(model, base, where)
+
+
+def prepare(model: Any, base: str, where: str) -> list[nn.Linear]:
+    """Make the layers of a model ready for weights in few bits, which are still to come; returns those layers.
+
+    Embedding and head are shortened already. The model may be empty (on the device `meta`).
+    """
     check_library(base, where)
     layers, ends = packable(model, where), _short_ends(model)
     model.requires_grad_(False)
-    for layer in layers:
-        _keep(layer, *pack(layer.weight.data, base))
-    tied = {id(end.weight): end.weight.data.bfloat16() for end in ends}
-    short = {place: nn.Parameter(weight, requires_grad=False) for place, weight in tied.items()}
-    for end in ends:
-        _keep(end, short[id(end.weight)], None)
+    short = {id(end.weight): end.weight.data.bfloat16() for end in ends}
+    tied = {place: nn.Parameter(weight, requires_grad=False) for place, weight in short.items()}
+    for module in (*layers, *ends):
+        if module in ends:
+            module.weight = tied[id(module.weight)]
+        module.__class__ = FrozenEmbedding if isinstance(module, nn.Embedding) else FrozenLinear
+        scales = _scales(module, base) if module in layers else None
+        module.register_parameter("scale", None if scales is None else nn.Parameter(scales, requires_grad=False))
     model.base_kept_as = base
-    with torch.no_grad():
-        try:
-            model(input_ids=torch.zeros(1, 2, dtype=torch.long), use_cache=False)
-        except Exception as error:  # whatever an architecture does with a weight beside multiplying
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(
-                f"{where}: {type(model).__name__} cannot be kept in {base} ({reason}); use --base fp32"
-            ) from error
+    return layers
 
 
-def _keep(module: Any, packed: Tensor, scale: Tensor | None) -> None:
-    known = packed if isinstance(packed, nn.Parameter) else nn.Parameter(packed, requires_grad=False)
-    module.weight = known
-    module.__class__ = FrozenEmbedding if isinstance(module, nn.Embedding) else FrozenLinear
-    module.register_parameter("scale", None if scale is None else nn.Parameter(scale, requires_grad=False))
+def _scales(layer: nn.Linear, base: str) -> Tensor | None:
+    """Room for the scales of a layer, without numbers."""
+    rows, weights = layer.out_features, layer.out_features * layer.in_features
+    shape = {"bf16": None, "int8": (rows, 1), "nf4": (-(-weights // BLOCK),)}[base]
+    return None if shape is None else torch.empty(shape, device="meta")
+
+
+def check_runs(model: Any, base: str, where: str) -> None:
+    """Raises UserError, beginning with `where`, for a model that does more with a weight than multiply."""
+    device = model.get_input_embeddings().weight.device
+    try:
+        with torch.no_grad():
+            model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=device), use_cache=False)
+    except Exception as error:  # whatever an architecture does
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{where}: {type(model).__name__} cannot be kept in {base} ({reason}); use --base fp32"
+        ) from error
 
 
 def round_to(model: Any, base: str, where: str) -> None:

@@ -24,7 +24,7 @@ from .adapters import LAYERS
 from .blocks import compile_blocks, plain_blocks
 from .frozen import FrozenLinear, base_of, frozen_layers
 from .loading import Base, awake, load_any, rest
-from .saving import save_adapter, save_policy, whole_folder
+from .saving import save_adapter, save_in_parts, save_policy, whole_folder
 from .starts import CONFIG, WEIGHTS, loading, mark_adapter
 
 PLAIN = "plain_weight"  # where a layer keeps its own weight while an adapter is folded into it
@@ -80,33 +80,31 @@ class Policy:
             save_adapter(self.adapter, place)
             if base_of(self.model) != "fp32":
                 mark_adapter(place, base_of(self.model))
-        whole, plain = self._in_original() if merge_into == "original" else self._in_base()
         with whole_folder(folder / "policy") as place:
-            save_policy(whole, self.form.tokenizer, place, weights=plain)
+            if merge_into == "original":
+                whole = self._in_original()
+                save_policy(whole, self.form.tokenizer, place)
+            elif base_of(self.model) != "fp32":
+                save_in_parts(self.model, self.form.tokenizer, place, whole_weights(self.model))
+            else:
+                self._save_merged(place)
 
-    def _in_base(self) -> tuple[PreTrainedModel, dict[str, Tensor]]:
-        plain = self.whole_weights(self.model)
-        whole = type(self.model)(copy.deepcopy(self.model.config))
-        whole.load_state_dict(plain)
-        whole.generation_config = self.model.generation_config
-        return whole, plain
+    def _save_merged(self, folder: Path) -> None:
+        with self.merged():
+            plain = plain_weights(self.model)
+            whole = type(self.model)(copy.deepcopy(self.model.config))
+            whole.load_state_dict(plain)
+            whole.generation_config = self.model.generation_config
+            save_policy(whole, self.form.tokenizer, folder, weights=plain)
 
-    def _in_original(self) -> tuple[PreTrainedModel, dict[str, Tensor]]:
+    def _in_original(self) -> PreTrainedModel:
         name = self.model.name_or_path
         whole, _ = load_any(name, f"--merge-into original: {name}")
         for path, layer in self.model.named_modules():
             if isinstance(layer, LoraLayer):
                 weight = whole.get_submodule(path).weight
-                weight.data = weight.data + layer.get_delta_weight("default").cpu()
-        return whole, whole.state_dict()
-
-    def whole_weights(self, part: nn.Module) -> dict[str, Tensor]:
-        """The state of the model, or of a part of it, in float32 under plain names, the adapter folded in.
-
-        Weights in few bits are what they stand for: they are not packed again, which would lose most of the adapter.
-        """
-        with self.merged():
-            return plain_weights(part, folded="default")
+                weight.data += layer.get_delta_weight("default").cpu()
+        return whole
 
     def close(self) -> None:
         """Take the adapter out of the base model, which is then as it was."""
@@ -200,24 +198,33 @@ def adapted_layers(model: nn.Module) -> list[Any]:
     return [module for module in model.modules() if isinstance(module, LoraLayer)]
 
 
-def plain_weights(model: nn.Module, folded: str | None = None) -> dict[str, Tensor]:
-    """The state of a model without its adapters, under the names that it had before they came.
-
-    Weights in few bits are given as the numbers that they stand for, the adapter of the name `folded` added to them.
-    """
-    state = {
+def plain_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The state of a model without its adapters, under the names that it had before they came."""
+    return {
         name.replace(".base_layer", ""): value for name, value in model.state_dict().items() if ".lora_" not in name
     }
-    for path, layer in frozen_layers(model).items():
-        name = path.removesuffix(".base_layer")
-        state.pop(f"{name}.scale", None)
-        holder = model.get_submodule(name)
-        if isinstance(holder, LoraLayer) or layer.scale is not None:
-            state[f"{name}.weight"] = layer.dense()
-        if folded and isinstance(holder, LoraLayer):
-            state[f"{name}.weight"] += holder.get_delta_weight(folded)
-    lengthened: dict[int, Tensor] = {}  # embedding and head that share their memory go on doing so
-    return {name: lengthened.setdefault(value.data_ptr(), value.float()) for name, value in state.items()}
+
+
+def whole_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The weights of a model in few bits as the numbers that they stand for, float32, the adapter added to them.
+
+    They come one after the other, under plain names; of tensors that are one (tied embeddings) only the first.
+    Packing the sum again would lose most of the adapter.
+    """
+    layers = {f"{name}.weight": layer for name, layer in frozen_layers(model).items()}
+    scales = {f"{name.removesuffix('weight')}scale" for name in layers}
+    seen: set[int] = set()
+    for path, value in model.state_dict().items():
+        if ".lora_" in path or path in scales or value.data_ptr() in seen:
+            continue
+        seen.add(value.data_ptr())
+        name = path.replace(".base_layer", "")
+        if path in layers:
+            value = layers[path].dense()
+        holder = model.get_submodule(name.rpartition(".")[0])
+        if isinstance(holder, LoraLayer) and name.endswith(".weight"):
+            value = value + holder.get_delta_weight("default")
+        yield name, value.float() if value.is_floating_point() else value
 
 
 @contextmanager
