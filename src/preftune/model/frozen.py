@@ -132,9 +132,8 @@ def freeze_in(model: Any, base: str, where: str) -> None:
 
     Raises UserError, beginning with `where`, for a model whose layers are not of the kind that can be replaced.
     """
-    weights = {id(layer): layer.weight.data for layer in packable(model, where)}
     for layer in prepare(model, base, where):
-        packed, scale = pack(weights.pop(id(layer)), base)
+        packed, scale = pack(layer.weight.data, base)
         layer.weight = nn.Parameter(packed, requires_grad=False)
         if scale is not None:
             layer.scale = nn.Parameter(scale, requires_grad=False)

@@ -55,6 +55,8 @@ def describe_study(
             "name": bench.base.name,
             "sha256": bench.base.sha256,
             "parameters": parameter_count(bench.base.model),
+            "kept_as": bench.base.kept_as,
+            "bytes": sum(parameter.nbytes for parameter in bench.base.model.parameters()),
             "layout": f"{bench.layout.name}: {bench.layout.reason}",
         },
         "reference": {"name": bench.reference.name, "sha256": bench.reference.sha256},

@@ -22,9 +22,10 @@ from ..stopping import only_writer
 from ..training import describe_counts, make_settings, versions
 from .evaluate import answer, summarise
 from .judging import Panel, check_apart, describe_judges, judge_study
+from .limits import check_precision
 from .meetings import Judged
 from .overlap import check_overlap, prompts_of, trained_on
-from .policies import PolicyFolder, common_base, common_options, common_reference, find_policy, met
+from .policy_folders import PolicyFolder, common_base, common_options, common_reference, find_policy, met
 from .questions import Questions, held_out_prompts, make_questions
 
 
@@ -44,16 +45,18 @@ def judge_folders(
     precision: str = "fp32",
     device: str = "auto",
     template_options: str | None = None,
+    base: str | None = None,
     allow_overlap: bool = False,
     reading: Mapping[str, Any] | None = None,
     **judging: Any,
 ) -> StudyRecord:
     """Have judges compare policies with their reference, and with one another, on the same prompts; draw a report.
 
-    The reference is what the policies were trained from, unless another is named; plain models need one. With `data`,
-    its prompts are asked where `prompts` is left out, and judges are compared with its votes. `judging` are the options
-    of judges, as `compare` has them. Raises UserError for what the user can mend.
+    The reference is what the policies were trained from, unless another is named; plain models need one. Its weights
+    are kept in `base`, by default as they were in training. With `data`, its prompts are asked where `prompts` is left
+    out, and judges are compared with its votes. `judging` are the options of judges, as `compare` has them. Raises UserError for what the user can mend.
     """
+    check_precision(precision, base or "fp32")
     jury = settle_judges(judge, **judging)
     if not jury.specs or jury.gold:
         raise UserError("judge: name who is to judge, with --judge")
@@ -79,7 +82,7 @@ def judge_folders(
             device=device,
             template=options,
             where=f"--reference {start}",
-            base=common_base(found),
+            base=common_base(found, "judge") if base is None else base,
         )
         nothing = TokenSet((), {}, {})
         questions, cuts = make_questions(asked, nothing, bench.base.form, max_length, samples, max_new_tokens, None, {})
