@@ -54,7 +54,8 @@ def judge_folders(
 
     The reference is what the policies were trained from, unless another is named; plain models need one. Its weights
     are kept in `base`, by default as they were in training. With `data`, its prompts are asked where `prompts` is left
-    out, and judges are compared with its votes. `judging` are the options of judges, as `compare` has them. Raises UserError for what the user can mend.
+    out, and judges are compared with its votes. `judging` are the options of judges, as `compare` has them. Raises
+    UserError for what the user can mend.
     """
     check_precision(precision, base or "fp32")
     jury = settle_judges(judge, **judging)

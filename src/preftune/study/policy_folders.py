@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..evidence import REFERENCE, read_record
+from ..evidence import read_record
 from ..model import BASES, Base, Policy, Workbench, load_adapter, load_base, pick_device
 
 
@@ -47,7 +47,7 @@ def _record(path: Path) -> dict[str, Any]:
     record = read_record(path)
     start: Any = record.get("reference")
     settings: Any = record.get("settings", {})
-    told = isinstance(start, dict) and isinstance(settings, dict)
+    told = isinstance(start, dict) and isinstance(settings, dict) and isinstance(record.get("model", {}), dict)
     told = told and all(type(start.get(name)) is str for name in ("name", "sha256"))
     told = told and type(settings.get("template_options", "")) is str and settings.get("base", "fp32") in BASES
     told = told and settings.get("reduction", "sum") in ("sum", "mean")
@@ -101,11 +101,12 @@ def load_policy(folder: PolicyFolder, device: str) -> Base:
 def met(folder: PolicyFolder, bench: Workbench, device: str) -> Iterator[Policy]:
     """The policy of a folder: an adapter in the workbench's base, if it was trained beside that very base in few bits;
     else as it was written down. The reference is the base itself."""
-    beside = folder.record.get("model", {}).get("sha256") == bench.base.sha256 and folder.is_adapter
-    if folder.name == REFERENCE:
+    adapter = folder.path.parent / "adapter"
+    beside = folder.is_adapter and folder.record.get("model", {}).get("sha256") == bench.base.sha256
+    if folder.path == Path():
         yield Policy(bench.base.model, bench.base.form)
-    elif beside:
-        with closing(load_adapter(bench.base, folder.path.parent / "adapter")) as policy:
+    elif beside and adapter.is_dir():
+        with closing(load_adapter(bench.base, adapter)) as policy:
             policy.model.eval()
             yield policy
     else:
@@ -122,8 +123,8 @@ def load_beside(folder: PolicyFolder, base: str, device: str) -> Base:
     if not folder.is_adapter or folder.base != base:
         kept = f"an {folder.base} base" if folder.is_adapter else "weights as they were written down"
         raise UserError(f"--base {base}: {folder.name} is a policy of {kept}; leave --base out")
-    started: Any = folder.record.get("model")
-    name = started.get("name") if isinstance(started, dict) else None
+    started = folder.record.get("model", {})
+    name = started.get("name")
     if type(name) is not str:
         raise UserError(f"{folder.path.parent / 'run.json'}: does not say which model it started from")
     start = load_base(name, device=pick_device(device), where=f"{folder.name}: its base {name}", base=base)
