@@ -1,18 +1,19 @@
 """A frozen base in few bits under LoRA: memory, time of a step, what rounding costs, and what is learned beside it.
 
-    python -m bench.bits --out bits.json            a random Llama of 300 million weights
-    python -m bench.bits --model M --data FILE      a real model: its log-probs and its training on real votes
+    python -m bench.bits                                    a random Llama of 300 million weights
+    python -m bench.bits --model M --data FILE --turns 0    the log-probs of a real model on real text
 
 Every base is a process of its own. Memory is the resident set above that of the process with its libraries loaded: the
-most while the model is read, what is left of it, and the most in steps of DPO on two ballots of 512 tokens, plan's
-arithmetic beside it. Steps are made in turns, and their times are ratios to the float32 base's of the same turn. The
-error of log-probs is that of the same responses against the float32 base, both computed in float32. With a real model,
-each base trains one run of the same votes in the same order; the curves stand beside one another.
+most while the model is read and probed, what is left of it, and the most in steps of DPO on two ballots of 512 tokens.
+Steps are made in turns, and their times are ratios to the float32 base's of the same turn. The error of log-probs is
+that of the same responses against the float32 base, both computed in float32. Then a small Llama is trained beside
+every base on the same votes in the same order (the response with more words of one kind is preferred), and its losses
+stand beside one another.
 """
 
 import argparse
 import gc
-import shutil
+import random
 import statistics
 import tempfile
 from collections.abc import Mapping
@@ -26,24 +27,25 @@ MODULE = "bench.bits"
 BASES = ("fp32", "bf16", "int8", "nf4")
 WORDS = 8000
 PROMPT, RESPONSE, BALLOTS = 256, 128, 2
+TEXTS = 8  # ballots of real text
 CURVE = 4  # parts of a run whose mean losses are shown
 
 
-def make_model(folder: Path, layers: int) -> None:
-    """A Llama of 12.8 million weights a layer and 16 million beside them, kept in bf16 as most models are."""
+def make_model(folder: Path, layers: int, width: int = 1024, words: int = WORDS) -> None:
+    """A Llama, kept in bf16 as most models are: at this width of 12.8 million weights a layer and 16 million beside."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    vocabulary = {word: i for i, word in enumerate(["<eos>", "<unk>", *(f"w{i}" for i in range(WORDS))])}
+    vocabulary = {word: i for i, word in enumerate(["<eos>", "<unk>", *(f"w{i}" for i in range(words))])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", unk_token="<unk>").save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(vocabulary),
-        hidden_size=1024,
-        intermediate_size=2816,
+        hidden_size=width,
+        intermediate_size=width * 11 // 4,
         num_hidden_layers=layers,
         num_attention_heads=16,
         tie_word_embeddings=False,
@@ -90,11 +92,12 @@ class Side:
         self.errors = self._logprobs()
 
     def _ballots(self) -> list[Any]:
-        import random
-
         from preftune.data.ballots import Vote
-        from preftune.data.tokens import TokenBallot
+        from preftune.data.tokens import TokenBallot, tokenize
 
+        if self.given.data:
+            read = training_ballots(self.given.data, TEXTS, seed=0)
+            return list(tokenize(read, self.bench.base.form, max_length=PROMPT + RESPONSE).ballots)
         rng, size = random.Random(0), self.bench.base.model.config.vocab_size
 
         def ids(count: int) -> tuple[int, ...]:
@@ -106,9 +109,9 @@ class Side:
         """In float32, a response each."""
         from preftune.model.logprobs import response_logprobs
 
-        batch = self.bench.layout.lay_out(self.ballots)
         with self.bench.reference.alone() as model:
-            return [float(value) for value in response_logprobs(model, batch)]
+            batches = [self.bench.layout.lay_out([ballot]) for ballot in self.ballots]
+            return [float(value) for batch in batches for value in response_logprobs(model, batch)]
 
     def start(self) -> dict[str, Any]:
         """An adapter, and an optimiser; what was seen so far."""
@@ -121,7 +124,9 @@ class Side:
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-4, fused=True)
         self.reference = torch.tensor(self.errors)
         forget_peak()
-        return {"libraries": self.libraries, "reading": self.reading, "model": self.model, "logprobs": self.errors}
+        lengths = [len(ids) for ballot in self.ballots for ids in ballot.responses]
+        seen = {"libraries": self.libraries, "reading": self.reading, "model": self.model}
+        return seen | {"logprobs": self.errors, "lengths": lengths}
 
     def step(self) -> dict[str, float]:
         """One step of DPO on all ballots in one pass."""
@@ -144,38 +149,50 @@ class Side:
 def measure(given: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Memory, times and errors of every base, in turns."""
     shared = ["--model", given.model, "--precision", given.precision, "--lora", str(given.lora)]
+    shared += ["--data", str(given.data)] if given.data else []
     with workers(MODULE, {base: [*shared, "--base", base] for base in BASES}) as running:
         seen = {base: running[base].ask(what="start") for base in BASES}
-        for base in BASES:
+        for base in BASES if given.turns else ():
             running[base].ask(what="step")  # the first one is not timed
         turns = [{base: running[base].ask(what="step") for base in BASES} for _ in range(given.turns)]
     logprobs = {base: seen[base].pop("logprobs") for base in BASES}
     for base, found in seen.items():
-        times = [turn[base]["seconds"] for turn in turns]
-        apart = [abs(a - b) / RESPONSE for a, b in zip(logprobs[base], logprobs["fp32"], strict=True)]
-        found["training"] = max(turn[base]["peak"] for turn in turns)
-        found["seconds"] = statistics.median(times)
-        found["ratio"] = median_ratio(times, [turn["fp32"]["seconds"] for turn in turns])
-        found["nats_per_token"] = statistics.mean(apart)
+        pairs = zip(logprobs[base], logprobs["fp32"], found.pop("lengths"), strict=True)
+        found["nats_per_token"] = statistics.mean(abs(a - b) / length for a, b, length in pairs)
+        if turns:
+            times = [turn[base]["seconds"] for turn in turns]
+            found["training"] = max(turn[base]["peak"] for turn in turns)
+            found["seconds"] = statistics.median(times)
+            found["ratio"] = median_ratio(times, [turn["fp32"]["seconds"] for turn in turns])
     return seen
 
 
-def learn(given: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """A run of DPO on real votes beside every base: its loss in parts of the run, and what was written down of it."""
-    from preftune import train
+def learn(given: argparse.Namespace, place: Path) -> dict[str, dict[str, Any]]:
+    """A run of DPO beside every base: its loss in parts of the run, and how far what was written is from it."""
+    from preftune import Ballot, Vote, train
 
-    ballots = training_ballots(given.data, given.train_ballots, seed=0)
-    options: dict[str, Any] = {"model": given.model, "beta": 0.1, "lora": given.lora, "precision": given.precision}
-    options |= {"lr": 2e-4, "batch_size": 4, "max_length": 192, "device": "cpu", "epochs": given.epochs}
+    rng = random.Random(0)
+
+    def response() -> str:
+        return " ".join(f"w{rng.randrange(200)}" for _ in range(8))
+
+    def value(text: str) -> int:
+        return sum(int(word[1:]) % 2 for word in text.split())
+
+    texts = [(response(), response(), response()) for _ in range(given.train_ballots)]
+    ballots = [
+        Ballot(p, (a, b), (Vote(0, 1, (value(a) > value(b)) + (value(a) == value(b)) / 2),)) for p, a, b in texts
+    ]
+    make_model(place / "small", 2, width=128, words=200)
+    options: dict[str, Any] = {"model": str(place / "small"), "beta": 0.1, "lora": given.lora, "lr": 2e-3}
+    options |= {"batch_size": 8, "epochs": given.epochs, "device": "cpu", "precision": given.precision}
     found = {}
-    with tempfile.TemporaryDirectory() as place:
-        for base in BASES:
-            run = train("dpo", ballots, out=Path(place) / base, base=base, **options)
-            losses = [row["loss"] for row in run.metrics]
-            size = len(losses) / CURVE
-            parts = [statistics.mean(losses[round(i * size) : round((i + 1) * size)]) for i in range(CURVE)]
-            found[base] = {"loss": parts, "exported": run.record.get("exported", {}), "losses": losses}
-            shutil.rmtree(Path(place) / base)
+    for base in BASES:
+        run = train("dpo", ballots, out=place / base, base=base, **options)
+        losses = [row["loss"] for row in run.metrics]
+        size = len(losses) / CURVE
+        parts = [statistics.mean(losses[round(i * size) : round((i + 1) * size)]) for i in range(CURVE)]
+        found[base] = {"loss": parts, "exported": run.record.get("exported", {}), "losses": losses}
     return found
 
 
@@ -184,13 +201,13 @@ def main() -> None:
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--base", help=argparse.SUPPRESS)
     parser.add_argument("--model", help="a folder (default: a random Llama of 300 million weights)")
-    parser.add_argument("--data", type=Path, help="votes to train on beside every base, with --model")
+    parser.add_argument("--data", type=Path, help="its texts instead of random tokens, with --model")
     parser.add_argument("--layers", type=int, default=22, help="of the random model")
     parser.add_argument("--precision", default="bf16", choices=["fp32", "bf16"])
     parser.add_argument("--lora", type=int, default=16)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--train-ballots", type=int, default=128)
-    parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument("--epochs", type=float, default=4.0, help="of the small Llama; 0: it is not trained")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     if given.worker:
@@ -200,19 +217,18 @@ def main() -> None:
             given.model = place
             make_model(Path(place), given.layers)
         result: dict[str, Any] = {"machine": describe_machine(), "precision": given.precision, "bases": measure(given)}
-        if given.data:
-            result["learned"] = learn(given)
+        if given.epochs:
+            result["learned"] = learn(given, Path(place))
     write_results("bits", result, given.out)
     tables(result)
 
 
 def tables(result: dict[str, Any]) -> None:
     """What was found, to be read."""
-    sizes = ("reading", "model", "training")
-    rows = [
-        [base, *(f"{one[name]:.2f}" for name in sizes), spread(one["ratio"]), f"{one['nats_per_token']:.2g}"]
-        for base, one in result["bases"].items()
-    ]
+    sizes, rows = ("reading", "model", "training"), []
+    for base, one in result["bases"].items():
+        cells = [f"{one[name]:.2f}" if name in one else "" for name in sizes]
+        rows.append([base, *cells, spread(one["ratio"]) if "ratio" in one else "", f"{one['nats_per_token']:.2g}"])
     columns = ["base", "reading, GiB", "loaded, GiB", "training, GiB", "time of a step", "nats a token"]
     show(f"above the process with its libraries; {result['precision']}", columns, rows)
     if "learned" in result:
