@@ -196,6 +196,37 @@ def learn(given: argparse.Namespace, place: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
+def small_changes() -> list[dict[str, float]]:
+    """What is left in bf16 of an adapter's small change to weights that are bf16 numbers: added to the weight, and to
+    the output as our layer does it. The slope of what came of it on what should have."""
+    import torch
+    from peft import LoraConfig
+    from torch import nn
+    from torch.nn.functional import linear
+
+    from preftune.model.adapters import AdaptedLinear
+
+    torch.manual_seed(0)
+    plain = nn.Linear(576, 1536, bias=False).requires_grad_(False)
+    plain.weight.data = plain.weight.data.bfloat16().float()
+    lora = AdaptedLinear(plain, "default", config=LoraConfig(r=16, lora_alpha=32), r=16, lora_alpha=32)
+    a, b = lora.lora_A["default"].weight, lora.lora_B["default"].weight
+    x, found = torch.randn(1024, 576).bfloat16(), []
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        before = linear(x, plain.weight).float()
+        for size in (1e-4, 3e-5, 1e-5):
+            b.normal_(std=size)
+            with torch.autocast("cpu", enabled=False):
+                change, weight = 2 * (x.float() @ a.T) @ b.T, plain.weight + 2 * b @ a
+            ways = {"added to the weight": linear(x, weight), "added to the output": lora(x)}
+            left = {
+                name: float(((y.float() - before) * change).sum() / change.square().sum()) for name, y in ways.items()
+            }
+            share = float((weight - plain.weight).abs().mean() / plain.weight.abs().mean())
+            found.append({"share of the weights": share, **left})
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
@@ -217,6 +248,7 @@ def main() -> None:
             given.model = place
             make_model(Path(place), given.layers)
         result: dict[str, Any] = {"machine": describe_machine(), "precision": given.precision, "bases": measure(given)}
+        result["small_changes"] = small_changes()
         if given.epochs:
             result["learned"] = learn(given, Path(place))
     write_results("bits", result, given.out)
@@ -231,6 +263,9 @@ def tables(result: dict[str, Any]) -> None:
         rows.append([base, *cells, spread(one["ratio"]) if "ratio" in one else "", f"{one['nats_per_token']:.2g}"])
     columns = ["base", "reading, GiB", "loaded, GiB", "training, GiB", "time of a step", "nats a token"]
     show(f"above the process with its libraries; {result['precision']}", columns, rows)
+    columns = list(result["small_changes"][0])
+    rows = [[f"{value:.2g}" for value in one.values()] for one in result["small_changes"]]
+    show("what is left in bf16 of a small change", columns, rows)
     if "learned" in result:
         rows = [[base, *(f"{loss:.4f}" for loss in one["loss"])] for base, one in result["learned"].items()]
         show("loss of DPO, in parts of a run", ["base", *(f"part {i + 1}" for i in range(CURVE))], rows)
