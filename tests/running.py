@@ -16,14 +16,18 @@ from preftune.training import session
 STEPS = 12
 
 
-def run(model: str, out: Path, *, method: str = "ipo", **options: Any) -> Run:
-    """Three epochs over ten ballots in batches of three, each of several micro-batches."""
-    ballots = [
+def ballots_of_run() -> list[Ballot]:
+    """Ten of three responses each."""
+    return [
         Ballot(f"w{n} w1", (f"w{2 * n % 7} w{n + 3}", f"w{n + 5}", "w2 w3"), (Vote(0, 1, n / 10), Vote(2, 0, 1)))
         for n in range(10)
     ]
+
+
+def run(model: str, out: Path, *, method: str = "ipo", **options: Any) -> Run:
+    """Three epochs over ten ballots in batches of three, each of several micro-batches."""
     defaults = {"beta": 0.3, "batch_size": 3, "micro_tokens": 20, "steps": STEPS, "lr": 5e-3, "device": "cpu"}
-    return train(method, ballots, model=model, out=out, **defaults | options)
+    return train(method, ballots_of_run(), model=model, out=out, **defaults | options)
 
 
 def metrics_of(folder: Path) -> list[Mapping[str, float]]:

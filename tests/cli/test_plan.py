@@ -44,7 +44,14 @@ def test_it_says_runs_sharing_time_memory_and_sight_and_writes_nothing(plan: Cal
     assert code == 0, error
     rows = {line.split()[0]: line for line in out.splitlines() if line.startswith("  ") and line.strip()}
     assert {"dpo", "ipo", "sft"} <= rows.keys() and "10 runs on" in out
-    for says in ("reference log-probs", "responses a second", "peak memory", "left to do", "extrapolation"):
+    for says in (
+        "reference log-probs",
+        "responses a second",
+        "kept in fp32",
+        "peak memory",
+        "left to do",
+        "extrapolation",
+    ):
         assert says in out
     assert re.search(r"dpo and ipo, 8 run ends: a difference of [\d.]+ σ is found in four of five", out)
     assert "dpo and sft, 6 run ends" in out and "judge" in out and not (tmp_path / "out").exists()

@@ -35,6 +35,7 @@ COMMAND = Command(
         "precision",
         "device",
         "template-options",
+        "base",
         "out",
     ],
     {"folders": "folders that train or compare left, or plain models"},

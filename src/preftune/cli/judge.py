@@ -70,6 +70,7 @@ COMMAND = Command(
         "precision",
         "device",
         "template-options",
+        "base",
     ],
     {"folders": "folders that train or compare left, or plain models"},
 )

@@ -100,6 +100,8 @@ def time_lines(forecast: Forecast) -> Iterator[str]:
     if probe.sampling:
         measured.append(f"{1 / probe.sampling:,.1f} sampled responses a second")
     yield f"measured on {probe.device}: {', '.join(measured) or 'one step of training each'}"
+    model = forecast.info["model"]
+    yield f"weights of the model, kept in {model['kept_as']}: {model['bytes'] / GIB:.2f} GiB"
     if probe.memory:
         yield f"peak memory with the probe: {probe.memory / GIB:.2f} GiB"
     parts = ", ".join(f"{name} {duration(of)}" for name, of in seconds.items() if of)

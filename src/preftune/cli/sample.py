@@ -17,6 +17,6 @@ COMMAND = Command(
     "the same prompt through several policies, side by side",
     "preftune sample RUN1 RUN2 --prompt 'Movie review: \"I came'",
     ["prompt"],
-    ["samples", "max-new-tokens", "seed", "precision", "device"],
+    ["samples", "max-new-tokens", "seed", "precision", "device", "base"],
     {"folders": "folders that train or compare left, or plain models"},
 )

@@ -5,6 +5,10 @@ layout that the model can take, the store of what is computed once. `Policy` is 
 draws from one, `RewardModel` scores responses. `engine` is the only file that knows devices, precision and saved state.
 """
 
+import logging
+
 import lazy_loader
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it, and it tells of what could be downloaded
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

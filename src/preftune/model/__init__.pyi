@@ -1,3 +1,6 @@
+from .bits import BASES as BASES
+from .bits import check_base as check_base
+from .bits import check_library as check_library
 from .blocks import decoder_blocks as decoder_blocks
 from .doctor import Checked as Checked
 from .doctor import check_stores as check_stores
@@ -9,9 +12,11 @@ from .engine import return_freed_memory as return_freed_memory
 from .engine import save_state as save_state
 from .engine import state_record as state_record
 from .engine import tokens_per_pass as tokens_per_pass
+from .exporting import measure_export as measure_export
 from .features import Companion as Companion
 from .features import last_states as last_states
 from .features import score_head as score_head
+from .frozen import parameter_count as parameter_count
 from .gguf import convert_model as convert_model
 from .invariants import StartCheck as StartCheck
 from .layout import Layout as Layout
@@ -30,8 +35,10 @@ from .places import cache_folder as cache_folder
 from .policy import Policy as Policy
 from .policy import active_adapter as active_adapter
 from .policy import closed_on_error as closed_on_error
+from .policy import load_adapter as load_adapter
 from .policy import plain_weights as plain_weights
 from .policy import start_policy as start_policy
+from .policy import whole_weights as whole_weights
 from .rewards import Reward as Reward
 from .rewards import RewardModel as RewardModel
 from .rewards import classifier_class as classifier_class

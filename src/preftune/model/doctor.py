@@ -53,7 +53,7 @@ def check_store(path: Path, *, device: str = "auto") -> Checked:
     store = Store(path.parent, key)
     entries, witnesses = sum(store.sizes().values()), store.witnesses()
     try:
-        base = load_base(key.model, device=pick_device(device))
+        base = load_base(key.model, device=pick_device(device), base=key.base)
         layout = probe_layout(base.model, key.precision)
     except UserError as error:
         return Checked(path, key.model, entries, unchecked=str(error))

@@ -91,10 +91,10 @@ def return_freed_memory() -> None:
 def remembered_casts(model: nn.Module) -> Iterator[None]:
     """Within one autocast, cast each weight once and not in every forward pass, as decoding token by token would.
 
-    Autocast remembers the casts of weights that require a gradient only, so for the time being all do. For use where
-    no gradient is computed.
+    Autocast remembers the casts of weights that require a gradient only, so for the time being all do that can: what
+    is packed in few bits has none. For use where no gradient is computed.
     """
-    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    frozen = [p for p in model.parameters() if not p.requires_grad and p.is_floating_point()]
     for parameter in frozen:
         parameter.requires_grad_(True)
     try:

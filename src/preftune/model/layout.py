@@ -5,18 +5,20 @@ Shapes: N response tokens, B responses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..console import say
 from ..data import BranchBatch, Branches, TokenBallot, branch_layout, pack, padded_layout
 from ..errors import UserError
 from .attention import use_branch_attention, use_stock_attention
+from .frozen import base_of
 from .logprobs import response_logprobs, sum_by_branch
 
 TOLERANCE = 2e-3  # nats per sequence, and relative for gradients: far above rounding, far below a wrong mask
@@ -179,21 +181,50 @@ def _probe_ballots(vocabulary: int) -> list[TokenBallot]:
 def _measure(
     model: Any, batch: BranchBatch, score: Callable[[Any, BranchBatch], Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probs of the batch, and the gradients of a weighted sum of them at both ends of the model."""
-    first, last = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    ends = [first] if first is last else [first, last]
-    frozen = [end for end in ends if not end.requires_grad]
-    with torch.enable_grad():
+    """Log-probs of the batch, and the gradients of a weighted sum of them at both ends of the model.
+
+    Of a base in few bits, whose head is never trained, at its first end alone: in what the tokens are embedded as.
+    """
+    first, last = model.get_input_embeddings(), model.get_output_embeddings()
+    few_bits = base_of(model) != "fp32"
+    ends = list({id(end.weight): end.weight for end in (first, last)}.values())
+    frozen = [] if few_bits else [end for end in ends if not end.requires_grad]
+    watching: AbstractContextManager[list[Tensor]] = _embedded(first) if few_bits else nullcontext([])
+    with torch.enable_grad(), watching as states:
         for end in frozen:
             end.requires_grad_(True)
         try:
             logprobs_B = score(model, batch)
             weights = torch.linspace(-1, 1, len(logprobs_B), device=logprobs_B.device)
-            grads = torch.autograd.grad((weights * logprobs_B).sum(), ends)
+            grads = torch.autograd.grad((weights * logprobs_B).sum(), states or ends)
         finally:
             for end in frozen:
                 end.requires_grad_(False)
+    if few_bits:
+        grads = (_by_token(grads[0], batch, first.num_embeddings),)
     return logprobs_B.detach(), grads[0], grads[-1]
+
+
+@contextmanager
+def _embedded(embedding: nn.Module) -> Iterator[list[Tensor]]:
+    """Within it, what tokens are embedded as is here, and what a gradient can be asked of."""
+    states: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        states.append(output.detach().requires_grad_(True))
+        return states[-1]
+
+    hook = embedding.register_forward_hook(keep)
+    try:
+        yield states
+    finally:
+        hook.remove()
+
+
+def _by_token(grad_RTD: Tensor, batch: BranchBatch, vocabulary: int) -> Tensor:
+    """The gradient of every token's embedding, `[V, D]`, wherever the token stands."""
+    grad_VD = grad_RTD.new_zeros(vocabulary, grad_RTD.shape[-1])
+    return grad_VD.index_add(0, batch.ids_RT.flatten(), grad_RTD.flatten(0, 1))
 
 
 def _own_logprobs(model: Any, batch: BranchBatch) -> tuple[Tensor, Tensor, Tensor]:

@@ -19,7 +19,10 @@ from transformers.utils import logging as transformers_logging
 from ..data import TextFormat, template_options, text_format
 from ..errors import UserError
 from .attention import use_branch_attention
+from .bits import check_library
+from .frozen import base_of, check_runs, freeze_in, written_by
 from .gguf import load_gguf
+from .packing import FewBits, packed
 from .starts import find_adapter, load_adapted, loading
 
 CPU = torch.device("cpu")
@@ -40,12 +43,19 @@ class Base:
     device: torch.device = CPU
 
     @property
+    def kept_as(self) -> str:
+        """How its weights are kept: `fp32`, `bf16`, `int8` or `nf4`."""
+        return base_of(self.model)
+
+    @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return self.form.tokenizer
 
 
-def load_base(name: str, *, device: torch.device, where: str = "", template: str = "") -> Base:
+def load_base(name: str, *, device: torch.device, where: str = "", template: str = "", base: str = "fp32") -> Base:
     """Load a causal language model from a folder, a GGUF file or the hub, weights in float32, dropout off.
+
+    With another `base` its weights are then put into few bits (`frozen`): so only an adapter can be trained.
 
     A folder with an adapter in it is its base (the model in the folder, else the one that the adapter names) with the
     adapter folded in. `template` are options of its chat template, as `--template-options` has them. Raises UserError,
@@ -55,9 +65,12 @@ def load_base(name: str, *, device: torch.device, where: str = "", template: str
     where = where or f"--model {name}"
     transformers_logging.disable_progress_bar()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every attempt
-    model, tokenizer = load_any(name, where)
+    check_library(base, where)
+    model, tokenizer = load_any(name, where, base)
     check_weights(model, where)
     check_vocabulary(model, tokenizer, where)
+    if base_of(model) != base:  # a folded adapter, a GGUF file
+        freeze_in(model, base, where)
     model.to(device)
     form = text_format(tokenizer, where=where, options=template_options(template))
     return Base(model, form, name, weights_hash(model), device)
@@ -129,19 +142,23 @@ def reads_at_most(model: PreTrainedModel) -> int | None:
     return getattr(model.config.get_text_config(), "max_position_embeddings", None) or None
 
 
-def load_any(name: str, where: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model and its tokenizer: of a GGUF file, a folder with an adapter, any folder, or the hub."""
+def load_any(name: str, where: str, base: str = "fp32") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model and its tokenizer: of a GGUF file, a folder with an adapter, any folder, or the hub.
+
+    Of the last two the weights are kept in `base`; the others are as yet float32.
+    """
     if name.endswith(".gguf"):
         return _load_gguf(Path(name), where)
     if adapter := find_adapter(name, where):
         return load_adapted(name, where, adapter, load_any)
-    return _load_folder_or_hub(name, where)
+    return _load_folder_or_hub(name, where, base)
 
 
 def _load_gguf(path: Path, where: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if not path.is_file():
         raise UserError(f"{where}: no such file")
     model, tokenizer = load_gguf(path)
+    model.name_or_path = str(path)  # and not the folder, which names no model
     use_branch_attention(model)
     return model, tokenizer
 
@@ -149,7 +166,7 @@ def _load_gguf(path: Path, where: str) -> tuple[PreTrainedModel, PreTrainedToken
 MOST_LAYERS = 2000  # no model has so many, and each is made before a weight is read
 
 
-def _load_folder_or_hub(name: str, where: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load_folder_or_hub(name: str, where: str, base: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     folder = Path(name)
     if folder.exists() and not (folder / "config.json").is_file():
         raise UserError(f"{where}: no model there (a model folder has a config.json)")
@@ -159,12 +176,17 @@ def _load_folder_or_hub(name: str, where: str) -> tuple[PreTrainedModel, PreTrai
         layers = getattr(config.get_text_config(), "num_hidden_layers", 0)
         if isinstance(layers, int) and layers > MOST_LAYERS:
             raise UserError(f"{where}: its config.json asks for {layers} layers; is it the model's own?")
+        if getattr(config, "quantization_config", None):
+            raise UserError(f"{where}: its weights are quantised already; take the original, and --base nf4 or int8")
         no_dropout(config)
+        how = {} if base == "fp32" else {"quantization_config": FewBits(base, where)}
         model, report = AutoModelForCausalLM.from_pretrained(
-            name, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            name, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **how
         )
     if report["missing_keys"]:
         raise UserError(f"{where}: its weights lack {sorted(report['missing_keys'])[0]}; is the folder complete?")
+    if base != "fp32":
+        check_runs(packed(model), base, where)
     with loading(f"{where}: its tokenizer cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     use_branch_attention(model)
@@ -179,9 +201,14 @@ def no_dropout(config: Any) -> None:
 
 
 def weights_hash(model: nn.Module) -> str:
-    """SHA-256 over the configuration and all parameters: what a reference log-prob depends on."""
+    """SHA-256 over the configuration and all parameters: what a reference log-prob depends on.
+
+    Of weights in few bits, over what is kept of them (their scales too), and what reads them.
+    """
     config = {key: value for key, value in model.config.to_dict().items() if key not in {"_name_or_path", "dtype"}}  # type: ignore[union-attr, operator]
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    if base_of(model) != "fp32":
+        digest.update(written_by(base_of(model)).encode())
     for name, parameter in sorted(model.named_parameters()):
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
         digest.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)

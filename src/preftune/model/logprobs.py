@@ -156,7 +156,8 @@ def chunked_comparison(
     """Compare the next-token distributions of two models; at most a chunk of logits of each exists at a time."""
     found = Comparison(*torch.empty(4, len(hidden_ND), dtype=torch.float32, device=hidden_ND.device))
     weight = head.weight_VD.to(hidden_ND.dtype)
-    other_weight = other_head.weight_VD.to(hidden_ND.dtype)
+    same = other_head.weight_VD is head.weight_VD
+    other_weight = weight if same else other_head.weight_VD.to(hidden_ND.dtype)
     for rows in _chunks(len(hidden_ND), head.rows()):
         logprobs = head.logits(hidden_ND[rows], weight).log_softmax(-1)
         others = other_head.logits(other_hidden_ND[rows], other_weight).log_softmax(-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -20,8 +22,10 @@ from transformers.pytorch_utils import Conv1D
 from ..data import TextFormat
 from .adapters import LAYERS
 from .blocks import compile_blocks, plain_blocks
-from .loading import Base, awake, rest
-from .saving import save_adapter, save_policy, whole_folder
+from .frozen import FrozenLinear, base_of, frozen_layers
+from .loading import Base, awake, load_any, rest
+from .saving import save_adapter, save_in_parts, save_policy, whole_folder
+from .starts import CONFIG, WEIGHTS, loading, mark_adapter
 
 PLAIN = "plain_weight"  # where a layer keeps its own weight while an adapter is folded into it
 
@@ -42,9 +46,11 @@ class Policy:
     def merged(self) -> Iterator[None]:
         """Within it the adapter is folded into the weights (sampling is faster); after it they are as before, exactly.
 
-        Un-merging by subtraction would leave rounding behind, so the plain weights are kept and put back.
+        Un-merging by subtraction would leave rounding behind, so the plain weights are kept and put back. Into weights
+        in few bits nothing is folded: most of it would be lost in their rounding. There the adapter acts as it does in
+        training.
         """
-        layers = adapted_layers(self.model)
+        layers = [one for one in adapted_layers(self.model) if not isinstance(one.get_base_layer(), FrozenLinear)]
         try:
             for layer in layers:
                 weight = layer.get_base_layer().weight
@@ -59,9 +65,11 @@ class Policy:
                     delattr(layer, PLAIN)
                 layer.merged_adapters.clear()
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, *, merge_into: str = "base") -> None:
         """Write `folder/policy`, which `from_pretrained` loads, and `folder/adapter` where there is one.
 
+        The adapter is the truth where the base is kept in few bits; `policy` has it in the numbers that these stand
+        for, or with `merge_into` "original" in the weights that the base was made of, beside which it was not trained.
         Raises RuntimeError if what lies in the files is not what was trained.
         """
         if self.adapter is None:
@@ -70,13 +78,33 @@ class Policy:
             return
         with whole_folder(folder / "adapter") as place:
             save_adapter(self.adapter, place)
+            if base_of(self.model) != "fp32":
+                mark_adapter(place, base_of(self.model))
+        with whole_folder(folder / "policy") as place:
+            if merge_into == "original":
+                whole = self._in_original()
+                save_policy(whole, self.form.tokenizer, place)
+            elif base_of(self.model) != "fp32":
+                save_in_parts(self.model, self.form.tokenizer, place, whole_weights(self.model))
+            else:
+                self._save_merged(place)
+
+    def _save_merged(self, folder: Path) -> None:
         with self.merged():
             plain = plain_weights(self.model)
             whole = type(self.model)(copy.deepcopy(self.model.config))
             whole.load_state_dict(plain)
             whole.generation_config = self.model.generation_config
-            with whole_folder(folder / "policy") as place:
-                save_policy(whole, self.form.tokenizer, place, weights=plain)
+            save_policy(whole, self.form.tokenizer, folder, weights=plain)
+
+    def _in_original(self) -> PreTrainedModel:
+        name = self.model.name_or_path
+        whole, _ = load_any(name, f"--merge-into original: {name}")
+        for path, layer in self.model.named_modules():
+            if isinstance(layer, LoraLayer):
+                weight = whole.get_submodule(path).weight
+                weight.data += layer.get_delta_weight("default").cpu()
+        return whole
 
     def close(self) -> None:
         """Take the adapter out of the base model, which is then as it was."""
@@ -108,6 +136,8 @@ def start_policy(
         raise RuntimeError("there is an adapter in the base model already: the run before was not closed")
     base.model.requires_grad_(False)
     base.model.to(base.device)
+    if not lora and base_of(base.model) != "fp32":
+        raise RuntimeError(f"the base is kept in {base_of(base.model)}: its weights cannot be trained, an adapter can")
     if lora:
         torch.manual_seed(seed)
         policy = Policy(base.model, base.form, _add_adapter(base.model, lora))
@@ -121,6 +151,24 @@ def start_policy(
         if compiled:
             compile_blocks(policy.model)
     policy.model.train()
+    return policy
+
+
+def load_adapter(base: Base, folder: Path) -> Policy:
+    """A policy that was trained beside this base, from the folder that `Policy.save` left its adapter in.
+
+    Raises UserError for an adapter of other layers.
+    """
+    where = f"{folder}"
+    with loading(f"{where}: its adapter cannot be read"):
+        rank = int(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["r"])
+        weights = load_file(folder / WEIGHTS)
+    policy = start_policy(base, lora=rank, seed=0)
+    with closed_on_error(policy), loading(f"{where}: its adapter does not fit its base"):
+        wanted = get_peft_model_state_dict(policy.adapter, save_embedding_layers=False)
+        if homeless := sorted(wanted.keys() ^ weights.keys()):
+            raise ValueError(f"{homeless[0]} is in one of them alone")
+        set_peft_model_state_dict(policy.adapter, weights)
     return policy
 
 
@@ -155,6 +203,28 @@ def plain_weights(model: nn.Module) -> dict[str, Tensor]:
     return {
         name.replace(".base_layer", ""): value for name, value in model.state_dict().items() if ".lora_" not in name
     }
+
+
+def whole_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The weights of a model in few bits as the numbers that they stand for, float32, the adapter added to them.
+
+    They come one after the other, under plain names; of tensors that are one (tied embeddings) only the first.
+    Packing the sum again would lose most of the adapter.
+    """
+    layers = {f"{name}.weight": layer for name, layer in frozen_layers(model).items()}
+    scales = {f"{name.removesuffix('weight')}scale" for name in layers}
+    seen: set[int] = set()
+    for path, value in model.state_dict().items():
+        if ".lora_" in path or path in scales or value.data_ptr() in seen:
+            continue
+        seen.add(value.data_ptr())
+        name = path.replace(".base_layer", "")
+        if path in layers:
+            value = layers[path].dense()
+        holder = model.get_submodule(name.rpartition(".")[0])
+        if isinstance(holder, LoraLayer) and name.endswith(".weight"):
+            value = value + holder.get_delta_weight("default")
+        yield name, value.float() if value.is_floating_point() else value
 
 
 @contextmanager

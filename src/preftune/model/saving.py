@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import UserError
+from ..evidence import write_json
 from ..files import PARTIAL, sync
+
+PART = 2**30  # bytes of a file, where weights are written as they are made
 
 
 @contextmanager
@@ -50,6 +55,52 @@ def save_policy(
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     check_saved(folder, model.state_dict() if weights is None else weights, type(model))
+
+
+def save_in_parts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    weights: Iterable[tuple[str, Tensor]],
+) -> None:
+    """As `save_policy`, of a model of that architecture whose `weights` are made one after the other.
+
+    No more than `PART` bytes of them, and the largest one, are in memory at a time. Each file is compared when it is
+    written.
+    """
+    config = copy.deepcopy(model.config)
+    config.architectures, config.dtype = [type(model).__name__], torch.float32
+    config.save_pretrained(folder)
+    if model.generation_config is not None:
+        model.generation_config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    homes, total = [], 0
+    for number, part in enumerate(_parts(weights), start=1):
+        path = folder / f"part-{number}.safetensors"
+        save_file(part, path, metadata={"format": "pt"})
+        check_saved(folder, part)
+        homes.append((path, list(part)))
+        total += sum(tensor.nbytes for tensor in part.values())
+    if len(homes) == 1:
+        homes[0][0].rename(folder / "model.safetensors")
+        return
+    names = [f"model-{number:05d}-of-{len(homes):05d}.safetensors" for number in range(1, len(homes) + 1)]
+    for name, (path, _) in zip(names, homes, strict=True):
+        path.rename(folder / name)
+    index = {weight: name for name, (_, own) in zip(names, homes, strict=True) for weight in own}
+    write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": index})
+
+
+def _parts(weights: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    part: dict[str, Tensor] = {}
+    size = 0
+    for name, weight in weights:
+        if part and size + weight.nbytes > PART:
+            yield part
+            part, size = {}, 0
+        part[name] = weight.detach().cpu().contiguous()
+        size += weight.nbytes
+    yield part
 
 
 def save_adapter(adapter: PeftModel, folder: Path) -> None:

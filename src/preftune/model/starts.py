@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import warnings
@@ -19,8 +20,11 @@ from transformers.utils import find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
 from ..errors import UserError
+from .bits import BASES
+from .frozen import round_to, written_by
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+BESIDE = "base.json"  # how the base was kept that an adapter was trained beside
 Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
@@ -54,8 +58,9 @@ def _snapshot(name: str) -> Path:
 def load_adapted(name: str, where: str, folder: Path, load: Callable[[str, str], Loaded]) -> Loaded:
     """The base of an adapter with the adapter folded in, and the tokenizer: the adapter's, if it brings one.
 
-    The base is the model in the same folder, else the one that the adapter names, which `load` loads. Raises UserError
-    for a base that is not there, an adapter that cannot be folded in, or weights that do not belong to its layers.
+    The base is the model in the same folder, else the one that the adapter names, which `load` loads. Where the adapter
+    was trained beside a base in few bits, it is folded into what that stands for. Raises UserError for a base that is
+    not there, an adapter that cannot be folded in, or weights that do not belong to its layers.
     """
     if not (folder / WEIGHTS).is_file():
         raise UserError(f"{where}: its adapter has no {WEIGHTS}; save it as safetensors")
@@ -69,12 +74,32 @@ def load_adapted(name: str, where: str, folder: Path, load: Callable[[str, str],
     else:
         base = _base_of(where, folder, config.base_model_name_or_path)
         model, tokenizer = load(base, f"{where}: its adapter's base {base}")
+    kept_as = trained_beside(folder)
+    if kept_as != "fp32":
+        round_to(model, kept_as, where)
     model = _fold_in(where, folder, model)
     model.name_or_path = name
     if (folder / "tokenizer_config.json").is_file():
         with loading(f"{where}: its tokenizer cannot be loaded"):
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     return model, tokenizer
+
+
+def mark_adapter(folder: Path, base: str) -> None:
+    """Leave in an adapter's folder how the base was kept that it was trained beside."""
+    (folder / BESIDE).write_text(json.dumps({"base": base, "read_by": written_by(base)}), encoding="utf-8")
+
+
+def trained_beside(folder: Path) -> str:
+    """How the base was kept that an adapter was trained beside. Raises UserError for a way that is not known."""
+    path = folder / BESIDE
+    if not path.is_file():
+        return "fp32"
+    with loading(f"{path}: cannot be read"):
+        base = json.loads(path.read_text(encoding="utf-8"))["base"]
+    if base not in BASES:
+        raise UserError(f"{path}: base {base!r} is none of {', '.join(BASES)}")
+    return str(base)
 
 
 def _base_of(where: str, folder: Path, base: str | None) -> str:

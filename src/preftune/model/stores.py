@@ -41,7 +41,7 @@ CREATE TABLE IF NOT EXISTS features (key BLOB, layer INTEGER, value BLOB NOT NUL
 class StoreKey:
     """What a stored value depends on beside its token ids: the weights' hash, how and on which machine it is computed.
 
-    `model` is where the weights were found; it identifies nothing.
+    `model` is where the weights were found, and `base` how they are kept; these identify nothing: the hash has seen it.
     """
 
     model: str
@@ -50,6 +50,7 @@ class StoreKey:
     layout: str
     machine: str
     arithmetic: int = ARITHMETIC
+    base: str = "fp32"
 
     @property
     def name(self) -> str:

@@ -73,29 +73,30 @@ def open_workbench(
     device: str = "auto",
     template: str = "",
     where: str = "",
+    base: str = "fp32",
 ) -> Workbench:
     """Load the model (and the reference, where it is another one) and find out which layout it can take.
 
-    `template` are options of the model's chat template, which renders for the reference too; `where` is what an error
-    in loading the model begins with.
+    The weights of both are kept in `base`. `template` are options of the model's chat template, which renders for the
+    reference too; `where` is what an error in loading the model begins with.
     """
     place = pick_device(device)
     keep_freed_memory()
-    base = load_base(model, device=place, where=where, template=template)
-    other = base
+    start = load_base(model, device=place, where=where, template=template, base=base)
+    other = start
     if reference not in (None, model):
-        other = load_base(str(reference), device=place, where=f"--reference {reference}")
-    if other.tokenizer.get_vocab() != base.tokenizer.get_vocab():
+        other = load_base(str(reference), device=place, where=f"--reference {reference}", base=base)
+    if other.tokenizer.get_vocab() != start.tokenizer.get_vocab():
         raise UserError(f"--reference {reference}: its tokenizer differs from the one of {model}; they must share one")
-    layout = probe_layout(base.model, precision)
-    if other is not base:
+    layout = probe_layout(start.model, precision)
+    if other is not start:
         others = probe_layout(other.model, precision)
         if others.name != layout.name:
             layout = Layout("padded", "the reference cannot take the policy's layout")
         elif others.attention != layout.attention:
             layout = replace(layout, attention="by ballot")
     store = Store(stores_folder(), store_key(other, layout, precision, place))
-    return Workbench(base, Reference(other), layout, precision, store)
+    return Workbench(start, Reference(other), layout, precision, store)
 
 
 def store_key(base: Base, layout: Layout, precision: str, device: torch.device) -> StoreKey:
@@ -103,4 +104,5 @@ def store_key(base: Base, layout: Layout, precision: str, device: torch.device) 
     chip = platform.machine() if device.type == "cpu" else torch.cuda.get_device_name(device)
     found = Path(base.name)
     name = str(found.resolve()) if found.exists() else base.name
-    return StoreKey(name, base.sha256, precision, layout.stored_as, f"{chip}/torch {torch.__version__}")
+    machine = f"{chip}/torch {torch.__version__}"
+    return StoreKey(name, base.sha256, precision, layout.stored_as, machine, base=base.kept_as)

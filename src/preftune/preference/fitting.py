@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..data import TokenBallot, TokenSet
 from ..errors import UserError, nearest
 from ..methods import KINDS, REWARD, AnyMethod, LikelihoodOptions
+from ..model import check_library
 from ..training import Recipe, Settings
 
 if TYPE_CHECKING:
@@ -62,6 +63,10 @@ def check_kind(kind: str, settings: Settings, options: LikelihoodOptions) -> Non
         raise UserError(f"--kind {kind!r}: unknown{nearest(kind, KINDS)}")
     if kind == "lora" and not settings.lora:
         raise UserError("--kind lora: add --lora R, the rank of the adapter")
+    if kind == "full" and settings.base != "fp32":
+        how = "use --kind lora with --lora R, or --kind frozen"
+        raise UserError(f"--base {settings.base}: --kind full trains all weights, and these are frozen; {how}")
+    check_library(settings.base)
     if kind != "frozen" and options.estimate_flips:
         raise UserError(f"--estimate-flips: needs --kind frozen; give --kind {kind} a known rate with --flip-rate")
     if kind != "lora" and settings.lora:

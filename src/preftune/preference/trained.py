@@ -32,6 +32,7 @@ from ..model import (
     score_ballots,
     score_head,
     start_policy,
+    whole_weights,
 )
 from ..stopping import stop_requests
 from ..training import Session, Training, run_identity, run_session
@@ -72,14 +73,21 @@ class Trainee:
         terms = REWARD.loss(Scored(ballots, scores_B, torch.zeros_like(scores_B), lengths_B), 1.0, options)
         return Terms(terms.loss, {name.replace("log_ratio", "score"): value for name, value in terms.sums.items()})
 
+    def _decoder(self) -> dict[str, Tensor]:
+        """The weights of the trunk with the adapter folded in."""
+        trunk = self.policy.model.get_decoder()
+        if self.bench.base.kept_as != "fp32":
+            return dict(whole_weights(trunk))
+        with self.policy.merged():
+            return plain_weights(trunk)
+
     def save(self, folder: Path, *, kind: str, center: float, info: Mapping[str, Any]) -> None:
         """Write a folder that transformers loads, and the adapter beside it where there is one."""
-        with self.policy.merged():
-            decoder = plain_weights(self.policy.model.get_decoder())
-            delta = None if self.policy.adapter is None else delta_of(self.policy.model)
-            head_D = self.head.weight.detach()[0].cpu()
-            base = self.bench.base
-            save_classifier(folder, decoder, head_D, base=base, center=center, kind=kind, info=info, delta=delta)
+        decoder = self._decoder()
+        delta = None if self.policy.adapter is None else delta_of(self.policy.model)
+        head_D = self.head.weight.detach()[0].cpu()
+        base = self.bench.base
+        save_classifier(folder, decoder, head_D, base=base, center=center, kind=kind, info=info, delta=delta)
 
 
 @dataclass

@@ -16,7 +16,7 @@ from ..data import Ballot, BallotSet
 from ..errors import UserError
 from ..evidence import measured_against_a_policy, read_study
 from ..methods import Selection, flag
-from ..model import ARITHMETIC, Workbench
+from ..model import ARITHMETIC, Workbench, parameter_count
 from ..training import AnyTraining, Settings, check_out, describe_target, parse_arm, versions
 from .naming import condition_name
 from .plan import Plan, StudyData, TrainingKey
@@ -54,7 +54,9 @@ def describe_study(
         "model": {
             "name": bench.base.name,
             "sha256": bench.base.sha256,
-            "parameters": sum(parameter.numel() for parameter in bench.base.model.parameters()),
+            "parameters": parameter_count(bench.base.model),
+            "kept_as": bench.base.kept_as,
+            "bytes": sum(parameter.nbytes for parameter in bench.base.model.parameters()),
             "layout": f"{bench.layout.name}: {bench.layout.reason}",
         },
         "reference": {"name": bench.reference.name, "sha256": bench.reference.sha256},
@@ -164,6 +166,7 @@ def continued(folder: Path, info: dict[str, Any]) -> dict[str, Any]:
     for arm in before["arms"]:
         counted |= parse_arm(arm).recipe(Settings(), {}).counting()
     for label, old, new in (
+        ("--base", then.get("base", "fp32"), now["base"]),
         ("model", before["model"].get("sha256"), info["model"]["sha256"]),
         ("reference", before.get("reference", {}).get("sha256"), info["reference"]["sha256"]),
         ("--lr", then.get("lr"), now["lr"]),  # before the data: with auto, prompts are taken out of them

@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..model import Base, sample_responses
 from ..training import describe_counts
 from .limits import check_asked, check_precision
-from .policies import find_policy, load_policy
+from .policy_folders import find_policy, load_policy
 
 
 def draw_ballots(

@@ -28,16 +28,16 @@ from ..evidence import (
     write_records,
 )
 from ..judges import Named, settle_judges
-from ..model import Policy, Workbench, open_workbench
+from ..model import Workbench, open_workbench
 from ..report import write_report
 from ..stopping import only_writer
 from ..training import describe_counts, make_settings, versions
 from .evaluate import answer, summarise
 from .judging import Panel, check_apart, describe_judges, judge_study
-from .limits import check_asked
+from .limits import check_asked, check_precision
 from .meetings import Judged, draw_opponents
 from .overlap import check_overlap, prompts_of, trained_on
-from .policies import PolicyFolder, check_tokenizer, common_options, common_reference, find_policy, load_policy
+from .policy_folders import PolicyFolder, common_base, common_options, common_reference, find_policy, met
 from .questions import Questions, held_out_prompts, make_questions
 
 NOBODY = Panel()
@@ -46,7 +46,7 @@ NOBODY = Panel()
 @dataclass(frozen=True)
 class Asking:
     """How policies are asked: against which reference (by default what they were trained from), for how many samples of
-    how many tokens, and by which machine."""
+    how many tokens, by which machine, and how the reference is kept (by default as it was in training)."""
 
     reference: str | None = None
     samples: int = 1
@@ -56,6 +56,7 @@ class Asking:
     precision: str = "fp32"
     device: str = "auto"
     template_options: str | None = None
+    base: str | None = None
 
 
 def judge_folders(
@@ -74,16 +75,19 @@ def judge_folders(
     precision: str = "fp32",
     device: str = "auto",
     template_options: str | None = None,
+    base: str | None = None,
     allow_overlap: bool = False,
     reading: Mapping[str, Any] | None = None,
     **judging: Any,
 ) -> StudyRecord:
     """Have judges compare policies with their reference, and with one another, on the same prompts; draw a report.
 
-    The reference is what the policies were trained from, unless another is named; plain models need one. With `data`,
-    its prompts are asked where `prompts` is left out, and judges are compared with its votes. `judging` are the options
-    of judges, as `compare` has them. Raises UserError for what the user can mend.
+    The reference is what the policies were trained from, unless another is named; plain models need one. Its weights
+    are kept in `base`, by default as they were in training. With `data`, its prompts are asked where `prompts` is left
+    out, and judges are compared with its votes. `judging` are the options of judges, as `compare` has them. Raises
+    UserError for what the user can mend.
     """
+    check_precision(precision, base or "fp32")
     jury = settle_judges(judge, **judging)
     if not jury.specs or jury.gold:
         raise UserError("judge: name who is to judge, with --judge")
@@ -108,6 +112,7 @@ def judge_folders(
         precision,
         device,
         template_options,
+        base,
     )
     return meet_policies(found, asked, asking, Path(out), Panel(jury, held_out=tuple(ballots)), caveats=caveats)
 
@@ -151,6 +156,7 @@ def meet_policies(
             device=asking.device,
             template=options,
             where=f"--reference {asking.reference}",
+            base=asking.base or common_base(found, "judge"),
         )
         questions, cuts = make_questions(
             asked,
@@ -247,21 +253,19 @@ def sample_all(
     for one in [PolicyFolder(Path(), REFERENCE, {}), *found]:
         if one.name in done:
             continue
-        is_reference = one.name == REFERENCE
-        base = bench.base if is_reference else load_policy(one, device)
-        check_tokenizer(base, bench, one)
-        drawn = answer(
-            base.model,
-            None if is_reference else bench.reference.alone,
-            questions,
-            bench.base.form,
-            run=one.name,
-            step=0,
-            layout=bench.layout,
-            precision=bench.precision,
-            micro_tokens=budget,
-            merged=Policy(base.model, bench.base.form).merged,
-        )
+        with met(one, bench, device) as policy:
+            drawn = answer(
+                policy.model,
+                None if one.name == REFERENCE else bench.reference.alone,
+                questions,
+                bench.base.form,
+                run=one.name,
+                step=0,
+                layout=bench.layout,
+                precision=bench.precision,
+                micro_tokens=budget,
+                merged=policy.merged,
+            )
         reference = reference or drawn
         method = str(one.record.get("method", "model"))
         identity: dict[str, Any] = {"arm": one.name, "method": method, "beta": None, "seed": 0}

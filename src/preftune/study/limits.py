@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..errors import UserError
+from ..model import BASES
 from ..training import PRECISIONS
 
 
@@ -28,7 +29,8 @@ def check_asked(
         raise UserError(f"--max-new-tokens {max_new_tokens}: must be at least 1")
 
 
-def check_precision(precision: str) -> None:
-    """Raises UserError for a precision that there is none of."""
-    if precision not in PRECISIONS:
-        raise UserError(f"--precision {precision}: must be one of {', '.join(PRECISIONS)}")
+def check_precision(precision: str, base: str = "fp32") -> None:
+    """Raises UserError for a precision, or a way to keep weights, that there is none of."""
+    for flag, value, known in (("precision", precision, PRECISIONS), ("base", base, BASES)):
+        if value not in known:
+            raise UserError(f"--{flag} {value}: must be one of {', '.join(known)}")

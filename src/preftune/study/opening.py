@@ -78,6 +78,7 @@ def open_plan(
         precision=settings.precision,
         device=settings.device,
         template=settings.template_options,
+        base=settings.base,
     )
     form = bench.base.form
     data = make_data(plan, train_ballots, held_out, form, votes_per_prompt, validation_fraction)

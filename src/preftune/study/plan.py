@@ -10,6 +10,7 @@ from typing import Any
 from ..data import Ballot, TextFormat, TokenBallot, TokenSet, flip_votes, limit_votes, split_by_prompt, tokenize
 from ..errors import UserError, nearest
 from ..methods import KINDS, REWARD, Selection, all_options, check_known, names_of
+from ..model import check_base
 from ..preference import check_fit, default_kind, likelihood_of
 from ..training import Arm, Recipe, Settings, check_given, make_settings, parse_arm, split_arms
 from .limits import check_asked
@@ -183,6 +184,8 @@ def make_plan(
         check_fit(kind, plan.reward_recipe)
     for arm in parsed:
         recipe = plan.recipe(arm)
+        if not isinstance(arm.method, Selection):
+            check_base(recipe.settings.base, recipe.settings.lora)
         if arm.method.needs == "preference":
             check_fit(kind, recipe)
     return plan

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,51 +15,27 @@ from rich.text import Text
 from ..console import say
 from ..data import Message, Prompt, Refused, read_ballots, read_prompts, reference_table, tokenize
 from ..errors import UserError
-from ..evidence import REFERENCE, Result, Sample, number, read_record, write_records
+from ..evidence import REFERENCE, Result, Sample, number, write_records
 from ..judges import Judge
-from ..model import Base, Policy, Reward, Workbench, load_base, open_workbench, pick_device, sample_responses
+from ..model import Base, Policy, Reward, Workbench, open_workbench, sample_responses
 from ..stopping import check_writable
 from ..text import harmless
 from ..training import describe_counts, held_out_reference, make_settings, open_reward, vote_table
 from .evaluate import Proxy, answer, summarise
 from .limits import check_asked, check_precision
 from .overlap import check_overlap, prompts_of, trained_on
+from .policy_folders import (
+    PolicyFolder,
+    common_base,
+    common_options,
+    common_reference,
+    find_policy,
+    load_beside,
+    load_policy,
+    met,
+)
 from .questions import Questions, held_out_prompts, make_questions
 from .rewards import above_reference, mean_scores, reference_rollouts
-
-
-@dataclass(frozen=True)
-class PolicyFolder:
-    """Where a policy lies, what to call it, and what it was trained from (nothing, for a plain model)."""
-
-    path: Path
-    name: str
-    record: dict[str, Any]
-
-
-def find_policy(folder: str) -> PolicyFolder:
-    """A run's folder, or any model folder. Raises UserError if it is neither."""
-    path = Path(folder)
-    if (path / "run.json").is_file() and (path / "policy" / "config.json").is_file():
-        return PolicyFolder(path / "policy", path.name, _record(path / "run.json"))
-    if (path / "config.json").is_file() or (path / "adapter_config.json").is_file():
-        return PolicyFolder(path, path.name, {})
-    raise UserError(f"{folder}: no trained policy there (a run leaves policy/ and run.json); name a run's folder")
-
-
-def _record(path: Path) -> dict[str, Any]:
-    """What a run says of itself. Raises UserError where it does not say what evaluation goes by."""
-    record = read_record(path)
-    start: Any = record.get("reference")
-    settings: Any = record.get("settings", {})
-    told = isinstance(start, dict) and isinstance(settings, dict)
-    told = told and all(type(start.get(name)) is str for name in ("name", "sha256"))
-    told = told and type(settings.get("template_options", "")) is str
-    told = told and settings.get("reduction", "sum") in ("sum", "mean")
-    kinds = {"arm": (str,), "method": (str,), "beta": (int, float, type(None)), "seed": (int,), "chat": (bool,)}
-    if not told or any(type(record[name]) not in kinds[name] for name in kinds.keys() & record.keys()):
-        raise UserError(f"{path}: is no record of a run; name a folder that train or compare left")
-    return record
 
 
 def evaluate_folders(
@@ -78,6 +53,7 @@ def evaluate_folders(
     precision: str = "fp32",
     device: str = "auto",
     template_options: str | None = None,
+    base: str | None = None,
     out: str | None = None,
     judge: Judge | None = None,
     reward: str | None = None,
@@ -86,15 +62,17 @@ def evaluate_folders(
 ) -> tuple[Result, ...]:
     """Meet every policy with the same prompts, ballots and random numbers, and print one table.
 
-    The reference is the model that the policies were trained from, unless another is named. `judge` is the reward of a
-    response, where one is known; `reward` the folder of a reward model whose opinion is `proxy` in a row's `extra`.
+    The reference is the model that the policies were trained from, unless another is named, its weights kept in `base`,
+    by default as they were in training; a policy that was trained beside that very base is met there, as an adapter,
+    any other one as it was written down. `judge` is the reward of a response, where one is known; `reward` the folder
+    of a reward model whose opinion is `proxy` in a row's `extra`.
     `out` keeps the rows and the samples as JSONL; `reading` are further arguments of `read_ballots`. The chat template
     is the reference's, with the options that the policies were trained with, unless others are given. Raises UserError
     when there is nothing to ask, or when the policies have different references or options, or were trained on what
     they are asked (with `allow_overlap` that is a caveat).
     """
     check_asked(samples=samples, max_new_tokens=max_new_tokens, eval_prompts=eval_prompts)
-    check_precision(precision)
+    check_precision(precision, base or "fp32")
     if out:
         check_writable(Path(out))
     found = [find_policy(folder) for folder in folders]
@@ -114,6 +92,7 @@ def evaluate_folders(
         device=device,
         template=common_options(found) if template_options is None else template_options,
         where=f"--reference {start}",
+        base=common_base(found) if base is None else base,
     )
     tokens = tokenize(ballots, bench.base.form, max_length=max_length)
     questions, cuts = make_questions(asked, tokens, bench.base.form, max_length, samples, max_new_tokens, judge, {})
@@ -126,10 +105,9 @@ def evaluate_folders(
         proxy = proxy_of(judging, bench, questions, budget)
     rows: list[Result] = []
     everything: list[Sample] = []
-    for number_, folder in enumerate([PolicyFolder(Path(), REFERENCE, {}), *found]):
-        base = bench.base if number_ == 0 else load_policy(folder, device)
-        check_tokenizer(base, bench, folder)
-        row, answers = _evaluate(base, folder, bench, questions, known, budget, proxy, everything)
+    for folder in [PolicyFolder(Path(), REFERENCE, {}), *found]:
+        with met(folder, bench, device) as policy:
+            row, answers = _evaluate(policy, folder, bench, questions, known, budget, proxy, everything)
         rows.append(row)
         everything += answers
     Console().print(_table(rows, caveats))
@@ -141,7 +119,7 @@ def evaluate_folders(
 
 
 def _evaluate(
-    base: Base,
+    policy: Policy,
     folder: PolicyFolder,
     bench: Workbench,
     questions: Questions,
@@ -151,13 +129,12 @@ def _evaluate(
     before: Sequence[Sample],
 ) -> tuple[Result, list[Sample]]:
     """A row and the samples of one policy; among the samples `before` are the reference's, unless this is it."""
-    policy = Policy(base.model, bench.base.form)
     shared: dict[str, Any] = {"layout": bench.layout, "precision": bench.precision, "micro_tokens": micro_tokens}
     answers: list[Sample] = []
     if questions.samples:
         reference = None if folder.name == REFERENCE else bench.reference.alone
         answers = answer(
-            base.model,
+            policy.model,
             reference,
             questions,
             bench.base.form,
@@ -170,7 +147,7 @@ def _evaluate(
     reduction = folder.record.get("settings", {}).get("reduction", "sum")
     table = reference_table(questions.ballots) if known else None
     if known and folder.name != REFERENCE:
-        table = vote_table(base.model, questions.ballots, known, reduction=reduction, **shared)
+        table = vote_table(policy.model, questions.ballots, known, reduction=reduction, **shared)
     record = folder.record
     identity = {"arm": record.get("arm", folder.name), "method": record.get("method", "model")}
     identity |= {"run": folder.name, "beta": record.get("beta"), "seed": record.get("seed", 0), "step": 0}
@@ -184,37 +161,6 @@ def proxy_of(reward: Reward, bench: Workbench, questions: Questions, micro_token
     return above_reference(reward, mean_scores(reward, drawn, bench, micro_tokens), bench, micro_tokens)
 
 
-def common_reference(folders: Sequence[PolicyFolder], named: str | None, command: str = "evaluate") -> str:
-    """The reference that is named, or the one that all policies were trained from. Raises UserError without one."""
-    if named:
-        return named
-    models = {
-        folder.record["reference"]["sha256"]: folder.record["reference"]["name"] for folder in folders if folder.record
-    }
-    if len(models) != 1:
-        why = (
-            "they were trained from different models"
-            if models
-            else "the folders do not say what they were trained from"
-        )
-        raise UserError(f"{command}: which reference? {why}; name one with --reference")
-    return str(next(iter(models.values())))
-
-
-def common_options(folders: Sequence[PolicyFolder]) -> str:
-    """The options of the chat template that the policies were trained with."""
-    options = {folder.record.get("settings", {}).get("template_options", "") for folder in folders if folder.record}
-    if len(options) > 1:
-        told = " and ".join(sorted(repr(one) for one in options))
-        raise UserError(f"evaluate: the policies were trained with {told}; name one of them with --template-options")
-    return next(iter(options), "")
-
-
-def load_policy(folder: PolicyFolder, device: str) -> Base:
-    """The policy of a folder."""
-    return load_base(str(folder.path), device=pick_device(device), where=str(folder.path))
-
-
 def _ids(prompt: Prompt, base: Base, folder: PolicyFolder) -> list[int]:
     try:
         ids = base.form.prompt(prompt)
@@ -223,13 +169,6 @@ def _ids(prompt: Prompt, base: Base, folder: PolicyFolder) -> list[int]:
     if not ids:
         raise UserError(f"--prompt {prompt!r}: comes to no token with the tokenizer of {folder.path}; write some text")
     return ids
-
-
-def check_tokenizer(base: Base, bench: Workbench, folder: PolicyFolder) -> None:
-    if base.tokenizer.get_vocab() != bench.base.tokenizer.get_vocab():
-        raise UserError(
-            f"{folder.path}: its tokenizer differs from the reference's; they cannot be compared token by token"
-        )
 
 
 def _table(rows: Sequence[Result], caveats: Sequence[str]) -> Table:
@@ -259,30 +198,33 @@ def sample_folders(
     seed: int = 0,
     precision: str = "fp32",
     device: str = "auto",
+    base: str = "fp32",
 ) -> None:
     """Print the responses of several policies to one prompt, side by side, drawn with the same random numbers.
 
-    A policy trained on chats, or a plain model with a chat template, gets the prompt as a user's message.
+    A policy trained on chats, or a plain model with a chat template, gets the prompt as a user's message. With a `base`
+    in few bits a policy that was trained beside it is loaded as its adapter and that base, which takes less memory than
+    what was written down; a plain model is put into few bits.
     """
     check_asked(samples=samples, max_new_tokens=max_new_tokens, least=1)
-    check_precision(precision)
+    check_precision(precision, base)
     found = [find_policy(folder) for folder in folders]
     table = Table(*(Column(Text(harmless(folder.name))) for folder in found), box=box.SIMPLE, show_lines=True)
     columns = []
     for folder in found:
-        base = load_policy(folder, device)
-        asked: Prompt = (Message("user", prompt),) if folder.record.get("chat", base.form.has_template) else prompt
+        start = load_beside(folder, base, device) if base != "fp32" else load_policy(folder, device)
+        asked: Prompt = (Message("user", prompt),) if folder.record.get("chat", start.form.has_template) else prompt
         rollout = sample_responses(
-            base.model,
-            [_ids(asked, base, folder)],
-            stops=base.form.stops,
+            start.model,
+            [_ids(asked, start, folder)],
+            stops=start.form.stops,
             samples=samples,
             max_new_tokens=max_new_tokens,
             seed=seed,
             precision=precision,
             description=harmless(folder.name),
         )[0]
-        columns.append([harmless(base.form.text(ids)) for ids in rollout.responses])
+        columns.append([harmless(start.form.text(ids)) for ids in rollout.responses])
     for texts in zip(*columns, strict=True):
         table.add_row(*(Text(text) for text in texts))
     Console().print(table)

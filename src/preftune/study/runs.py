@@ -27,7 +27,7 @@ from ..evidence import (
     write_json,
 )
 from ..methods import AMORTIZED_IPO, Selection
-from ..model import Policy, RewardModel, Workbench, load_base, return_freed_memory
+from ..model import Policy, RewardModel, Workbench, load_base, measure_export, return_freed_memory
 from ..preference import Fitting, fit_or_load, reward_recipe, set_targets
 from ..stopping import stop_requests
 from ..training import (
@@ -201,7 +201,9 @@ class Runner:
             checkpoints=self.plan.checkpoints,
         )
         with closing(policy):
-            policy.save(folder)
+            merge_into = recipe.settings.merge_into
+            policy.save(folder, merge_into=merge_into)
+            exported = measure_export(policy, folder, self.data.training.ballots, self.bench.layout, merge_into)
         keep_digests(folder, self.digests)
         metrics = read_metrics(folder / "metrics.jsonl")
         spent = budget(training, metrics)
@@ -214,6 +216,7 @@ class Runner:
         }
         record |= {"model": {"name": model.name, "sha256": model.sha256}}
         record |= {"reference": {"name": reference.name, "sha256": reference.sha256}}
+        record |= {"exported": exported} if exported else {}
         if (arm.name, seed, noise) in self.preferences:
             record |= {"preference": dict(self.preferences[arm.name, seed, noise])}
             target = describe_target(training, beta)
@@ -234,7 +237,7 @@ class Runner:
         return held_out_alarms(accuracy, log_loss, sum(len(ballot.votes) for ballot in self.questions.ballots))
 
     def _saved(self, folder: Path) -> Policy:
-        """The policy of a finished run."""
+        """The policy of a finished run, as it was written down."""
         return Policy(load_base(str(folder / "policy"), device=self.bench.base.device).model, self.bench.base.form)
 
     def records(self) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ from ..console import say
 from ..data import Ballot, keep_digests, split_by_prompt, tokenize
 from ..evidence import Estimate, held_out_alarms, read_metrics, run_alarms, say_alarms, write_json
 from ..methods import REWARD
-from ..model import Reward, open_workbench, remove_state
+from ..model import Reward, measure_export, open_workbench, remove_state
 from ..preference import Fitting, fit_or_load, fit_reward, set_targets
 from ..stopping import only_writer, stop_requests
 from ..training import (
@@ -104,6 +104,7 @@ def train(
             precision=settings.precision,
             device=settings.device,
             template=settings.template_options,
+            base=settings.base,
         )
         tokens, held_out = (
             tokenize(part, bench.base.form, max_length=settings.max_length) for part in (training, eval_ballots)
@@ -134,6 +135,7 @@ class Job:
     def train_policy(self, reward: str | Path | Reward | None, resume: bool) -> Run:
         """Fit what the method needs, train the policy, and save it."""
         bench, tokens, recipe, folder = self.fit.bench, self.fit.tokens, self.fit.recipe, self.fit.folder
+        settings = recipe.settings
         training = prepare(recipe, self.training, tokens, bench, self.fit.seed)
         say_training(bench, tokens, training)
         judge = open_reward(reward, bench, chats=self.chats) if isinstance(reward, str | Path) else reward
@@ -160,7 +162,8 @@ class Job:
             resume=resume,
             description=recipe.method.name,
         )
-        policy.save(folder)
+        policy.save(folder, merge_into=settings.merge_into)
+        exported = measure_export(policy, folder, tokens.ballots, bench.layout, settings.merge_into)
         keep_digests(folder, self.fit.digests)
         metrics = read_metrics(folder / "metrics.jsonl")
         votes = sum(len(ballot.votes) for ballot in self.fit.held_out)
@@ -176,6 +179,7 @@ class Job:
             **self.describe(),
             "target": target,
             **told,
+            **({"exported": exported} if exported else {}),
             **({"held_out": measured} if measured else {}),
             "alarms": alarms,
             "budget": budget(training, metrics),

@@ -20,6 +20,7 @@ from ..methods import (
     parse_option,
     whose,
 )
+from ..model import check_base
 from .settings import Settings
 
 
@@ -56,6 +57,8 @@ def make_recipe(method: str, options: Mapping[str, Any]) -> Recipe:
         check_own(name, method)
     check_known(options, [*shared, *own])
     settings = Settings(**{name: value for name, value in options.items() if name in shared})
+    if found is not METHODS["reward"]:  # of which a kind reads frozen features
+        check_base(settings.base, settings.lora)
     return Recipe(found, settings, found.options(**{name: value for name, value in options.items() if name in own}))
 
 

@@ -335,7 +335,7 @@ def online_identity(
     data = hashlib.sha256(repr(training.prompts).encode()).hexdigest()
     named = {"method": training.method.name, "beta": beta, "seed": seed}
     content = {"model": bench.base.sha256, "reference": bench.reference.sha256, "reward": reward.sha256, "data": data}
-    return named | content | training.recipe.counting()
+    return named | training.recipe.counting() | content
 
 
 def check_context(bench: Workbench, training: PromptTraining) -> None:

@@ -149,7 +149,7 @@ def run_identity(bench: Workbench, training: Training, beta: float | None, seed:
     data = hashlib.sha256(repr(training.ballots).encode()).hexdigest()
     named = {"method": training.method.name, "seed": seed} | ({"beta": beta} if training.method.uses_reference else {})
     content = {"model": bench.base.sha256, "reference": bench.reference.sha256, "data": data}
-    return named | content | training.recipe.counting()
+    return named | training.recipe.counting() | content
 
 
 def train_and_measure(

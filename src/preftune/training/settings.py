@@ -9,8 +9,10 @@ from typing import Any
 from ..data import template_options
 from ..errors import UserError
 from ..methods import check_known, check_options, names_of, option
+from ..model import BASES
 
 PRECISIONS = ("fp32", "bf16")
+MERGES = ("base", "original")
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,10 @@ class Settings:
     )
     max_length: int = option(1024, "tokens of prompt and response", above=0, in_arms=False)
     lora: int = option(0, "rank of an adapter; 0: all weights", least=0)
+    base: str = option("fp32", "how --lora's frozen weights are kept", choices=BASES, in_arms=False)
+    merge_into: str = option(
+        "base", "with --base, which weights policy/ has", choices=MERGES, in_arms=False, counts=False
+    )
     precision: str = option("fp32", "of matrix products", choices=PRECISIONS, in_arms=False)
     device: str = option("auto", "cpu, cuda, ...", default_text="a GPU where there is one", in_arms=False, counts=False)
     save_every: float = option(10.0, "minutes between saved states", least=0, in_arms=False, counts=False)
@@ -53,6 +59,8 @@ class Settings:
     def __post_init__(self) -> None:
         check_options(self)
         template_options(self.template_options)
+        if self.merge_into == "original" and self.base == "fp32":
+            raise UserError("--merge-into original: the base is the original with --base fp32; leave it out")
         if self.compile and self.grad_checkpointing:
             raise UserError("--compile: has no effect with --grad-checkpointing; leave one of them out")
 
