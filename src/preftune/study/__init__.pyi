@@ -1,5 +1,7 @@
 from .drawing import draw_ballots as draw_ballots
+from .folders import settle_folders as settle_folders
 from .judged_folders import judge_folders as judge_folders
+from .placing import settle_placement as settle_placement
 from .plan import settle_study as settle_study
 from .planning import Forecast as Forecast
 from .planning import plan_study as plan_study

@@ -9,8 +9,9 @@ from ..data import Ballot, fit_prompts, read_prompts
 from ..errors import UserError
 from ..model import sample_responses
 from ..training import describe_counts
+from .folders import find_policy
 from .limits import check_asked, check_precision
-from .policies import find_policy, load_policy
+from .policies import load_policy
 
 
 def draw_ballots(

@@ -21,10 +21,11 @@ from ..report import write_report
 from ..stopping import only_writer
 from ..training import describe_counts, make_settings, versions
 from .evaluate import answer, summarise
+from .folders import PolicyFolder, common_options, common_reference, find_policy
 from .judging import Panel, check_apart, describe_judges, judge_study
 from .meetings import Judged
 from .overlap import check_overlap, prompts_of, trained_on
-from .policies import PolicyFolder, check_tokenizer, common_options, common_reference, find_policy, load_policy
+from .policies import check_tokenizer, load_policy
 from .questions import Questions, held_out_prompts, make_questions
 
 

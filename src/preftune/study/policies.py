@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,51 +15,18 @@ from rich.text import Text
 from ..console import say
 from ..data import Message, Prompt, Refused, read_ballots, read_prompts, reference_table, tokenize
 from ..errors import UserError
-from ..evidence import REFERENCE, Result, Sample, number, read_record, write_records
+from ..evidence import REFERENCE, Result, Sample, number, write_records
 from ..judges import Judge
 from ..model import Base, Policy, Reward, Workbench, load_base, open_workbench, pick_device, sample_responses
 from ..stopping import check_writable
 from ..text import harmless
 from ..training import describe_counts, held_out_reference, make_settings, open_reward, vote_table
 from .evaluate import Proxy, answer, summarise
+from .folders import PolicyFolder, common_options, common_reference, find_policy
 from .limits import check_asked, check_precision
 from .overlap import check_overlap, prompts_of, trained_on
 from .questions import Questions, held_out_prompts, make_questions
 from .rewards import above_reference, mean_scores, reference_rollouts
-
-
-@dataclass(frozen=True)
-class PolicyFolder:
-    """Where a policy lies, what to call it, and what it was trained from (nothing, for a plain model)."""
-
-    path: Path
-    name: str
-    record: dict[str, Any]
-
-
-def find_policy(folder: str) -> PolicyFolder:
-    """A run's folder, or any model folder. Raises UserError if it is neither."""
-    path = Path(folder)
-    if (path / "run.json").is_file() and (path / "policy" / "config.json").is_file():
-        return PolicyFolder(path / "policy", path.name, _record(path / "run.json"))
-    if (path / "config.json").is_file() or (path / "adapter_config.json").is_file():
-        return PolicyFolder(path, path.name, {})
-    raise UserError(f"{folder}: no trained policy there (a run leaves policy/ and run.json); name a run's folder")
-
-
-def _record(path: Path) -> dict[str, Any]:
-    """What a run says of itself. Raises UserError where it does not say what evaluation goes by."""
-    record = read_record(path)
-    start: Any = record.get("reference")
-    settings: Any = record.get("settings", {})
-    told = isinstance(start, dict) and isinstance(settings, dict)
-    told = told and all(type(start.get(name)) is str for name in ("name", "sha256"))
-    told = told and type(settings.get("template_options", "")) is str
-    told = told and settings.get("reduction", "sum") in ("sum", "mean")
-    kinds = {"arm": (str,), "method": (str,), "beta": (int, float, type(None)), "seed": (int,), "chat": (bool,)}
-    if not told or any(type(record[name]) not in kinds[name] for name in kinds.keys() & record.keys()):
-        raise UserError(f"{path}: is no record of a run; name a folder that train or compare left")
-    return record
 
 
 def evaluate_folders(
@@ -182,32 +148,6 @@ def proxy_of(reward: Reward, bench: Workbench, questions: Questions, micro_token
     """`above_reference`, on the samples that the reference gives to the same questions."""
     drawn = reference_rollouts(bench, questions, questions.samples, questions.seed)
     return above_reference(reward, mean_scores(reward, drawn, bench, micro_tokens), bench, micro_tokens)
-
-
-def common_reference(folders: Sequence[PolicyFolder], named: str | None, command: str = "evaluate") -> str:
-    """The reference that is named, or the one that all policies were trained from. Raises UserError without one."""
-    if named:
-        return named
-    models = {
-        folder.record["reference"]["sha256"]: folder.record["reference"]["name"] for folder in folders if folder.record
-    }
-    if len(models) != 1:
-        why = (
-            "they were trained from different models"
-            if models
-            else "the folders do not say what they were trained from"
-        )
-        raise UserError(f"{command}: which reference? {why}; name one with --reference")
-    return str(next(iter(models.values())))
-
-
-def common_options(folders: Sequence[PolicyFolder]) -> str:
-    """The options of the chat template that the policies were trained with."""
-    options = {folder.record.get("settings", {}).get("template_options", "") for folder in folders if folder.record}
-    if len(options) > 1:
-        told = " and ".join(sorted(repr(one) for one in options))
-        raise UserError(f"evaluate: the policies were trained with {told}; name one of them with --template-options")
-    return next(iter(options), "")
 
 
 def load_policy(folder: PolicyFolder, device: str) -> Base:
