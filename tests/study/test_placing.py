@@ -126,7 +126,7 @@ while True:
 def hands(folder: Path, workers: int, patch: pytest.MonkeyPatch) -> LocalWorkers:
     patch.setattr(local_workers, "COMMAND", [sys.executable, "-c", SPEAKS])
     patch.setattr(local_workers, "pickled", lambda call: local_workers.pickle.dumps(str(folder)))
-    return LocalWorkers(Call("", lambda: None, folder, folder, frozenset(), 1), workers, 0)  # type: ignore[arg-type]
+    return LocalWorkers(Call("", lambda: None, folder, folder, frozenset(), 1), workers, [])  # type: ignore[arg-type]
 
 
 def task(name: str) -> Task:

@@ -172,7 +172,7 @@ def test_a_worker_that_is_killed_changes_nothing(model: str, tmp_path: Path, mon
     hands: list[Any] = []
     real = LocalWorkers.__init__
 
-    def init(self: LocalWorkers, call: Any, workers: int, gpus: int) -> None:
+    def init(self: LocalWorkers, call: Any, workers: int, gpus: Sequence[str]) -> None:
         real(self, call, 1, gpus)
         hands.extend(self.workers)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -44,7 +45,7 @@ def _open(placement: Placement, call: Call) -> Executor:
     if placement.executor == LOCAL:
         from .local_workers import LocalWorkers
 
-        return LocalWorkers(call, placement.workers, torch.cuda.device_count())
+        return LocalWorkers(call, placement.workers, gpus())
     if placement.executor == RAY:
         from .ray_workers import RayWorkers
 
@@ -52,3 +53,9 @@ def _open(placement: Placement, call: Call) -> Executor:
     from .slurm_workers import SlurmWorkers
 
     return SlurmWorkers(call, placement.resources)
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process sees, as `CUDA_VISIBLE_DEVICES` names them."""
+    names = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    return names.split(",")[: torch.cuda.device_count()]

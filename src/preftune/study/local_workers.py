@@ -118,7 +118,7 @@ class LocalWorkers:
     Raises UserError for a study that cannot be told to another process.
     """
 
-    def __init__(self, call: Call, workers: int, gpus: int) -> None:
+    def __init__(self, call: Call, workers: int, gpus: Sequence[str]) -> None:
         available, told = cores(), pickled(call)
         if workers > len(available):
             say(f"--workers {workers}: there are {len(available)} cores, which the workers share; fewer may be faster")
@@ -128,7 +128,7 @@ class LocalWorkers:
                 own,
                 call.threads,
                 call.folder / "workers" / f"worker-{i + 1}.log",
-                str(i % gpus) if gpus else None,
+                gpus[i % len(gpus)] if gpus else None,
             )
             for i, own in enumerate(shares(available, workers))
         ]

@@ -29,7 +29,7 @@ class RayWorkers:
         pickled(call)  # so that what cannot be told to others is said in one line
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except Exception as error:  # Ray raises plain ones, too
             why = " ".join(str(error).split())
             raise UserError(f"--executor ray: cannot start at {address or 'this machine'} ({why:.200})") from None
         self.call, self.stores = ray.put(call), call.folder / "workers" / "stores"

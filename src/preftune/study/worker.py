@@ -25,7 +25,7 @@ import cloudpickle
 from ..console import say
 from ..errors import Interrupted, UserError
 from ..files import write_whole
-from ..model import stores_folder
+from ..model import stores_folder, with_threads
 from ..stopping import SIGNALS
 from ..training import versions
 from .opening import Opened
@@ -111,11 +111,12 @@ def do_task(call: Call, task: Task, stores: Sequence[Path] = ()) -> Outcome:
         os.chdir(call.here)
         if stores:
             copy_stores(stores)
-        if not _desk or _desk[0].call.name != call.name:
-            _desk.clear()
-            _desk.append(Desk(call))
-        say(f"{task.name}: begun")
-        return _desk[0].do(task)
+        with with_threads(call.threads):
+            if not _desk or _desk[0].call.name != call.name:
+                _desk.clear()
+                _desk.append(Desk(call))
+            say(f"{task.name}: begun")
+            return _desk[0].do(task)
     except Interrupted:
         raise
     except Exception as error:
