@@ -36,14 +36,9 @@ GOALS = {ONE: 0.6, THREADS: 0.9}  # of the time of two workers to that of each o
 
 def command(given: argparse.Namespace, data: Path, out: Path, more: Sequence[str]) -> list[str]:
     """The study, from the command line."""
-    values = {
-        "model": given.model,
-        "data": data,
-        "batch-size": given.batch_size,
-        "max-length": given.max_length,
-        "epochs": 1,
-    }
-    values |= {"precision": given.precision, "seeds": 0, "eval-prompts": given.prompts, "max-new-tokens": 16}
+    values = {"model": given.model, "data": data, "batch-size": given.batch_size, "epochs": 1, "seeds": 0}
+    values |= {"precision": given.precision, "max-length": given.max_length, "max-new-tokens": 16}
+    values |= {"eval-fraction": 0.25, "eval-prompts": given.prompts}
     values |= {"methods": ",".join(METHODS), "betas": ",".join(map(str, BETAS)), "checkpoints": 1, "out": out}
     values |= {"lora": given.lora} if given.lora else {}
     flags = [text for name, value in values.items() for text in (f"--{name}", str(value))]
@@ -162,7 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a model's folder (default: the model of `preftune demo`)")
     parser.add_argument("--data", default=str(machine.DATA), help="preference file")
-    parser.add_argument("--ballots", type=int, default=12)
+    parser.add_argument("--ballots", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--max-length", type=int, default=256)
     parser.add_argument("--prompts", type=int, default=4)
@@ -173,9 +168,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     given.model = given.model or default_model()
-    work = {
-        name: getattr(given, name) for name in ("ballots", "batch_size", "max_length", "prompts", "precision", "lora")
-    }
+    named = ("ballots", "batch_size", "max_length", "prompts", "precision", "lora")
+    work = {name: getattr(given, name) for name in named}
     record: dict[str, Any] = {"machine": machine.describe_machine(), "model": Path(given.model).name}
     record |= {"data": Path(given.data).name, "work": work | {"methods": METHODS, "betas": BETAS}}
     with tempfile.TemporaryDirectory() as temporary:
