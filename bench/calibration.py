@@ -233,7 +233,7 @@ class World:
         """β found by KL at the first seed (`beta_search`), then every other seed at what was found."""
         found = search_betas(
             [str(arm) for arm in range(self.design.arms)],
-            lambda arm, beta: self.run(int(arm), 0, beta, (beta / START) ** -0.4),
+            lambda some: [self.run(int(arm), 0, beta, (beta / START) ** -0.4) for arm, beta in some],
             alone=self.design.seeds == 1,
         )
         for arm, betas in found.chosen.items():

@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,29 @@ def test_a_store_that_was_cut_is_set_aside(tmp_path: Path) -> None:
     half(path)
     assert Store(tmp_path, KEY).sizes() == {"logprobs": 0, "features": 0}
     assert path.with_name(path.name + ".broken").exists()
+
+
+def test_a_store_in_the_middle_of_a_change_is_waited_for_and_not_set_aside(tmp_path: Path) -> None:
+    """Whoever writes puts the first page down first, and with it how many pages there will be."""
+    path = Store(tmp_path, KEY).path
+    writing = sqlite3.connect(path, check_same_thread=False)
+    writing.execute("BEGIN EXCLUSIVE")
+    header = path.read_bytes()[:32]
+    with path.open("rb+") as file:
+        file.seek(28)
+        file.write((int.from_bytes(header[28:32], "big") + 1).to_bytes(4, "big"))
+
+    def end() -> None:
+        with path.open("rb+") as file:
+            file.write(header)
+        writing.rollback()
+        writing.close()
+
+    later = threading.Timer(0.2, end)
+    later.start()
+    assert Store(tmp_path, KEY).sizes() == {"logprobs": 0, "features": 0}
+    later.join()
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
 
 
 def test_a_store_in_use_that_breaks_is_the_users_error(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ TORCH_FREE = (
     ".methods import METHODS, find_method, AmortizedOptions",
     ".training import make_recipe, parse_arm; parse_arm('ppo[rollouts=2]'); make_recipe('gpo', {'lr': 1e-3})",
     ".study import settle_run, settle_study; settle_study('dpo,ppo', rollouts=3)",
+    ".study import settle_folders, settle_placement; settle_placement(workers=2)",
     ".cli.parser import build_parser; build_parser()",
 )
 

@@ -93,10 +93,10 @@ def stop_requests(*, hand_on: bool = False) -> Iterator[StopRequests]:
 
 
 @contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
+def only_writer(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the folder, made if it is not there, against other processes; one in which nothing was left goes again.
 
-    Raises UserError if another process holds it.
+    Raises UserError if another process holds it, unless this is to `wait` for it.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
@@ -105,7 +105,7 @@ def only_writer(folder: Path) -> Iterator[None]:
         raise UserError(f"--out {folder}: cannot be made ({error.strerror}); name a folder") from None
     lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
         raise UserError(
             f"--out {folder}: another process is writing there; let it finish, or name another folder"

@@ -3,7 +3,7 @@
 import json
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ any_law = st.tuples(st.floats(0.05, 20), st.floats(-2.0, -0.4))
 laws = st.dictionaries(st.sampled_from(["dpo", "ipo", "ppo"]), any_law, min_size=1, max_size=3)
 
 
-def following(law: dict[str, Law], luck: float = 0.0, seed: int = 0) -> Callable[[str, float], float | None]:
+def following(law: dict[str, Law], luck: float = 0.0, seed: int = 0) -> Callable[[str, float], float]:
     """Runs that end where the laws say, moved by luck that a run has each time alike."""
 
     def run(arm: str, beta: float) -> float:
@@ -38,9 +38,14 @@ def following(law: dict[str, Law], luck: float = 0.0, seed: int = 0) -> Callable
     return run
 
 
+def search(arms: Sequence[str], run: Callable[[str, float], float | None], **named: Any) -> Search:
+    """The search, of runs that are told one by one."""
+    return search_betas(arms, lambda some: [run(*one) for one in some], **named)
+
+
 @given(law=laws, alone=st.booleans())
 def test_arms_of_any_strength_end_at_the_same_distances(law: dict[str, Law], alone: bool) -> None:
-    found = search_betas(list(law), following(law), alone=alone)
+    found = search(list(law), following(law), alone=alone)
     assert len(found.targets) == len(ALONE if alone else AROUND) and all(not found.missed(arm) for arm in law)
     for arm, betas in found.chosen.items():
         assert len(betas) == len(found.targets) and list(betas) == sorted(betas)
@@ -50,7 +55,7 @@ def test_arms_of_any_strength_end_at_the_same_distances(law: dict[str, Law], alo
 
 @given(law=laws, luck=st.floats(0, 0.3), seed=st.integers(0, 99))
 def test_a_search_ends_keeps_its_steps_and_tries_nothing_twice(law: dict[str, Law], luck: float, seed: int) -> None:
-    found = search_betas(list(law), following(law, luck, seed))
+    found = search(list(law), following(law, luck, seed))
     for arm in law:
         betas = [one.beta for one in found.tried if one.arm == arm]
         assert betas[0] == START and len(betas) == len(set(betas)) <= MOST
@@ -62,7 +67,7 @@ def test_a_search_ends_keeps_its_steps_and_tries_nothing_twice(law: dict[str, La
 @given(law=laws, luck=st.floats(0, 0.3))
 def test_a_search_that_is_done_again_comes_to_the_same_end(law: dict[str, Law], luck: float) -> None:
     run = following(law, luck)
-    assert search_betas(list(law), run) == search_betas(list(law), run)
+    assert search(list(law), run) == search(list(law), run)
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
@@ -73,7 +78,7 @@ def test_arms_that_were_found_can_be_compared(seeds: int) -> None:
         rng = random.Random(seed)
         law = {arm: (math.exp(rng.uniform(-2, 2)), rng.uniform(-1.5, -0.5)) for arm in ("dpo", "ipo")}
         runs_of = [following(law, 0.2, 2 * seed + i) for i in range(seeds)]
-        found = search_betas(list(law), runs_of[0], alone=seeds == 1)
+        found = search(list(law), runs_of[0], alone=seeds == 1)
         ends = {
             arm: [
                 Point(f"{arm}{beta}{i}", arm, beta, i, 1, run(arm, beta) or 0.0, None, 0.0, None)
@@ -87,26 +92,26 @@ def test_arms_that_were_found_can_be_compared(seeds: int) -> None:
 
 
 def test_an_arm_that_does_not_move_with_beta_stops_and_says_what_it_missed() -> None:
-    found = search_betas(["dpo", "ppo"], lambda arm, beta: 1.0 if arm == "ppo" else 1.0 * (beta / START) ** -0.8)
+    found = search(["dpo", "ppo"], lambda arm, beta: 1.0 if arm == "ppo" else 1.0 * (beta / START) ** -0.8)
     assert not found.missed("dpo") and len(found.missed("ppo")) == 2
     assert 1 < len([one for one in found.tried if one.arm == "ppo"]) <= MOST
 
 
 def test_an_arm_whose_run_fails_is_left_alone_and_the_others_are_found() -> None:
-    found = search_betas(["dpo", "ipo"], lambda arm, beta: None if arm == "ipo" else 1.0 * (beta / START) ** -0.8)
+    found = search(["dpo", "ipo"], lambda arm, beta: None if arm == "ipo" else 1.0 * (beta / START) ** -0.8)
     assert [one.beta for one in found.tried if one.arm == "ipo"] == [START] == list(found.chosen["ipo"])
     assert len(found.chosen["dpo"]) == 3 and not found.missed("dpo")
     assert next_beta("ipo", found.tried, found.targets) is None
 
 
 def test_where_nothing_leaves_the_reference_there_is_nothing_to_aim_at() -> None:
-    found = search_betas(["dpo"], lambda arm, beta: 0.0)
+    found = search(["dpo"], lambda arm, beta: 0.0)
     assert (found.targets, found.chosen) == ((), {"dpo": (START,)})
     assert json.loads(json.dumps(found.record()))["tried"][0]["kl"] == 0.0
 
 
 def test_targets_lie_around_the_middle_of_the_arms() -> None:
-    found = search_betas(["a", "b"], following({"a": (1.0, -1.0), "b": (16.0, -1.0)}))
+    found = search(["a", "b"], following({"a": (1.0, -1.0), "b": (16.0, -1.0)}))
     assert found.targets == pytest.approx([2.0 * times for times in AROUND])  # √(1 · 4)
 
 

@@ -27,7 +27,7 @@ from preftune.evidence.results import REFERENCE, read_results, read_samples
 from preftune.evidence.rows import write_json
 from preftune.judges.judge import Judge
 from preftune.model.sampling import Rollout
-from preftune.study import making, pilots, runs
+from preftune.study import making, piloting, pilots, runs
 from preftune.study.naming import run_seed
 from preftune.study.plan import make_plan
 from preftune.study.rates import Tried, best_of, choose_rate, rate_beyond, rates_to_try
@@ -399,7 +399,7 @@ def test_the_judges_are_never_asked_by_a_pilot(model: str, tmp_path: Path, monke
 
     def settled(*args: Any) -> Any:
         going_on.append(True)
-        found = pilots.settle_rates(*args)
+        found = piloting.settle_rates(*args)
         going_on.clear()
         return found
 
@@ -432,8 +432,8 @@ def test_a_pilot_is_judged_by_the_validation_log_loss_of_the_results(
     jobs: list[Any] = []
     nothing = {"lr": 1.0, "reason": "", "tried": []}
     with monkeypatch.context() as patch:
-        patch.setattr(pilots, "pilot_arm", lambda runner, arm, fresh: jobs.append((runner, fresh)) or nothing)
-        patch.setattr(runs.Runner, "run_all", lambda self: {})
+        patch.setattr(piloting, "pilot_arm", lambda runner, arm, fresh: jobs.append((runner, fresh)) or nothing)
+        patch.setattr(making, "attempt_all", lambda runner, runs: {})
         compare("sft", make_ballots(60), out=tmp_path / "look", **small)
     runner, fresh = jobs[0]
     total = tokens = loss = weight = 0.0
@@ -483,9 +483,9 @@ def test_samples_are_judged_by_learned_reward_less_beta_kl_and_what_not_ending_c
 
 
 def test_pilots_that_are_no_better_than_the_reference_say_so() -> None:
-    assert pilots.caveat(pilots.VOTES, [a_tried(1e-5, 0.6, 0.7), a_tried(3e-5, 0.7, 0.8)]).startswith("; no pilot is")
-    assert pilots.caveat(pilots.VOTES, [a_tried(1e-5, 0.6, 0.61), a_tried(3e-5, 0.7, 0.8)]) == ""
-    assert pilots.caveat(pilots.RESPONSES, [a_tried(1e-5, -0.1, 0.05)]) and not pilots.caveat(
+    assert piloting.caveat(pilots.VOTES, [a_tried(1e-5, 0.6, 0.7), a_tried(3e-5, 0.7, 0.8)]).startswith("; no pilot is")
+    assert piloting.caveat(pilots.VOTES, [a_tried(1e-5, 0.6, 0.61), a_tried(3e-5, 0.7, 0.8)]) == ""
+    assert piloting.caveat(pilots.RESPONSES, [a_tried(1e-5, -0.1, 0.05)]) and not piloting.caveat(
         pilots.SAMPLED, [a_tried(1e-5, 9.0, 0.0)]
     )
 

@@ -13,9 +13,9 @@ from preftune.errors import Interrupted, UserError
 from preftune.evidence.results import REFERENCE, read_results, read_samples
 from preftune.evidence.rows import write_json
 from preftune.study import asking, runs
+from preftune.study.folders import find_policy
 from preftune.study.naming import run_name
 from preftune.study.policies import evaluate_folders, sample_folders
-from preftune.study.policy_folders import find_policy
 from preftune.study.study import Study, compare
 from preftune.training.arms import parse_arm, split_arms
 

@@ -12,6 +12,7 @@ from .flags import Parsed, option_flags, settings_flags
 from .reading import READING, read_ballots, reading_of
 
 JUDGING = ("judge", "judge-fraction", "judge-template", "judge-model", "judge-budget")
+PLACING = ("executor", "workers", "address", "resources")
 LATER = (  # what is looked at when the data and the model are there
     *("model", "reference", "data", "eval_data", "prompts", "out", "allow_overlap"),
 )
@@ -21,12 +22,15 @@ def settled(given: Parsed) -> dict[str, Any]:
     """The keywords of `compare`: what is compared is settled first, then the files are read. No torch."""
     from ..data import read_prompts
     from ..judges import settle_judges
-    from ..study import settle_study
+    from ..study import settle_placement, settle_study
 
     options = {name: value for name, value in given.items() if name not in reading_of(given)}
     judging = {name: options[name] for flag in JUDGING if (name := flag.replace("-", "_")) in options}
     jury = settle_judges(**judging)
-    told = {name: value for name, value in options.items() if name not in LATER and name not in judging}
+    placing = {name: options[name] for name in PLACING if name in options}
+    settle_placement(**placing)
+    known = {*LATER, *judging, *placing}
+    told = {name: value for name, value in options.items() if name not in known}
     settle_study(**told, scored=bool(jury.specs), fits_judge=jury.fits)
     options["ballots"] = read_ballots(options.pop("data"), given)
     if "eval_data" in options:
@@ -70,6 +74,7 @@ COMMAND = Command(
         *JUDGING,
         "until",
         "hours",
+        *PLACING,
         "kind",
         *settings_flags(),
         *(flag for flag in option_flags(METHODS) if flag != "max-new-tokens"),

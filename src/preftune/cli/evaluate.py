@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from .command import Command
 from .flags import Parsed
-from .reading import READING, reading_of
+from .reading import READING, asked_of, reading_of
 
 
 def run(given: Parsed) -> None:
+    from ..study import settle_folders
+
+    settle_folders("evaluate", **asked_of(given))
     from ..study import evaluate_folders
 
     reading = reading_of(given)

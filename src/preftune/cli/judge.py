@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from .command import Command
 from .compare import JUDGING
 from .flags import Parsed
-from .reading import READING, reading_of
+from .reading import READING, asked_of, reading_of
 
 if TYPE_CHECKING:
     from ..evidence import StudyRecord
@@ -16,6 +16,9 @@ CAPTION = "against the reference, mean ± standard error over prompts"
 
 
 def run(given: Parsed) -> None:
+    from ..study import settle_folders
+
+    settle_folders("judge", **asked_of(given))
     from ..study import judge_folders
 
     reading = reading_of(given)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -106,10 +106,30 @@ def time_lines(forecast: Forecast) -> Iterator[str]:
         yield f"peak memory with the probe: {probe.memory / GIB:.2f} GiB"
     parts = ", ".join(f"{name} {duration(of)}" for name, of in seconds.items() if of)
     yield f"left to do: {duration(sum(seconds.values()))} ({parts or 'nothing'})"
+    yield from side_by_side(forecast)
     yield (
         "This is an extrapolation from one step of each kind of work. Loading, saving, judging and what else runs on "
         "the machine are not in it; policies that learn to write longer responses take longer to evaluate."
     )
+
+
+def side_by_side(forecast: Forecast) -> Iterator[str]:
+    """What several runs at a time make of it."""
+    where, wall = forecast.placement, forecast.wall
+    if where.here:
+        return
+    if where.executor != "local":
+        yield f"{where.executor} makes as many runs at a time as it has room for: {_given(where.resources)} each"
+        return
+    memory = f"{where.workers + 1} × {forecast.probe.memory / GIB:.2f} GiB" if forecast.probe.memory else "its own"
+    yield (
+        f"{duration(wall)} by the clock with {where.workers} workers, threads a run: {where.threads}; each of them, "
+        f"and the process that has them, holds the model: at most {memory} of memory"
+    )
+
+
+def _given(resources: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {amount:g}" for name, amount in resources.items())
 
 
 def sight_lines(forecast: Forecast) -> Iterator[str]:

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from ..data import BallotSet
 
 READING = ("columns", "score-gap", "skip-bad")  # flags of every command that reads preferences
+ASKED = (  # what `settle_folders` looks at before anything is loaded
+    *("folders", "reference", "template_options", "precision", "base"),
+    *("samples", "max_new_tokens", "eval_prompts"),
+)
 BAD_SHOWN = 10
 
 
@@ -17,6 +21,11 @@ def reading_of(given: Parsed) -> dict[str, Any]:
     """The arguments of `read_ballots` among what a person gave."""
     names = (flag.replace("-", "_") for flag in READING)
     return {name: given[name] for name in names if name in given}
+
+
+def asked_of(given: Parsed) -> dict[str, Any]:
+    """What of that says which policies are met, and how."""
+    return {name: given[name] for name in ASKED if name in given}
 
 
 def read_ballots(source: str, given: Parsed) -> BallotSet:

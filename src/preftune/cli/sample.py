@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from .command import Command
 from .flags import Parsed
+from .reading import asked_of
 
 
 def run(given: Parsed) -> None:
+    from ..study import settle_folders
+
+    settle_folders("sample", **asked_of(given))
     from ..study import sample_folders
 
     sample_folders(**given)

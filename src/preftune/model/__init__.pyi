@@ -12,6 +12,7 @@ from .engine import return_freed_memory as return_freed_memory
 from .engine import save_state as save_state
 from .engine import state_record as state_record
 from .engine import tokens_per_pass as tokens_per_pass
+from .engine import with_threads as with_threads
 from .exporting import measure_export as measure_export
 from .features import Companion as Companion
 from .features import last_states as last_states

@@ -52,6 +52,17 @@ def tokens_per_pass(device: torch.device) -> int:
     return 1024 if device.type == "cpu" else 4096
 
 
+@contextmanager
+def with_threads(count: int | None) -> Iterator[None]:
+    """Within it matrix products have so many threads (None: as many as before): sums depend on how they are cut."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
     """`fp32` computes in float32; `bf16` autocasts matrix products, the weights themselves stay float32."""
     if precision == "bf16":

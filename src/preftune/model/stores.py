@@ -182,9 +182,25 @@ def _broken(path: Path) -> str:
         return ""
     if len(header) < 32 or not header.startswith(b"SQLite format 3\0"):
         return "is no store"
+    return "" if _is_whole(path, header) or _is_whole_between_changes(path) else "is cut"
+
+
+def _is_whole(path: Path, header: bytes) -> bool:
     page = int.from_bytes(header[16:18], "big")
     pages = int.from_bytes(header[28:32], "big")
-    return "is cut" if path.stat().st_size < pages * (65536 if page == 1 else page) else ""
+    return path.stat().st_size >= pages * (65536 if page == 1 else page)
+
+
+def _is_whole_between_changes(path: Path) -> bool:
+    """Whether all is there when nobody writes: the first page of a change is written first. One that was cut short is
+    undone here."""
+    try:
+        with closing(sqlite3.connect(path, timeout=60)) as database:
+            database.execute("BEGIN IMMEDIATE")
+            with path.open("rb") as file:
+                return _is_whole(path, file.read(32))
+    except sqlite3.DatabaseError:
+        return False
 
 
 def read_key(path: Path) -> StoreKey | None:

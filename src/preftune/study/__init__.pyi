@@ -2,6 +2,9 @@ from .drawing import check_drawing as check_drawing
 from .drawing import distinct as distinct
 from .drawing import draw_ballots as draw_ballots
 from .drawing import draw_responses as draw_responses
+from .folders import PolicyFolder as PolicyFolder
+from .folders import find_policy as find_policy
+from .folders import settle_folders as settle_folders
 from .judged_folders import Asking as Asking
 from .judged_folders import ask_folders as ask_folders
 from .judged_folders import judge_folders as judge_folders
@@ -9,12 +12,11 @@ from .judged_folders import meet_policies as meet_policies
 from .judging import Panel as Panel
 from .overlap import check_overlap as check_overlap
 from .overlap import trained_on as trained_on
+from .placing import settle_placement as settle_placement
 from .plan import settle_study as settle_study
 from .planning import Forecast as Forecast
 from .planning import plan_study as plan_study
-from .policies import PolicyFolder as PolicyFolder
 from .policies import evaluate_folders as evaluate_folders
-from .policies import find_policy as find_policy
 from .policies import sample_folders as sample_folders
 from .settling import settle_run as settle_run
 from .single import train as train

@@ -1,6 +1,6 @@
-"""Policies of a study met with its prompts and held-out votes: their samples and rows, in the study's folder.
+"""Policies of a study met with its prompts and held-out votes: their samples and rows.
 
-A row of results is written after its samples and says that they are whole. A policy that is finished is loaded again
+A policy that is finished is loaded again
 where prompts came since.
 """
 
@@ -21,9 +21,6 @@ from ..evidence import (
     Result,
     Sample,
     VoteTable,
-    append_records,
-    read_results,
-    read_samples,
     write_json,
 )
 from ..methods import Selection, best_of_n_kl
@@ -33,6 +30,7 @@ from .evaluate import Proxy, answer, best_of, calibration, make_samples, summari
 from .plan import Plan, StudyData
 from .questions import Questions
 from .rewards import StudyReward, above_reference, reference_rollouts, score_rollouts
+from .rows import Rows, rows_apart
 
 CALIBRATION = "calibration.json"  # in the folder of a run: what its margins predict of held-out votes, in bins
 
@@ -41,7 +39,8 @@ CALIBRATION = "calibration.json"  # in the folder of a run: what its margins pre
 class Evaluator:
     """Asks policies; what is recorded in the folder already is not asked again.
 
-    `grows`: prompts may have come since a policy was recorded; only then are its samples looked through.
+    `grows`: prompts may have come since a policy was recorded; only then are its samples looked through. `apart`: rows
+    are left beside their runs (`rows`), for the process that writes the study's folder.
     """
 
     folder: Path
@@ -51,6 +50,11 @@ class Evaluator:
     questions: Questions
     rewards: Mapping[tuple[int, float], StudyReward]
     grows: bool = False
+    apart: bool = False
+
+    def rows(self, run: str) -> Rows:
+        """The rows of a run, and where to add one."""
+        return rows_apart(self.folder, run) if self.apart else Rows(self.folder, self.folder)
 
     def evaluate_reference(self) -> None:
         """The reference's own row: its samples are what every policy is paired with."""
@@ -63,9 +67,8 @@ class Evaluator:
                 self.answer_more(lambda: policy, self.plan.reward_recipe, identity, 0)
 
     def _append(self, samples: Sequence[Sample], result: Result) -> None:
-        """Append samples and their row of results; the row comes last and says that both are whole."""
-        append_records(self.folder / "samples.jsonl", samples)
-        append_records(self.folder / "results.jsonl", [result])
+        """Append samples and their row of results."""
+        self.rows(result.run).append(samples, result)
         say(f"{result.run}, step {result.step}: {describe_result(result)}")
 
     def evaluate(self, policy: Policy, recipe: Recipe, identity: Mapping[str, Any], step: int) -> None:
@@ -111,7 +114,7 @@ class Evaluator:
         known = self._samples_of(run, step)
         start = answered(known)
         own = [sample for sample in known if sample.prompt_id < start]
-        row = next(row for row in read_results(self.folder / "results.jsonl") if (row.run, row.step) == (run, step))
+        row = next(row for row in self.rows(run).results(run) if row.step == step)
         left = self.questions.part(start)
         added = self._answer(policy(), recipe, identity, step, left) if left.prompts else []
         reference = own + added if run == REFERENCE else self._samples_of(REFERENCE, 0)
@@ -126,7 +129,7 @@ class Evaluator:
 
     def last_step(self, run: str) -> int:
         """The last step at which a run was evaluated."""
-        return max(row.step for row in read_results(self.folder / "results.jsonl") if row.run == run)
+        return max(row.step for row in self.rows(run).results(run))
 
     def _vote_table(
         self, policy: Policy, ballots: Sequence[TokenBallot], recipe: Recipe, is_reference: bool
@@ -145,14 +148,11 @@ class Evaluator:
         )
 
     def _samples_of(self, run: str, step: int) -> list[Sample]:
-        path = self.folder / "samples.jsonl"
-        known = read_samples(path) if path.exists() else ()
-        return [sample for sample in known if (sample.run, sample.step) == (run, step)]
+        return self.rows(run).samples(run, step)
 
     def is_recorded(self, run: str, step: int) -> bool:
         """Whether it was evaluated there."""
-        path = self.folder / "results.jsonl"
-        return path.exists() and any(row.run == run and row.step == step for row in read_results(path))
+        return any(row.step == step for row in self.rows(run).results(run))
 
     def select(self, method: Selection, identity: Mapping[str, Any], seed: int, noise: float) -> None:
         """A row for every n: the best of n samples of the reference, by the seed's reward model."""

@@ -21,7 +21,8 @@ MOST = 8  # runs of an arm in the search
 SLOPE = -0.75  # of log KL in log β, before an arm has two runs; later its own, within these bounds
 BOUNDS = (-3.0, -0.2)
 
-Run = Callable[[str, float], float | None]  # (arm, β) → KL at its end in nats; None if the run failed
+# (arm, β) of runs that do not depend on each other → KL at the end of each in nats; None if it failed
+Runs = Callable[[Sequence[tuple[str, float]]], Sequence[float | None]]
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Search:
 
 def search_betas(
     arms: Sequence[str],
-    run: Run,
+    runs: Runs,
     say: Callable[[str], None] = lambda line: None,
     *,
     alone: bool = False,
@@ -66,23 +67,22 @@ def search_betas(
 ) -> Search:
     """Run arms until each has been near the same distances, or cannot; `say` is told every decision.
 
+    Rounds have a run of each arm that goes on, the first one all β that are `given`; an arm follows its own runs alone.
     `alone`: there is one seed. An arm starts at the β that are `given` for it, and keeps them.
     """
     tried: list[Tried] = []
 
-    def attempt(arm: str, beta: float, why: str) -> None:
-        say(f"{arm}: β {beta:g} ({why})")
-        tried.append(Tried(arm, beta, run(arm, beta), why))
+    def attempt(some: Sequence[tuple[str, float, str]]) -> None:
+        for arm, beta, why in some:
+            say(f"{arm}: β {beta:g} ({why})")
+        ends = runs([(arm, beta) for arm, beta, _ in some])
+        tried.extend(Tried(arm, beta, kl, why) for (arm, beta, why), kl in zip(some, ends, strict=True))
 
-    for arm in arms:
-        for beta in given.get(arm, ()):
-            attempt(arm, beta, "given")
-        if not given.get(arm):
-            attempt(arm, START, "where every arm starts")
+    first = {arm: [(beta, "given") for beta in given.get(arm, ())] for arm in arms}
+    attempt([(arm, *one) for arm in arms for one in first[arm] or [(START, "where every arm starts")]])
     targets = _targets([d for arm in arms for _, d in _ends(arm, tried)], ALONE if alone else AROUND)
-    for arm in arms:
-        while (following := next_beta(arm, tried, targets)) is not None:
-            attempt(arm, *following)
+    while some := [(arm, *one) for arm in arms if (one := next_beta(arm, tried, targets)) is not None]:
+        attempt(some)
     return Search(tuple(tried), targets, {arm: kept(given.get(arm, ()), _nearest(arm, tried, targets)) for arm in arms})
 
 

@@ -12,8 +12,9 @@ from ..data import Ballot, Prompt, fit_prompts, read_prompts
 from ..errors import UserError
 from ..model import Base, sample_responses
 from ..training import describe_counts
+from .folders import find_policy
 from .limits import check_asked, check_precision
-from .policy_folders import find_policy, load_policy
+from .policy_folders import load_policy
 
 
 def draw_ballots(

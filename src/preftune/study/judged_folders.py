@@ -33,11 +33,12 @@ from ..report import write_report
 from ..stopping import only_writer
 from ..training import describe_counts, make_settings, versions
 from .evaluate import answer, summarise
+from .folders import PolicyFolder, common_base, common_options, common_reference, find_policy
 from .judging import Panel, check_apart, describe_judges, judge_study
 from .limits import check_asked, check_precision
 from .meetings import Judged, draw_opponents
 from .overlap import check_overlap, prompts_of, trained_on
-from .policy_folders import PolicyFolder, common_base, common_options, common_reference, find_policy, met
+from .policy_folders import met
 from .questions import Questions, held_out_prompts, make_questions
 
 NOBODY = Panel()
@@ -269,7 +270,7 @@ def sample_all(
         reference = reference or drawn
         method = str(one.record.get("method", "model"))
         identity: dict[str, Any] = {"arm": one.name, "method": method, "beta": None, "seed": 0}
-        if not is_reference:  # so that nobody is asked about it on what it learned from
+        if one.name != REFERENCE:  # so that nobody is asked about it on what it learned from
             copy_digests(one.path, folder / "runs" / one.name)
         append_records(samples, drawn)
         append_records(path, [summarise(drawn, reference, None, run=one.name, step=0, **identity)])

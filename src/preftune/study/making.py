@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ..console import say
@@ -14,10 +15,12 @@ from ..preference import check_extra_responses
 from ..training import AnyTraining, PromptTraining, check_context, prepare
 from .beta_search import MOST, kept, search_betas
 from .describing import describe_targets
+from .handing import attempt_all, kl_of_runs
 from .judging import check_apart, fitted_judges, judge_study
 from .looks import Clock
 from .naming import condition_name
-from .pilots import Fresh, settle_rates
+from .piloting import settle_rates
+from .pilots import Fresh
 from .plan import Plan, StudyData, TrainingKey
 from .rewards import fit_rewards
 from .runs import Runner
@@ -46,7 +49,7 @@ def make_runs(runner: Runner, info: dict[str, Any], fresh: Fresh, clock: Clock) 
     runner.evaluator.evaluate_reference()
     if plan.searching:
         runner, info = find_betas(runner, info)
-    info["failed"] = runner.run_all()
+    info["failed"] = attempt_all(runner, runner.plan.runs())
     records = runner.records()
     info["budgets"] = {name: record["budget"] for name, record in records.items() if "budget" in record}
     info["preferences"] = {name: record["preference"] for name, record in records.items() if "preference" in record}
@@ -73,7 +76,7 @@ def find_betas(runner: Runner, info: dict[str, Any]) -> tuple[Runner, dict[str, 
     say(f"β is found by KL, at seed {plan.seeds[0]}, in at most {MOST} runs of each arm ({', '.join(plan.searching)})")
     path = runner.folder / "study.json"
     write_json(path, info | {"search": {"ended": False}})
-    search = search_betas(plan.searching, runner.kl_of_run, say, alone=alone, given=plan.arm_betas)
+    search = search_betas(plan.searching, partial(kl_of_runs, runner), say, alone=alone, given=plan.arm_betas)
     for arm in plan.searching:
         missed = ", ".join(f"{target**2:.2g}" for target in search.missed(arm))
         say(f"{arm}: β {', '.join(f'{beta:g}' for beta in search.chosen[arm])}")

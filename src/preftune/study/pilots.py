@@ -43,7 +43,7 @@ from .beta_search import START
 from .naming import run_seed, slug
 from .plan import Plan, StudyData
 from .questions import held_out_prompts
-from .rates import Tried, choose_rate, lowest, rates_to_try
+from .rates import Tried, rates_to_try
 from .rewards import score_rollouts
 from .runs import Runner, reason_of
 
@@ -147,6 +147,12 @@ class Job:
         """The validation ballots that pilots are judged on, their votes as noisy as those that are learned from."""
         return self.fresh.of(self.runner.data.votes[self.seed, self.noise].validation)
 
+    @property
+    def preferred(self) -> list[TokenBallot]:
+        """Those of them that the method keeps something of, as it does."""
+        kept = [self.training.recipe.method.prepare(ballot, Counter()) for ballot in self.ballots]
+        return [ballot for ballot in kept if ballot is not None]
+
     def measuring(self) -> dict[str, Any]:
         """How policies meet tokens."""
         bench, settings = self.runner.bench, self.training.recipe.settings
@@ -184,8 +190,7 @@ def own_loss(job: Job, ballot: TokenBallot, ratios: Sequence[float]) -> float:
 
 def cost_of_responses(job: Job, policy: Policy) -> Costs:
     """−(log π − log π_ref) of the preferred validation responses, in nats per token, weighted as sft weighs them."""
-    prepared = [job.training.recipe.method.prepare(ballot, Counter()) for ballot in job.ballots]
-    ballots, how = [ballot for ballot in prepared if ballot is not None], job.measuring()
+    ballots, how = job.preferred, job.measuring()
     if len({ballot.prompt for ballot in ballots}) < 2:
         raise UserError("fewer than two validation prompts have a preferred response; raise --validation-fraction")
     known = held_out_reference(job.runner.bench, ballots, how["micro_tokens"])
@@ -260,60 +265,24 @@ def criterion_of(arm: Arm) -> Criterion:
 # --- the pilots -------------------------------------------------------------------------------------------------------
 
 
-def settle_rates(runner: Runner, info: dict[str, Any], fresh: Fresh) -> Runner:
-    """The runner with every arm's chosen rate in its plan and trainings; arms without one get their pilots first.
-
-    `info` is what `study.json` holds: what came of the pilots is written there as soon as an arm has its rate, and
-    what is there is not chosen again. Raises UserError if all pilots of an arm are out, Interrupted after a request to
-    stop.
-    """
-    for arm in runner.plan.piloted:
-        if arm.name not in info["pilots"]:
-            info["pilots"][arm.name] = pilot_arm(runner, arm, fresh)
-            write_json(runner.folder / "study.json", info)
-    plan = replace(runner.plan, rates={arm: told["lr"] for arm, told in info["pilots"].items()})
-    recipes = {arm.name: plan.recipe(arm) for arm in plan.arms}
-    trainings = {key: replace(training, recipe=recipes[key[0]]) for key, training in runner.trainings.items()}
-    return replace(runner, plan=plan, trainings=trainings)
-
-
-def pilot_arm(runner: Runner, arm: Arm, fresh: Fresh) -> dict[str, Any]:
-    """Make the pilots of an arm, choose its rate, and say why."""
+def job_of(runner: Runner, arm: Arm, fresh: Fresh) -> Job:
+    """The pilots of an arm."""
     plan = runner.plan
     searched = (START,) if arm.name in plan.searching else ()
     betas, noise = sorted(plan.arm_betas.get(arm.name, searched)), min(plan.noises)
     beta = betas[(len(betas) - 1) // 2] if betas else None  # of two in the middle the smaller, which goes further
     training = runner.training_of(arm, plan.seeds[0], noise)
-    job = Job(runner, arm, training, beta, plan.seeds[0], noise, fresh)
-    records: dict[float, Mapping[str, Any]] = {}
-    tried: list[Tried] = []
-    while rates := rates_to_try(tried, bool(training.recipe.settings.lora)):
-        for lr in rates:
-            records[lr] = make_pilot(job, lr)
-            tried.append(Tried(lr, *(tuple(records[lr].get(name, ())) for name in Costs._fields)))
-    choice = choose_rate(tried)
-    if choice is None:
-        for lr in records:  # so that they are made again once what was wrong is mended
-            shutil.rmtree(folder_of(job, lr))
-        told = "; ".join(f"{lr:g}: {record['out']}" for lr, record in sorted(records.items()))
-        raise UserError(f"--lr auto: no pilot of {arm.name} came to anything ({told}); give the arm its own lr")
-    reason = choice[1] + caveat(criterion_of(arm), tried)
-    say(f"{arm.name}: learning rate {choice[0]:g}, {reason}")
-    shown = ("lr", "value", "se", "loss", "out", "steps")
-    rows = [
-        {name: record[name] for name in shown if name in record} | {"chosen": lr == choice[0]}
-        for lr, record in sorted(records.items())
-    ]
-    shared = {"criterion": criterion_of(arm).words, "beta": beta, "seed": job.seed, "noise": noise}
-    return {"lr": choice[0], "reason": reason, **shared, "tried": rows}
+    return Job(runner, arm, training, beta, plan.seeds[0], noise, fresh)
 
 
-def caveat(criterion: Criterion, tried: Sequence[Tried]) -> str:
-    """A clause where the best pilot is not better than the reference by a standard error: then the choice is luck."""
-    best = lowest(tried)
-    if best is None or criterion.start is None or best.mean.value + (best.mean.se or 0.0) < criterion.start:
-        return ""
-    return "; no pilot is better than the reference by a standard error, more validation prompts would tell"
+def tried_at(lr: float, record: Mapping[str, Any]) -> Tried:
+    """A rate with what came of its pilot."""
+    return Tried(lr, *(tuple(record.get(name, ())) for name in Costs._fields))
+
+
+def rates_left(job: Job, tried: Sequence[Tried]) -> tuple[float, ...]:
+    """The rates whose pilots are to be made next; they do not depend on each other."""
+    return rates_to_try(tried, bool(job.training.recipe.settings.lora))
 
 
 def folder_of(job: Job, lr: float) -> Path:

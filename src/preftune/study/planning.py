@@ -16,17 +16,19 @@ from ..data import Ballot, Prompt
 from ..evidence import REFERENCE, Comparison, Outlook, PlannedEnd, StudyRecord, outlook, read_study, verdict
 from ..judges import Named, settle_judges
 from ..methods import Selection
-from ..model import Workbench, response_keys
+from ..model import Workbench, response_keys, with_threads
 from ..training import AnyTraining, Arm, PromptTraining, checkpoint_steps, parse_arm, replanned
 from .beta_search import MOST, assumed_betas
 from .describing import continued
 from .naming import condition_folder, run_name, run_seed
 from .opening import open_plan
 from .pilots import SHARE
+from .placing import LOCAL, Placement, settle_placement
 from .plan import Betas, Plan, StudyData, TrainingKey, settle_study
 from .probing import Probe, probe, work
 from .questions import Questions
 from .rates import FURTHER, RATES
+from .timing import by_the_clock
 
 REWARD_STEP = 3  # forward passes that a step of training costs a token: a backward pass is about two
 
@@ -66,7 +68,8 @@ class Shared:
 class Forecast:
     """A study that could be made. `seconds` are of what is left to do, by part; `outlook` is what the whole study could
     tell apart, `found` what the runs that are there tell; `scored`: something gives samples a reward. `searching` are
-    the arms whose β is assumed, since it is still to be found, and `piloted` those whose learning rate is."""
+    the arms whose β is assumed, since it is still to be found, and `piloted` those whose learning rate is. `wall` are
+    seconds by the clock where `placement` has the runs made."""
 
     runs: tuple[PlannedRun, ...]
     shared: Shared
@@ -81,6 +84,8 @@ class Forecast:
     searching: tuple[str, ...]
     piloted: tuple[str, ...]
     info: Mapping[str, Any]
+    placement: Placement
+    wall: float
 
 
 def plan_study(
@@ -109,9 +114,14 @@ def plan_study(
     judge_model: str | None = None,
     judge_budget: str | None = None,
     allow_overlap: bool = False,
+    executor: str = LOCAL,
+    workers: int | None = None,
+    address: str | None = None,
+    resources: str | None = None,
     **options: Any,
 ) -> Forecast:
     """The study that `compare` would make of the same arguments. Raises UserError for what it would refuse."""
+    placement = settle_placement(executor, workers, address, resources)
     jury = settle_judges(
         judge,
         judge_fraction=judge_fraction,
@@ -163,13 +173,15 @@ def plan_study(
     runs = planned_runs(plan, bench, trainings, questions, folder, before)
     shared = what_is_shared(plan, bench, trainings, data, questions, folder, runs)
     first = first_trainings(plan, bench, trainings)
-    measured = probe(bench, first, data.training.ballots, questions, plan.settings.pass_tokens)
+    with with_threads(placement.threads):
+        measured = probe(bench, first, data.training.ballots, questions, plan.settings.pass_tokens)
+    seconds = seconds_of(plan, bench, data, questions, runs, shared, measured, before)
     ends = planned_ends(info)
     return Forecast(
         runs,
         shared,
         measured,
-        seconds_of(plan, bench, data, questions, runs, shared, measured, before),
+        seconds,
         outlook(ends, len(questions.prompts), samples),
         ends,
         verdict(before).comparisons if before and before.samples else (),
@@ -179,6 +191,8 @@ def plan_study(
         searching,
         piloted,
         info,
+        placement,
+        by_the_clock(seconds, each_run(runs, seconds, measured), len({*searching, *piloted}), placement.workers),
     )
 
 
@@ -358,6 +372,13 @@ def seconds_of(
             further * (each[arm] + evaluated[arm] * once) for arm in searching
         ),
     }
+
+
+def each_run(runs: Sequence[PlannedRun], seconds: Mapping[str, float], measured: Probe) -> list[float]:
+    """Seconds of each run that is left: its training, and its share of all evaluations."""
+    left = [run for run in runs if not run.done]
+    one = seconds["evaluation"] / max(1, sum(run.evaluations for run in left))
+    return [measured.training.get(run.arm, 0.0) * run.work + one * run.evaluations for run in left]
 
 
 # --- what it could see ------------------------------------------------------------------------------------------------

@@ -22,18 +22,10 @@ from ..stopping import check_writable
 from ..text import harmless
 from ..training import describe_counts, held_out_reference, make_settings, open_reward, vote_table
 from .evaluate import Proxy, answer, summarise
+from .folders import PolicyFolder, common_base, common_options, common_reference, find_policy
 from .limits import check_asked, check_precision
 from .overlap import check_overlap, prompts_of, trained_on
-from .policy_folders import (
-    PolicyFolder,
-    common_base,
-    common_options,
-    common_reference,
-    find_policy,
-    load_beside,
-    load_policy,
-    met,
-)
+from .policy_folders import load_beside, load_policy, met
 from .questions import Questions, held_out_prompts, make_questions
 from .rewards import above_reference, mean_scores, reference_rollouts
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import textwrap
 import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from ..evidence import (
     held_out_alarms,
     read_metrics,
     read_record,
-    read_results,
     run_alarms,
     say_alarms,
     write_json,
@@ -29,7 +27,7 @@ from ..evidence import (
 from ..methods import AMORTIZED_IPO, Selection
 from ..model import Policy, RewardModel, Workbench, load_base, measure_export, return_freed_memory
 from ..preference import Fitting, fit_or_load, reward_recipe, set_targets
-from ..stopping import stop_requests
+from ..stopping import only_writer, stop_requests
 from ..training import (
     FAILED,
     AnyTraining,
@@ -50,6 +48,9 @@ from .naming import condition_folder, run_name, run_seed, slug
 from .plan import Plan, StudyData, TrainingKey
 from .questions import Questions
 from .rewards import StudyReward
+from .tasks import Executor
+
+Identity = tuple[Arm, float | None, int, float]  # (arm, β, seed, noise) of a run
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,21 @@ class Runner:
     when_done: Callable[[], None] = lambda: None  # after every run
     panel: Panel = field(default_factory=Panel)
     grows: bool = False  # prompts may have come since runs were finished (`Evaluator`)
+    apart: bool = False  # this is a worker's: rows are gathered by somebody else (`rows`)
+    executor: Executor | None = None  # who makes the runs, if not this process
 
     @property
     def evaluator(self) -> Evaluator:
         """Who asks the policies of this study."""
-        return Evaluator(self.folder, self.bench, self.plan, self.data, self.questions, self.rewards, self.grows)
+        questions, rewards = self.questions, self.rewards
+        return Evaluator(self.folder, self.bench, self.plan, self.data, questions, rewards, self.grows, self.apart)
+
+    def at_rates(self, rates: Mapping[str, float]) -> Runner:
+        """The same with the learning rates that were chosen for some arms."""
+        plan = replace(self.plan, rates=rates)
+        recipes = {arm.name: plan.recipe(arm) for arm in plan.arms}
+        trainings = {key: replace(training, recipe=recipes[key[0]]) for key, training in self.trainings.items()}
+        return replace(self, plan=plan, trainings=trainings)
 
     def training_of(self, arm: Arm, seed: int, noise: float) -> AnyTraining:
         """What the runs of an arm train on, each in an order of its own; a preference is fitted, and its targets set,
@@ -114,42 +125,23 @@ class Runner:
         """What the judges of this study need of it."""
         return Judged(self.folder, self.bench, self.questions)
 
-    def run_all(self) -> dict[str, str]:
-        """Do every run of the plan; returns why some of them failed, by run.
-
-        One that fails is marked with its reason, and tried again when the study goes on; the others are done.
-        """
-        reasons = {run_name(*identity): self.attempt(*identity) for identity in self.plan.runs()}
-        return {name: reason for name, reason in reasons.items() if reason}
-
     def attempt(self, arm: Arm, beta: float | None, seed: int, noise: float) -> str:
         """Do one run; why it failed, if it did: then that is marked in its folder."""
         name, reason = run_name(arm, beta, seed, noise), ""
         mark = self.folder / "runs" / name / FAILED
-        try:
-            mark.unlink(missing_ok=True)
-            self.run(arm, beta, seed, noise)
-        except Interrupted:
-            raise
-        except Exception as error:
-            reason = reason_of(error)
-            mark.parent.mkdir(parents=True, exist_ok=True)
-            write_json(mark, {"reason": reason, "traceback": traceback.format_exc()})
-            say(f"{name}: failed ({reason}); the study goes on")
+        with only_writer(mark.parent, wait=True):  # a worker may outlive who started it
+            try:
+                mark.unlink(missing_ok=True)
+                self.run(arm, beta, seed, noise)
+            except Interrupted:
+                raise
+            except Exception as error:
+                reason = reason_of(error)
+                mark_failed(mark, reason, traceback.format_exc())
+                say(f"{name}: failed ({reason}); the study goes on")
         return_freed_memory()
         self.when_done()
         return reason
-
-    def kl_of_run(self, arm_name: str, beta: float) -> float | None:
-        """Do the run of an arm at the first seed, without label noise: KL at its end in nats, None if it failed."""
-        arm = next(arm for arm in self.plan.arms if arm.name == arm_name)
-        seed = self.plan.seeds[0]
-        if self.attempt(arm, beta, seed, 0.0):
-            return None
-        name = run_name(arm, beta, seed, 0.0)
-        rows = [row for row in read_results(self.folder / "results.jsonl") if row.run == name]
-        kl = max(rows, key=lambda row: row.step).kl
-        return kl if kl is not None and math.isfinite(kl) else None
 
     def run(self, arm: Arm, beta: float | None, seed: int, noise: float) -> None:
         """Train one run, evaluating it at its checkpoints; leave `runs/<id>/policy`."""
@@ -225,8 +217,7 @@ class Runner:
         write_json(folder / "run.json", record)
 
     def _held_out_alarms(self, run: str) -> list[str]:
-        path = self.folder / "results.jsonl"
-        rows = [row for row in read_results(path) if row.run == run] if path.exists() else []
+        rows = self.evaluator.rows(run).results(run)
         if not rows:
             return []
         last = max(rows, key=lambda row: row.step)
@@ -252,6 +243,12 @@ class Runner:
             if bins := json.loads(path.read_text(encoding="utf-8")):
                 found[path.parent.name] = bins
         return found
+
+
+def mark_failed(mark: Path, reason: str, trace: str) -> None:
+    """Leave in the folder of a run why it failed."""
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    write_json(mark, {"reason": reason, "traceback": trace})
 
 
 def reason_of(error: Exception) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,18 @@ from ..console import say
 from ..data import Ballot, Prompt
 from ..evidence import Result, StudyRecord, Verdict, read_study, verdict, write_json
 from ..judges import Judge, Named, settle_judges
+from ..model import with_threads
 from ..report import write_report
 from ..stopping import only_writer
 from ..training import describe_counts
 from .describing import continued
+from .executors import open_executor
 from .looking import check_hours, described_looks, make_looks
 from .looks import Clock, reserved
 from .making import make_runs
 from .opening import open_plan
 from .overlap import together, trained_on
+from .placing import LOCAL, settle_placement
 from .plan import Betas, settle_study
 from .runs import Runner
 
@@ -86,6 +90,10 @@ def compare(
     command: str = "",
     notes: Sequence[str] = (),
     allow_overlap: bool = False,
+    executor: str = LOCAL,
+    workers: int | None = None,
+    address: str | None = None,
+    resources: str | None = None,
     **options: Any,
 ) -> Study:
     """Train every arm at every β and seed on identical votes, evaluate all of them alike, and draw the report.
@@ -130,6 +138,9 @@ def compare(
         others: second opinions, by name: rewards of a response.
         title, command, notes: shown in the report.
         allow_overlap: ask prompts that were trained on too, with a caveat; without it they are an error.
+        executor: who makes the runs: "local", where one of `workers` is this process and several are others, each with
+            its share of the cores; "ray", at an `address` or here; or "slurm". These give each run its `resources`,
+            such as `"gpu=1,cpu=4"`. Results are the same at the same threads a run.
         options: the fields of `Settings`, and options of the methods compared, for every arm whose method has them.
             With `lr="auto"`, short pilots on training prompts choose the rate of every arm that has none of its own,
             judged on validation prompts (a tenth of the training ones, if no other share is given).
@@ -138,6 +149,7 @@ def compare(
         UserError: for anything in the input that the user can mend; nothing is written then.
     """
     started = time.monotonic()
+    placement = settle_placement(executor, workers, address, resources)
     jury = settle_judges(
         judge,
         judge_fraction=judge_fraction,
@@ -165,8 +177,9 @@ def compare(
         **options,
     )
     folder = Path(out)
-    with only_writer(folder):
-        opened = open_plan(
+    with only_writer(folder), with_threads(placement.threads):
+        opening = partial(
+            open_plan,
             plan,
             ballots,
             folder,
@@ -184,6 +197,7 @@ def compare(
             others=others or {},
             allow_overlap=allow_overlap,
         )
+        opened = opening()
         bench, data, questions = opened.bench, opened.data, opened.questions
         told: dict[str, Any] = {
             "title": title or f"{', '.join(opened.info['arms'])} on {Path(str(model)).name}",
@@ -217,7 +231,9 @@ def compare(
             when_done=clock.save,
             panel=opened.panel,
         )
-        info = (make_looks if until else make_runs)(runner, info, opened.fresh, clock)
+        with open_executor(placement, opening, jury, folder, digests) as others_:
+            runner = replace(runner, executor=others_)
+            info = (make_looks if until else make_runs)(runner, info, opened.fresh, clock)
         comparison = Study(folder)
         sentence = comparison.verdict.sentence
         write_json(folder / "study.json", info | {"answered": sentence})

@@ -76,12 +76,20 @@ class Arm:
     method: AnyMethod
     own: Mapping[str, Any]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled with the method's name: there is one of each method, and code asks which it `is`."""
+        return _arm, (self.name, self.method.name, dict(self.own))
+
     def recipe(self, shared: Settings, given: Mapping[str, Any]) -> Recipe:
         """The recipe of a run: the study's settings and its options for all arms, this arm's own in their place."""
         settings = replace(shared, **{name: value for name, value in self.own.items() if name in names_of(Settings)})
         names = names_of(self.method.options)
         options = {name: value for name, value in (dict(given) | dict(self.own)).items() if name in names}
         return Recipe(self.method, settings, self.method.options(**options))
+
+
+def _arm(name: str, method: str, own: Mapping[str, Any]) -> Arm:
+    return Arm(name, METHODS[method], own)
 
 
 def parse_arm(text: str) -> Arm:
