@@ -10,7 +10,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from itertools import chain, islice
 from threading import RLock
 
@@ -33,7 +32,7 @@ class Queue:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.pairs, self.places = pairs, {pair.id: place for place, pair in enumerate(pairs)}
-        self._left_out = left_out  # whose votes are not enough
+        self._left_out = set(left_out)  # whose votes are not enough
         self._shared = [is_shared(pair, share) for pair in pairs]
         self._answers: dict[str, dict[int, str]] = defaultdict(dict)  # of each person, the latest answer last
         self._votes: dict[int, set[str]] = defaultdict(set)  # on each pair, by whom
@@ -52,7 +51,7 @@ class Queue:
             return
         self._answers[said.person].pop(place, None)
         self._votes[place].discard(said.person)
-        if said.kind == VOTE and said.person not in self._left_out:
+        if said.kind == VOTE:
             self._votes[place].add(said.person)
         if said.kind == UNDO:
             self._start = {person: min(start, place) for person, start in self._start.items()}
@@ -94,7 +93,16 @@ class Queue:
 
     def _closed(self, place: int, person: str) -> bool:
         """Whether the person answered it, or somebody voted who was enough."""
-        return place in self._answers[person] or (not self._shared[place] and bool(self._votes[place]))
+        return place in self._answers[person] or (not self._shared[place] and not self._votes[place] <= self._left_out)
+
+    def leave_out(self, people: Collection[str]) -> None:
+        """From now on the votes of these people, and of nobody else, are not enough."""
+        self._left_out = set(people)
+        self._start.clear()
+
+    def knows(self, person: str) -> bool:
+        """Whether something that the person said stands."""
+        return bool(self._answers.get(person))
 
     def last(self, person: str) -> Pair | None:
         """What the person answered last, as it stands."""
@@ -102,9 +110,12 @@ class Queue:
         return None if place is None else self.pairs[place]
 
     def counts(self, person: str) -> dict[str, int]:
-        """How many votes and skips of this person stand. Nobody is told what others said."""
+        """How many votes, those on pairs that were asked again too, and skips of this person stand.
+
+        Nobody is told what others said.
+        """
         kinds = list(self._answers[person].values())
-        return {"votes": kinds.count(VOTE), "skips": kinds.count(SKIP)}
+        return {"votes": kinds.count(VOTE) + len(self._again[person]), "skips": kinds.count(SKIP)}
 
 
 class Desk:
@@ -156,10 +167,17 @@ class Desk:
             kept = self._keep(Said(name, person, last.id if last else "", UNDO))
             return self.pair(kept.pair)
 
+    def leave_out(self, person: str, out: bool, name: str) -> None:
+        """Let a person's votes count for nothing, or count again, by a row of that id. Raises ValueError for nobody."""
+        with self._lock:
+            if not self.queue.knows(person):
+                raise ValueError("nobody of that name voted here")
+            self.store.leave_out(person, out, name)
+            self.queue.leave_out(self.store.left_out())
+
     def _keep(self, said: Said) -> Said:
         with self._lock:
-            at = datetime.now(UTC).isoformat(timespec="milliseconds")
-            kept, new = self.store.append(replace(said, at=at))
+            kept, new = self.store.append(said)
             if new:
                 self.queue.add(kept)
             return kept
