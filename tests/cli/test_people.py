@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import pytest
 from synthetic_study import write_synthetic_study
 from tiny import WORDS as WORDS
 
+from preftune.people import choosing as people_choosing
 from preftune.people import folders as people_folders
+from preftune.people.choosing import FEWEST
 from preftune.people.desk import Desk
 from preftune.people.store import VOTE, Said
 
@@ -37,6 +40,13 @@ def ann_votes(monkeypatch: pytest.MonkeyPatch) -> None:
             desk.say(Said(pair.id, "ann", pair.id, VOTE, pair.names[0], ms=3000))
 
     monkeypatch.setattr(people_folders, "serve", serve)
+
+
+def until(true: Callable[[], object]) -> None:
+    start = time.monotonic()
+    while not true():
+        assert time.monotonic() - start < 60
+        time.sleep(0.01)
 
 
 def refused(run: Run, *arguments: object) -> str:
@@ -91,6 +101,32 @@ def test_responses_are_drawn_once_and_labelled(
     assert code == 0 and "responses were drawn before" in said and (out / "ballots.jsonl").read_bytes() == before
 
 
+def test_pairs_are_chosen_by_the_features_of_a_model(
+    run: Run, model: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real fit, in the place of a server: votes by length until some pair is chosen."""
+    texts = [{"prompt": f"w{k} w{k + 1}", "a": "w1 " * (k % 5 + 1), "b": f"w{k} w2 w3"} for k in range(40)]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in texts))
+
+    def serve(store, pairs, standing, address, *, share, name, beside):
+        desk = Desk(store, pairs, share)
+        with beside(desk):
+            for k in range(30):
+                if k == FEWEST:
+                    until(lambda: desk.queue._preferred)
+                (pair,) = desk.offer("ann", 1, ())
+                longer = len(pair.texts[1]) > len(pair.texts[0])
+                desk.say(Said(str(k), "ann", pair.id, VOTE, pair.names[longer]))
+
+    monkeypatch.setattr(people_folders, "serve", serve)
+    monkeypatch.setattr(people_choosing, "PAUSE", 0.01)
+    given = ("label", pairs, "--model", model, "--out", tmp_path / "o", "--next", "unsure", "--device", "cpu")
+    code, _, said = run(*given)
+    assert code == 0 and "features: layer" in said and "v was not fitted" not in said
+    lines = [json.loads(line) for line in (tmp_path / "o" / "votes.jsonl").read_text().splitlines()]
+    assert {line["asked"] for line in lines} == {"random", "unsure"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -99,6 +135,15 @@ def test_responses_are_drawn_once_and_labelled(
         (["label", "PAIRS", "--out", "o", "--host", "203.0.113.7"], "--host 203.0.113.7 --port 8787: cannot be taken"),
         (["label", "PAIRS", "--out", "o", "--port", 99999], "--port 99999: cannot be taken"),
         (["label", "PAIRS", "--out", "o", "--model", "none"], "none"),
+        (["label", "PAIRS", "--out", "o", "--samples", 3], "--samples 3: pairs.jsonl has responses, which are what is"),
+        (["label", "PAIRS", "--out", "o", "--model", "m"], "leave it out, or add --next unsure"),
+        (
+            ["label", "PAIRS", "--out", "o", "--next", "unsure", "--model", "m", "--seed", 1],
+            "--seed 1: pairs.jsonl has",
+        ),
+        (["label", "PAIRS", "--out", "o", "--next", "unsure"], "--next unsure: needs --model, whose features"),
+        (["label", "PAIRS", "--out", "o", "--next", "unsur"], "--next unsur: is unknown; did you mean 'unsure'?"),
+        (["label", "PAIRS", "--out", "o", "--next", "unsure", "--model", "none"], "none"),
         (["label", "PAIRS", "--out", "PAIRS"], "cannot be made"),
         (["arena", "none"], "none"),
         (["arena", "none", "--against", "arm"], "--against arm: is unknown; did you mean 'arms'?"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -67,14 +67,19 @@ def serve(
     *,
     share: float,
     name: str = "",
+    beside: Callable[[Desk], AbstractContextManager[None]] | None = None,
 ) -> None:
-    """Serve the page until somebody stops it (SIGINT, SIGTERM). Raises UserError where the address cannot be taken."""
+    """Serve the page until somebody stops it (SIGINT, SIGTERM), with what goes on `beside` it.
+
+    Raises UserError where the address cannot be taken.
+    """
     import uvicorn
 
     from .server import make_app
 
     voters, organiser = (store.fact(f"token {who}", lambda: secrets.token_urlsafe(24)) for who in ("vote", "organise"))
-    app = make_app(Desk(store, pairs, share), standing, tokens=(voters, organiser), hosts=address.names, name=name)
+    desk = Desk(store, pairs, share)
+    app = make_app(desk, standing, tokens=(voters, organiser), hosts=address.names, name=name)
     with _listen(address) as listening:
         say(f"{len(pairs):,} pairs. To vote: {address.link('/', voters)}")
         say(f"To see how it stands: {address.link('/organiser', organiser)}")
@@ -94,7 +99,7 @@ def serve(
             timeout_keep_alive=IDLE,
             timeout_graceful_shutdown=5,
         )
-        with suppress(KeyboardInterrupt):
+        with beside(desk) if beside else nullcontext(), suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listening])
 
 

@@ -20,14 +20,14 @@ from types import TracebackType
 
 from ..errors import UserError
 
-VOTE, SKIP, UNDO, AGAIN, OUT, IN = "vote", "skip", "undo", "again", "out", "in"
+VOTE, SKIP, UNDO, AGAIN, OUT, IN, CHOSEN = "vote", "skip", "undo", "again", "out", "in", "chosen"
 BUSY = 10.0  # seconds to wait for another process that reads
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS log (
     id TEXT NOT NULL, person TEXT NOT NULL, pair TEXT NOT NULL, kind TEXT NOT NULL, winner TEXT NOT NULL,
     left TEXT NOT NULL, ms INTEGER NOT NULL, at TEXT NOT NULL, seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    UNIQUE (person, id), CHECK (kind IN ('vote', 'skip', 'undo', 'again', 'out', 'in'))
+    UNIQUE (person, id), CHECK (kind IN ('vote', 'skip', 'undo', 'again', 'out', 'in', 'chosen'))
 ) STRICT;
 CREATE INDEX IF NOT EXISTS said ON log (pair, person, seq);
 CREATE VIEW IF NOT EXISTS standing AS
@@ -43,7 +43,7 @@ CREATE VIEW IF NOT EXISTS outside AS
 class Said:
     """A row of the log: a vote for the response named `winner` (or tie, both_bad), a skip, or an undo; or a vote on a
     pair that was asked `again`, which tells something of the person and is no evidence; or that the person's votes
-    count no longer (`out`), or again (`in`), which is on no pair.
+    count no longer (`out`), or again (`in`), which is on no pair; or that the pair was `chosen` to be asked next.
 
     `left` names the response that stood on the left, `ms` is how long the person looked, `at` when it came (UTC).
     """
@@ -117,6 +117,10 @@ class Store:
     def repeats(self) -> list[Said]:
         """Votes on pairs that their person had voted on before."""
         return self._rows(f"SELECT {COLUMNS} FROM log WHERE kind = '{AGAIN}' ORDER BY seq")
+
+    def chosen(self) -> list[Said]:
+        """Which pairs were chosen to be asked of whom."""
+        return self._rows(f"SELECT {COLUMNS} FROM log WHERE kind = '{CHOSEN}' ORDER BY seq")
 
     def _rows(self, query: str) -> list[Said]:
         with self._lock:

@@ -1,3 +1,4 @@
+from .choosing import open_chooser as open_chooser
 from .drawing import draw_ballots as draw_ballots
 from .judged_folders import judge_folders as judge_folders
 from .plan import settle_study as settle_study
