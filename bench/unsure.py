@@ -1,11 +1,12 @@
 """How many votes does it take to predict held-out ones, asked at random or where the preference is least sure?
 
-    python -m bench.unsure [--model MODEL] [--repetitions 40]
+    python -m bench.unsure [--model MODEL --ballots DEMO/ballots.jsonl] [--repetitions 40]
 
 *Simulated*: pairs of responses with 32 features; people vote by Bradley–Terry on a score that is linear in them. In
 `alike` every pair is as telling as the next one; in `few tell` one pair in ten differs ten times as much as the others,
-as where most samples of a policy are near copies of each other. *Real*: the demo's ballots, four continuations of each
-of 512 prompts, in the features that `preftune label --next unsure` reads of the model; the demo's gold votes, noisily.
+as where most samples of a policy are near copies of each other. *Real*: the ballots of `preftune demo`, four
+continuations of each prompt, in the features that `preftune label --next unsure` reads of the model; the demo's gold
+votes, noisily, and a pair whose rewards differ by more than .1 says who is right.
 
 Each way begins with ten random votes and asks ten at a time, as the page does: `unsure` as it is there (a fifth and a
 quarter of the rest at random), `unsure alone` without those, `entropy` where v is nearest to ½, alone. After so many
@@ -16,7 +17,6 @@ two responses is better. ± is one standard error over repetitions.
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -28,10 +28,16 @@ from scipy.special import expit
 
 from bench.machine import show, write_results
 from preftune.console import track
+from preftune.data import read_ballots
+from preftune.demo.assets import fit_gold, hold_out, read_ratings, review
+from preftune.demo.downloads import fetch_assets
+from preftune.demo.experiment import TEMPERATURE
 from preftune.evidence import VoteTable
 from preftune.evidence.stats import Floats
+from preftune.model import cache_folder
 from preftune.people.desk import AT_RANDOM, SHARE
 from preftune.preference.unsure import fit_rows, least_sure
+from preftune.study import open_chooser
 
 FEATURES, POOL, HELD_OUT, FIRST, AT_ONCE = 32, 600, 2000, 10, 10
 SIZES = (20, 40, 80, 160, 320)
@@ -63,17 +69,14 @@ def simulated(rng: np.random.Generator, few: bool) -> World:
     return World(rows, range(POOL), expit(scale * rows @ weight), held_out, held_out @ weight > 0)
 
 
-def real_worlds(model: str) -> Callable[[np.random.Generator], World]:
+def real_worlds(model: str, path: Path) -> Callable[[np.random.Generator], World]:
     """The demo's ballots in the features of a model; in each world a random quarter of the prompts is held out."""
-    from preftune.demo.assets import review
-    from preftune.demo.experiment import TEMPERATURE, find_size, prepare_demo
-    from preftune.study import open_chooser
-
-    with tempfile.TemporaryDirectory() as folder:
-        demo = prepare_demo(Path(folder), find_size("default"))
-    gold = [demo.gold([review(str(one.prompt), text) for text in one.responses]) for one in demo.ballots]
-    chooser = open_chooser(demo.ballots.ballots, model)
-    places = [(k, a, b) for k, one in enumerate(demo.ballots) for a, b in combinations(range(len(one.responses)), 2)]
+    ballots = read_ballots(path).ballots
+    fitting, prompting = hold_out(read_ratings(fetch_assets(cache_folder() / "demo").ratings).snippets, 0.2, seed=0)
+    score = fit_gold(fitting, prompting)
+    gold = [score([review(str(one.prompt), text) for text in one.responses]) for one in ballots]
+    chooser = open_chooser(ballots, model)
+    places = [(k, a, b) for k, one in enumerate(ballots) for a, b in combinations(range(len(one.responses)), 2)]
     places = [place for place in places if place[0] in chooser.first]
     rows, lead = chooser.rows(places), np.array([gold[k][a] - gold[k][b] for k, a, b in places])
     prompts = np.array([k for k, _, _ in places])
@@ -149,12 +152,13 @@ def measured(name: str, make: Callable[[np.random.Generator], World], repetition
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="the model whose features are read; without it, simulated worlds alone")
+    parser.add_argument("--ballots", type=Path, help="what preftune demo left with that model")
     parser.add_argument("--repetitions", type=int, default=40)
     given = parser.parse_args()
     rows = measured("alike", lambda rng: simulated(rng, few=False), given.repetitions)
     rows += measured("few tell", lambda rng: simulated(rng, few=True), given.repetitions)
     if given.model:
-        rows += measured("real", real_worlds(given.model), given.repetitions)
+        rows += measured("real", real_worlds(given.model, given.ballots), given.repetitions)
     told = [
         [row["world"], row["way"], *(f"{a:.3f} ± {b:.3f}" for a, b in zip(row["right"], row["se"], strict=True))]
         for row in rows
