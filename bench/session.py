@@ -33,12 +33,12 @@ from preftune.demo.downloads import fetch_assets
 from preftune.demo.experiment import TEMPERATURE
 from preftune.model import cache_folder, convert_model
 
-JUDGED = 30  # prompts that policies are judged on
+JUDGED = 40  # prompts that policies are judged on
 TIE = 0.02  # of gold: as far as nobody tells two continuations apart
 SCREEN = {"width": 1180, "height": 660}
 SAMPLED = ["--max-new-tokens", "16", "--precision", "bf16"]
 TRAINED = shlex.split(
-    "--betas 0.05 --seeds 0 --epochs 2 --batch-size 5 --lora 16 --lr 2e-4 --max-length 64 --samples 2 --checkpoints 1"
+    "--betas 0.05 --seeds 0 --epochs 2 --batch-size 5 --lr 2e-5 --max-length 64 --samples 2 --checkpoints 1"
 )
 
 
