@@ -6,6 +6,7 @@ import importlib.util
 import json
 import shutil
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,9 @@ import pytest
 from synthetic_study import write_synthetic_study
 from tiny import WORDS as WORDS
 
+from preftune.people import choosing as people_choosing
 from preftune.people import folders as people_folders
+from preftune.people.choosing import FEWEST
 from preftune.people.desk import Desk
 from preftune.people.store import VOTE, Said
 
@@ -40,6 +43,13 @@ def ann_votes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(people_folders, "serve", serve)
 
 
+def until(true: Callable[[], object]) -> None:
+    start = time.monotonic()
+    while not true():
+        assert time.monotonic() - start < 60
+        time.sleep(0.01)
+
+
 def refused(run: Run, *arguments: object) -> str:
     code, printed, said = run(*arguments)
     (line,) = said.strip().splitlines()
@@ -64,7 +74,7 @@ def test_votes_from_the_command_to_the_ballots_and_what_is_said_of_them(
         f"{out / 'votes.jsonl'}: 3 votes",
     ]
     assert run("people", "backup", out, tmp_path / "copy")[0] == 0 and (tmp_path / "copy").stat().st_size > 0
-    assert "3 rows removed" in run("people", "remove", out, "ann")[1]
+    assert "5 rows removed" in run("people", "remove", out, "ann")[1]
     assert run("people", "show", out)[1].startswith("0 votes on 0 of 6 pairs")
 
 
@@ -103,6 +113,32 @@ def test_policies_meet_in_an_arena_of_their_own(run: Run, model: str, tmp_path: 
     assert run("report", tmp_path / "o")[0] == 0 and "people" in (tmp_path / "o" / "report.html").read_text()
 
 
+def test_pairs_are_chosen_by_the_features_of_a_model(
+    run: Run, model: str, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real fit, in the place of a server: votes by length until some pair is chosen."""
+    texts = [{"prompt": f"w{k} w{k + 1}", "a": "w1 " * (k % 5 + 1), "b": f"w{k} w2 w3"} for k in range(40)]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in texts))
+
+    def serve(store, pairs, standing, address, *, share, name, beside):
+        desk = Desk(store, pairs, share)
+        with beside(desk):
+            for k in range(30):
+                if k == FEWEST:
+                    until(lambda: desk.queue._preferred)
+                (pair,) = desk.offer("ann", 1, ())
+                longer = len(pair.texts[1]) > len(pair.texts[0])
+                desk.say(Said(str(k), "ann", pair.id, VOTE, pair.names[longer]))
+
+    monkeypatch.setattr(people_folders, "serve", serve)
+    monkeypatch.setattr(people_choosing, "PAUSE", 0.01)
+    given = ("label", pairs, "--model", model, "--out", tmp_path / "o", "--next", "unsure", "--device", "cpu")
+    code, _, said = run(*given)
+    assert code == 0 and "features: layer" in said and "v was not fitted" not in said
+    lines = [json.loads(line) for line in (tmp_path / "o" / "votes.jsonl").read_text().splitlines()]
+    assert {line["asked"] for line in lines} == {"random", "unsure"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -111,6 +147,15 @@ def test_policies_meet_in_an_arena_of_their_own(run: Run, model: str, tmp_path: 
         (["label", "PAIRS", "--out", "o", "--host", "203.0.113.7"], "--host 203.0.113.7 --port 8787: cannot be taken"),
         (["label", "PAIRS", "--out", "o", "--port", 99999], "--port 99999: cannot be taken"),
         (["label", "PAIRS", "--out", "o", "--model", "none"], "none"),
+        (["label", "PAIRS", "--out", "o", "--samples", 3], "--samples 3: pairs.jsonl has responses, which are what is"),
+        (["label", "PAIRS", "--out", "o", "--model", "m"], "leave it out, or add --next unsure"),
+        (
+            ["label", "PAIRS", "--out", "o", "--next", "unsure", "--model", "m", "--seed", 1],
+            "--seed 1: pairs.jsonl has",
+        ),
+        (["label", "PAIRS", "--out", "o", "--next", "unsure"], "--next unsure: needs --model, whose features"),
+        (["label", "PAIRS", "--out", "o", "--next", "unsur"], "--next unsur: is unknown; did you mean 'unsure'?"),
+        (["label", "PAIRS", "--out", "o", "--next", "unsure", "--model", "none"], "none"),
         (["label", "PAIRS", "--out", "PAIRS"], "cannot be made"),
         (["arena", "none"], "none: is no study; to have policies meet, give --prompts FILE and --out DIR"),
         (["arena", "none", "--prompts", "p", "--out", "o"], "none: has no other policy to meet; name two"),

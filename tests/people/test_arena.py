@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from preftune.evidence import (
     Judgement,
     anytime_interval,
     exact_interval,
+    met_by_people,
     people_of,
     read_samples,
     read_study,
@@ -211,7 +212,13 @@ def test_votes_on_arms_are_drawn_by_the_report_and_go_when_a_person_does(
     judge(folder, monkeypatch, "arms", {"ann": 1, "bob": 0, "cy": 1}, most=60)
     found = read_study(folder).judgements
     assert {one.judge for one in found} == {"people"} and {one.preference for one in found} == {2 / 3}
-    assert "people" in write_report(folder).read_text(encoding="utf-8")
+    met, asked = met_by_people(read_study(folder)), figures_of(folder / "arena" / "arms")["questions"]
+    for one, seen in zip(met, asked, strict=True):
+        told = asdict(one.question) | {"clear": one.question.clear, "judged": None}
+        assert told == seen, "the report has the figures that the organiser saw"
+    assert met[0].pairs == 60 and met[0].wins.value == pytest.approx(2 / 3) and met[0].question.wins == 1.0
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert "people prefer dpo" in page and "an interval that holds however often it was looked at" in page
     leave_out_person(folder / "arena" / "arms", "bob", True)
     assert {one.preference for one in read_study(folder).judgements} == {1.0}
     assert len(read_study(folder).judgements) == 60

@@ -231,3 +231,19 @@ def test_the_organiser_sees_figures_and_nobody_else(visit: Any) -> None:
         opened.page.goto("about:blank")
         opened.page.goto(f"{address}/organiser#{token}")
         sync_api.expect(opened.page.locator("body")).to_contain_text(told)
+
+
+def test_the_organiser_leaves_a_person_out_by_keyboard(visit: Any) -> None:
+    opened = visit(make_pairs())
+    opened.press("1")
+    opened.counted("ann: 1 votes")
+    address = opened.page.url.split("/#")[0]
+    opened.page.goto("about:blank")
+    opened.page.goto(f"{address}/organiser#{ORGANISER}")
+    opened.page.get_by_role("button", name="leave out: ann").focus()
+    opened.page.keyboard.press("Enter")
+    sync_api.expect(opened.page.locator("#people")).to_contain_text("left out")
+    sync_api.expect(opened.page.locator("#count")).to_contain_text("0 votes")
+    assert opened.store.left_out() == {"ann"}
+    sync_api.expect(opened.page.get_by_role("button", name="count again: ann")).to_be_focused()
+    assert [one["id"] for one in axe.Axe().run(opened.page).response["violations"]] == [] and opened.complaints == []

@@ -71,6 +71,7 @@ def test_without_the_token_of_the_link_nothing_is_told(client: TestClient, token
     for path in ("/api/next", "/api/vote", "/api/undo", "/api/whole", "/api/none"):
         assert client.post(path, json={"by": "ann"}, headers=headers).status_code == 401
     assert post(client, "/organiser/api/standing", {}, VOTER).status_code == 401
+    assert post(client, "/organiser/api/leave-out", {"by": "ann", "out": True, "id": "1"}, VOTER).status_code == 401
     assert post(client, "/organiser/api/standing", {}, ORGANISER).json() == {"votes": 7}
 
 
@@ -179,6 +180,23 @@ def test_a_vote_is_kept_once_with_what_stood_on_the_left(client: TestClient, des
     assert said.winner == said.left == first["sides"][0]["name"] and said.ms == 1234
     found = post(client, "/api/next", {"by": "ann", "have": [second["pair"]]}).json()
     assert found["votes"] == 1 and {one["pair"] for one in found["pairs"]}.isdisjoint({first["pair"], second["pair"]})
+
+
+def test_the_organiser_leaves_a_person_out_and_counts_them_again(client: TestClient, desk: Desk) -> None:
+    (shown, *_) = post(client, "/api/next", {"by": "ann"}).json()["pairs"]
+    post(client, "/api/vote", vote_of(shown))
+    for out, name in ((True, "x"), (True, "x"), (False, "y")):
+        said = {"by": "ann", "out": out, "id": name}
+        assert (
+            post(client, "/organiser/api/leave-out", said, ORGANISER, origin="http://evil.example").status_code == 403
+        )
+        assert post(client, "/organiser/api/leave-out", said, ORGANISER).json() == {"votes": 7}
+        assert desk.store.left_out() == (frozenset({"ann"}) if out else frozenset())
+    assert [said.kind for said in desk.store.log()] == ["vote", "out", "in"]
+    for wrong in ({"by": "bob"}, {"out": "yes"}, {"id": ""}, {"by": ""}):
+        said = {"by": "ann", "out": True, "id": "z"} | wrong
+        assert post(client, "/organiser/api/leave-out", said, ORGANISER).status_code == 400
+    assert len(desk.store.log()) == 3
 
 
 def test_undo_brings_the_pair_back_and_no_vote(client: TestClient) -> None:

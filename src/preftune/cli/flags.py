@@ -101,6 +101,7 @@ OWN: dict[str, Flag] = {
     "human-votes": Flag(str, "votes of people on those pairs, which correct the judge"),
     "by": Flag(str, "who votes, where it is one person (default: the page asks)"),
     "against": Flag(str, "arms: two arms meet, at about the same KL (default); reference: run ends meet it"),
+    "next": Flag(str, "which pair comes next: random (default), or unsure: mostly where a fit to the votes is"),
     "host": Flag(str, "address to serve on for others who have the link, without TLS (default: this machine)"),
     "port": Flag(int, "port to serve on (default: 8787)"),
     "overlap": Flag(float, "share of the pairs that everybody is asked about (default: 0.2)"),

@@ -1,4 +1,5 @@
 from .ballots import TOOLS as TOOLS
+from .ballots import UNSURE as UNSURE
 from .ballots import Annotation as Annotation
 from .ballots import Ballot as Ballot
 from .ballots import BallotSet as BallotSet

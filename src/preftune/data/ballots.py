@@ -68,26 +68,31 @@ class Vote:
 
 
 WINNERS = ("a", "b", "tie", "both_bad")
+UNSURE = "unsure"  # why a pair was asked about
 
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
     """What one person or judge, `by`, said of responses `a` and `b`: the `winner` is a, b, tie or both_bad.
 
-    Votes are made of annotations; both_bad votes like a tie. Raises ValueError for another winner, or for a response
-    compared with itself.
+    Votes are made of annotations; both_bad votes like a tie. `asked` is "unsure" where the pair was chosen because a
+    fitted preference was least sure of it. Raises ValueError for another winner or `asked`, or for a response compared
+    with itself.
     """
 
     a: int
     b: int
     winner: str
     by: str = ""
+    asked: str = ""
 
     def __post_init__(self) -> None:
         if self.a == self.b:
             raise ValueError(f"an annotation compares response {self.a} with itself")
         if self.winner not in WINNERS:
             raise ValueError(f"the winner of an annotation is {self.winner!r}; it must be one of {', '.join(WINNERS)}")
+        if self.asked not in ("", UNSURE):
+            raise ValueError(f"`asked` of an annotation is {self.asked!r}; it must be {UNSURE}, or left out")
 
     @property
     def vote(self) -> Vote:

@@ -24,7 +24,7 @@ OWN = (
         "`p` is the share of votes for `a` over `b` (a tie is ½), `weight` how much they count; `a` and `b` count "
         "responses from 0. `ended` says whether a response came to its own end; all did if it is left out. "
         "`annotations` are the single judgements that the votes are made of, if they are known: `winner` is a, b, tie "
-        "or both_bad, and `by` is who said so.",
+        "or both_bad, `by` is who said so, and `asked` is unsure where the pair was chosen for that.",
         {"responses": "responses", "ranks": "ranks?", "scores": "scores?"},
         (
             {

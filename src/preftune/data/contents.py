@@ -250,10 +250,11 @@ def _is_ours(annotations: Any) -> bool:
 
 
 def _annotation(said: Row) -> Annotation:
-    if not {"a", "b", "winner"} <= said.keys() <= {"a", "b", "winner", "by"}:
+    if not {"a", "b", "winner"} <= said.keys() <= {"a", "b", "winner", "by", "asked"}:
         raise ValueError(f"an annotation must have `a`, `b`, `winner` and perhaps `by`, not {reprlib.repr(said)}")
     a, b = _places(said, "an annotation")
-    return Annotation(a, b, str(said["winner"]), "" if said.get("by") is None else str(said["by"]))
+    by, asked = ("" if said.get(name) is None else str(said[name]) for name in ("by", "asked"))
+    return Annotation(a, b, str(said["winner"]), by, asked)
 
 
 def _places(said: Row, what: str) -> tuple[int, int]:

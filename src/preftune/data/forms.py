@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from .ballots import TOOLS, Ballot, Message, Prompt, Vote, renumbered
+from .ballots import TOOLS, UNSURE, Ballot, Message, Prompt, Vote, renumbered
 from .beside import with_tools
 from .chats import Side, check_media, side_of, split_sides, stated_prompt, with_system
 from .contents import FEW, UNSCORED, annotations_of, answers_in, contents_of
@@ -24,6 +24,7 @@ NO_PROMPT = "no prompt"
 ALIKE = "`chosen` is no better by the scores beside it: read as a tie"
 LISTS = "responses that are lists or objects in a text: taken word for word"
 BAD = "both bad: read as a tie"
+CHOSEN = "a vote on a pair that was chosen where a fit was least sure: agreement on those is not that on random pairs"
 
 
 class Read(NamedTuple):
@@ -57,7 +58,9 @@ def ballot_of(row: Plain, number: str) -> Read:
     if found.left_out:
         left_out[UNSCORED] = found.left_out
     bad = sum(one.winner == "both_bad" for one in ballot.annotations)
-    return Read(ballot, left_out, _counted({BAD: bad, ALIKE: int(found.tied), LISTS: int(_are_lists(ballot, fields))}))
+    chosen = sum(one.asked == UNSURE for one in ballot.annotations)
+    lists = int(_are_lists(ballot, fields))
+    return Read(ballot, left_out, _counted({BAD: bad, ALIKE: int(found.tied), LISTS: lists, CHOSEN: chosen}))
 
 
 def _counted(counts: Mapping[str, int]) -> Counter[str]:

@@ -270,7 +270,11 @@ def _row(ballot: Ballot) -> dict[str, object]:
         "ended": list(ballot.ended),
     }
     row |= {"tools": tools} if tools else {}
-    return row | ({"annotations": [asdict(one) for one in ballot.annotations]} if ballot.annotations else {})
+    return row | ({"annotations": [_said(one) for one in ballot.annotations]} if ballot.annotations else {})
+
+
+def _said(one: Annotation) -> dict[str, object]:
+    return {name: value for name, value in asdict(one).items() if name != "asked" or value}
 
 
 def _prompt_row(prompt: Prompt) -> tuple[object, list[object]]:

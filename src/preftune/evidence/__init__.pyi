@@ -9,11 +9,13 @@ from .alarms import held_out_alarms as held_out_alarms
 from .alarms import loss_alarms as loss_alarms
 from .alarms import run_alarms as run_alarms
 from .alarms import say_alarms as say_alarms
+from .anytime import Question as Question
 from .anytime import anytime_half_width as anytime_half_width
 from .anytime import anytime_interval as anytime_interval
 from .anytime import enough as enough
 from .anytime import exact_interval as exact_interval
 from .anytime import log_wealth as log_wealth
+from .anytime import question_of as question_of
 from .comparisons import Comparison as Comparison
 from .comparisons import Verdict as Verdict
 from .comparisons import bracket as bracket
@@ -49,10 +51,12 @@ from .judging import agreement_of_judges as agreement_of_judges
 from .judging import judge_facts as judge_facts
 from .judging import side as side
 from .length_control import length_controlled as length_controlled
+from .people import MetByPeople as MetByPeople
 from .people import arms_met as arms_met
 from .people import keep_meetings as keep_meetings
 from .people import keep_people as keep_people
 from .people import keep_votes as keep_votes
+from .people import met_by_people as met_by_people
 from .people import pairs_of as pairs_of
 from .people import write_pairs as write_pairs
 from .power import Outlook as Outlook

@@ -20,6 +20,8 @@ has its part of α.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +32,35 @@ from .stats import Estimate, Floats
 SIZES = np.geomspace(0.1, 1, 8)
 MOST = 0.97  # of what it has a bet may lose
 GRID = np.arange(1, 1000) / 1000
+LEAD = 0.1  # of a win rate over one half, that should be found in four of five cases
+LOOKED_AT = 1.9  # times as many votes as for one look, for an interval that always holds
 FEWEST, EACH = 20, 8  # votes in all, and wins and losses each, from which on the interval for large samples is one
+
+
+@dataclass(frozen=True)
+class Question:
+    """A comparison as it stands: on how many prompts, how often the first wins (a tie one half), and the interval that
+    holds at any time. `more`: votes still needed for a lead of ten points, about."""
+
+    name: str
+    prompts: int
+    wins: float | None
+    low: float
+    high: float
+    more: int
+
+    @property
+    def clear(self) -> bool:
+        """Whether ½ is outside of the interval."""
+        return not self.low <= 0.5 <= self.high
+
+
+def question_of(name: str, x: Sequence[float], alpha: float) -> Question:
+    """How a comparison stands after one vote a prompt, the first on each: win 1, tie ½, loss 0."""
+    low, high = exact_interval(x, alpha)
+    ties = sum(one == 0.5 for one in x) / len(x) if x else 0.0
+    needed = math.ceil(LOOKED_AT * 1.96 * (1 - ties) / LEAD**2)
+    return Question(name, len(x), float(np.mean(x)) if x else None, low, high, max(needed - len(x), 0))
 
 
 def exact_interval(x: npt.ArrayLike, alpha: float = 0.05) -> tuple[float, float]:

@@ -26,7 +26,8 @@ class Judgement:
     """What one judge thinks of `sample` of a run beside sample `other` of `against`, to the same prompt.
 
     `first` is Pr(the run's is preferred) where the run's was shown first, `second` where it was shown second; one that
-    is None is no verdict, and `why` says why. `again`: asked a second time, which tells whether a judge drifts.
+    is None is no verdict, and `why` says why. `again`: asked a second time, which tells whether a judge drifts. Of
+    people `first` and `second` are the mean of all votes, and `earliest` is the vote that came first.
     """
 
     judge: str
@@ -41,6 +42,7 @@ class Judgement:
     second: float | None
     why: str = ""
     again: bool = False
+    earliest: float | None = None
 
     @property
     def preference(self) -> float | None:

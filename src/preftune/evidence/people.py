@@ -21,11 +21,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
+from .anytime import Question, question_of
 from .judgements import JUDGEMENTS_FILE, OPPONENT, PEOPLE_FILE, PEOPLE_JUDGE, HumanVote, Judgement
 from .results import Result, Sample, StudyRecord, read_judgements
 from .rows import latest, read_lines, write_records
-from .stats import Floats
+from .stats import Estimate, Floats, clustered_mean
 
+LEVEL = 0.05  # of all comparisons by people together
 APART = 2.0  # two ends meet if one has at most so many times the KL of the other
 WINS = {"tie": 0.5, "both_bad": 0.5}  # beside a and b
 
@@ -140,6 +142,42 @@ def keep_meetings(folder: Path, votes: Sequence[Judgement]) -> None:
     kept = [*(one for one in before if one.judge != PEOPLE_JUDGE), *votes]
     if kept or path.exists():
         write_records(path, kept)
+
+
+@dataclass(frozen=True)
+class MetByPeople:
+    """What people said, blind, of two arms that met: on how many pairs, how often the first wins by all votes, and the
+    comparison by the first vote on each prompt, whose interval holds at any time."""
+
+    a: str
+    b: str
+    noise: float
+    pairs: int
+    wins: Estimate
+    question: Question
+
+
+def met_by_people(study: StudyRecord) -> list[MetByPeople]:
+    """Every two arms that people compared in an arena; all intervals together hold with 95%."""
+    rows = {(row.run, row.step): row for row in study.results}
+    ends = study.ends()
+    meet = arms_met(ends) if study.info["betas"] else itertools.combinations(ends, 2)
+    count = len({(a.arm, b.arm, a.noise) for a, b in meet})
+    said: dict[tuple[str, str, float], list[Judgement]] = defaultdict(list)
+    for one in study.judgements:
+        a, b = rows.get((one.run, one.step)), rows.get((one.against, one.against_step))
+        if one.judge == PEOPLE_JUDGE and a and b and one.preference is not None and one.earliest is not None:
+            said[a.arm, b.arm, a.noise].append(one)
+    return [_met(*arms, of, LEVEL / max(count, len(said))) for arms, of in said.items()]
+
+
+def _met(a: str, b: str, noise: float, said: Sequence[Judgement], alpha: float) -> MetByPeople:
+    """Rows come in the order of the first vote on each pair."""
+    first: dict[int, float] = {}
+    for one in said:
+        first.setdefault(one.prompt_id, one.earliest or 0.0)
+    wins = clustered_mean([one.preference or 0.0 for one in said], [one.prompt_id for one in said])
+    return MetByPeople(a, b, noise, len(said), wins, question_of(f"{a} beside {b}", list(first.values()), alpha))
 
 
 def _lines(path: Path) -> list[tuple[int, dict[str, Any]]]:

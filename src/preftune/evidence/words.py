@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from .comparisons import LEVEL, Best, Comparison, Verdict
 from .frontiers import ACCURACY, CORRECTED, PEOPLE, REWARD, Point
 from .judged import Axis, judges_of, no_axis
+from .judgements import PEOPLE_JUDGE
 from .looks import Looks
 from .results import REFERENCE, SELECTION, StudyRecord
 from .stats import Estimate, number
@@ -80,7 +81,8 @@ def _unscored(study: StudyRecord) -> str:
     """Why nothing is claimed."""
     judges = judges_of(study)
     why = next(((name, no_axis(judge)) for name, judge in judges.items() if no_axis(judge)), None)
-    reason = f"The first judge, {why[0]}, carries no axis: {why[1]}. So" if why else "Nothing scored the samples, so"
+    scorer = "No judge" if any(one.judge == PEOPLE_JUDGE for one in study.judgements) else "Nothing"
+    reason = f"The first judge, {why[0]}, carries no axis: {why[1]}. So" if why else f"{scorer} scored the samples, so"
     return (
         f"{reason} no quality is claimed and no arm compared; how often margins agree with held-out votes is in "
         "the table."

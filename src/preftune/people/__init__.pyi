@@ -10,6 +10,7 @@ from .folders import open_labelling as open_labelling
 from .folders import progress_of as progress_of
 from .folders import remove_person as remove_person
 from .labels import Labelling as Labelling
+from .labels import has_responses as has_responses
 from .labels import labelling_of as labelling_of
 from .labels import read_labelling as read_labelling
 from .serving import Address as Address

@@ -165,7 +165,8 @@ def _judgements(arena: Arena, votes: Sequence[Said], pairs: Mapping[str, Pair]) 
         own, other = arena.samples[name]
         where = (own.run, own.step, own.prompt_id, own.sample, other.run, other.step, other.sample)
         mean = sum(values) / len(values)
-        found.append(Judgement(PEOPLE_JUDGE, *where, mean, mean, f"votes of people: {len(values)}"))
+        told = f"votes of people: {len(values)}"
+        found.append(Judgement(PEOPLE_JUDGE, *where, mean, mean, told, earliest=values[0]))
     return found
 
 

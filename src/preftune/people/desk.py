@@ -10,15 +10,15 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
-from itertools import chain, islice
+from itertools import islice
 from threading import RLock
 
 from .pairs import BOTH_BAD, TIE, Pair, is_shared, named
-from .store import AGAIN, SKIP, UNDO, VOTE, Said, Store
+from .store import AGAIN, CHOSEN, SKIP, UNDO, VOTE, Said, Store
 
 HELD = 15 * 60.0  # seconds for which a pair that was handed out is kept for its person
 SHARE = 0.2  # of the pairs, asked of everybody
+AT_RANDOM = 0.25  # of what else a person is asked, where pairs are chosen
 EVERY, LATER = 25, 10  # votes between two pairs that a person is asked again, and between a pair and its repetition
 
 
@@ -33,7 +33,10 @@ class Queue:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.pairs, self.places = pairs, {pair.id: place for place, pair in enumerate(pairs)}
-        self._left_out = left_out  # whose votes are not enough
+        self._left_out = set(left_out)  # whose votes are not enough
+        self._preferred: tuple[int, ...] = ()  # the pairs to be asked next, where they are chosen
+        self._chosen: dict[str, set[int]] = defaultdict(set)  # for each person
+        self._share = share
         self._shared = [is_shared(pair, share) for pair in pairs]
         self._answers: dict[str, dict[int, str]] = defaultdict(dict)  # of each person, the latest answer last
         self._votes: dict[int, set[str]] = defaultdict(set)  # on each pair, by whom
@@ -47,12 +50,12 @@ class Queue:
         place = self.places.get(said.pair)
         if place is None:
             return
-        if said.kind == AGAIN:
-            self._again[said.person].add(place)
+        if said.kind in (AGAIN, CHOSEN):
+            (self._again if said.kind == AGAIN else self._chosen)[said.person].add(place)
             return
         self._answers[said.person].pop(place, None)
         self._votes[place].discard(said.person)
-        if said.kind == VOTE and said.person not in self._left_out:
+        if said.kind == VOTE:
             self._votes[place].add(said.person)
         if said.kind == UNDO:
             self._start = {person: min(start, place) for person, start in self._start.items()}
@@ -63,9 +66,9 @@ class Queue:
     def next(self, person: str, count: int, have: Collection[str] = ()) -> list[Pair]:
         """The next pairs for a person, who `has` some before their eyes already; they are held from now on."""
         known = {self.places[name] for name in have if name in self.places}
-        again = self.due(person)
-        first = [self.places[again.id]] if again else []
-        found = list(islice((place for place in chain(first, self._open(person)) if place not in known), count))
+        found: list[int] = []
+        while len(found) < count and (place := self._pick(person, {*known, *found})) is not None:
+            found.append(place)
         now = self._clock()
         self._held |= {place: (person, now) for place in (*found, *known) if not self._shared[place]}
         return [self.pairs[place] for place in found]
@@ -82,19 +85,71 @@ class Queue:
         early = (place for place in votes[: EVERY * (len(asked) + 1) - LATER] if place not in asked)
         return self.pairs[min(early, key=lambda place: named("again", self.pairs[place].id, person))]
 
+    def prefer(self, names: Sequence[str]) -> None:
+        """From now on most of what is asked are these pairs, the first one first; none: all of it is random."""
+        self._preferred = tuple(self.places[name] for name in names)
+
+    def unvoted(self, most: int) -> list[Pair]:
+        """The first pairs that nobody voted on and not everybody is asked about."""
+        own = (place for place, shared in enumerate(self._shared) if not shared)
+        free = (place for place in own if self._votes.get(place, set()) <= self._left_out)
+        return [self.pairs[place] for place in islice(free, most)]
+
+    def was_chosen(self, person: str, pair: Pair) -> bool:
+        """Whether the person is asked about the pair because it was preferred."""
+        return self.places[pair.id] in self._chosen[person]
+
+    def _pick(self, person: str, taken: Collection[int]) -> int | None:
+        """A pair for the person, none of those that are taken."""
+        again = self.due(person)
+        if again and self.places[again.id] not in taken:
+            return self.places[again.id]
+        for place, chosen in self._wanted(person, len(self._answers[person]) + len(taken)):
+            if place not in taken:
+                if chosen:
+                    self._chosen[person].add(place)
+                return place
+        return None
+
+    def _wanted(self, person: str, turn: int) -> Iterator[tuple[int, bool]]:
+        """What may be asked at a person's turn, the best first, and whether it was chosen.
+
+        Where some pairs are preferred, chance says of each turn whether it is for a pair that everybody is asked about
+        (as often as there are such), for a random other one, or for one of the preferred.
+        """
+        at = int(named("turn", person, turn), 16) / 16**16
+        if self._preferred and at < self._share:
+            yield from ((place, False) for place in self._open(person) if self._shared[place])
+        elif self._preferred and at < self._share + (1 - self._share) * AT_RANDOM:
+            yield from ((place, False) for place in self._open(person) if not self._shared[place])
+        elif self._preferred:
+            yield from ((place, True) for place in self._preferred if self._is_open(place, person))
+        yield from ((place, False) for place in self._open(person))
+
     def _open(self, person: str) -> Iterator[int]:
-        start, now = self._start.get(person, 0), self._clock()
+        start = self._start.get(person, 0)
         while start < len(self.pairs) and self._closed(start, person):
             start += 1
         self._start[person] = start
-        for place in range(start, len(self.pairs)):
-            holder, since = self._held.get(place, (person, now))
-            if not self._closed(place, person) and (holder == person or now - since > HELD):
-                yield place
+        yield from (place for place in range(start, len(self.pairs)) if self._is_open(place, person))
+
+    def _is_open(self, place: int, person: str) -> bool:
+        now = self._clock()
+        holder, since = self._held.get(place, (person, now))
+        return not self._closed(place, person) and (holder == person or now - since > HELD)
 
     def _closed(self, place: int, person: str) -> bool:
         """Whether the person answered it, or somebody voted who was enough."""
-        return place in self._answers[person] or (not self._shared[place] and bool(self._votes[place]))
+        return place in self._answers[person] or (not self._shared[place] and not self._votes[place] <= self._left_out)
+
+    def leave_out(self, people: Collection[str]) -> None:
+        """From now on the votes of these people, and of nobody else, are not enough."""
+        self._left_out = set(people)
+        self._start.clear()
+
+    def knows(self, person: str) -> bool:
+        """Whether something that the person said stands."""
+        return bool(self._answers.get(person))
 
     def last(self, person: str) -> Pair | None:
         """What the person answered last, as it stands."""
@@ -105,12 +160,17 @@ class Queue:
         """How many pairs have no vote that counts and were skipped by nobody."""
         said = (own.items() for person, own in self._answers.items() if person not in self._left_out)
         skipped = {place for own in said for place, kind in own if kind == SKIP}
-        return sum(not self._votes.get(place) and place not in skipped for place in range(len(self.pairs)))
+        return sum(
+            self._votes.get(place, set()) <= self._left_out and place not in skipped for place in range(len(self.pairs))
+        )
 
     def counts(self, person: str) -> dict[str, int]:
-        """How many votes and skips of this person stand. Nobody is told what others said."""
+        """How many votes, those on pairs that were asked again too, and skips of this person stand.
+
+        Nobody is told what others said.
+        """
         kinds = list(self._answers[person].values())
-        return {"votes": kinds.count(VOTE), "skips": kinds.count(SKIP)}
+        return {"votes": kinds.count(VOTE) + len(self._again[person]), "skips": kinds.count(SKIP)}
 
 
 class Desk:
@@ -119,7 +179,7 @@ class Desk:
     def __init__(self, store: Store, pairs: Sequence[Pair], share: float = SHARE) -> None:
         self.store, self.queue = store, Queue(pairs, share, store.left_out())
         self._lock = RLock()
-        for said in (*store.standing(), *store.repeats()):
+        for said in (*store.standing(), *store.repeats(), *store.chosen()):
             self.queue.add(said)
 
     def pair(self, name: str) -> Pair | None:
@@ -128,9 +188,13 @@ class Desk:
         return None if place is None else self.queue.pairs[place]
 
     def offer(self, person: str, count: int, have: Collection[str]) -> list[Pair]:
-        """The next pairs for a person."""
+        """The next pairs for a person; which of them were chosen is on the disk before anybody sees them."""
         with self._lock:
-            return self.queue.next(person, count, have)
+            pairs = self.queue.next(person, count, have)
+            for pair in pairs:
+                if self.queue.was_chosen(person, pair):
+                    self.store.append(Said(f"chosen {pair.id}", person, pair.id, CHOSEN))
+            return pairs
 
     def counts(self, person: str) -> dict[str, int]:
         """How much this person said."""
@@ -167,10 +231,17 @@ class Desk:
             kept = self._keep(Said(name, person, last.id if last else "", UNDO))
             return self.pair(kept.pair)
 
+    def leave_out(self, person: str, out: bool, name: str) -> None:
+        """Let a person's votes count for nothing, or count again, by a row of that id. Raises ValueError for nobody."""
+        with self._lock:
+            if not self.queue.knows(person):
+                raise ValueError("nobody of that name voted here")
+            self.store.leave_out(person, out, name)
+            self.queue.leave_out(self.store.left_out())
+
     def _keep(self, said: Said) -> Said:
         with self._lock:
-            at = datetime.now(UTC).isoformat(timespec="milliseconds")
-            kept, new = self.store.append(replace(said, at=at))
+            kept, new = self.store.append(said)
             if new:
                 self.queue.add(kept)
             return kept

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..data import UNSURE
 from .pairs import BOTH_BAD, TIE, Pair
 from .store import VOTE, Said, Store
 
@@ -36,12 +37,20 @@ def win_of(said: Said, pair: Pair) -> float:
     return {"a": 1.0, "b": 0.0}.get(winner_of(said, pair), 0.5)
 
 
-def vote_lines(votes: Iterable[Said], pairs: Mapping[str, Pair], names: Mapping[str, str]) -> list[dict[str, Any]]:
-    """A line for each vote: on what, who, when, what stood on the left, and how long it took."""
+def why_asked(store: Store) -> dict[tuple[str, str], str]:
+    """Of a person and a pair, why they were asked about it: "unsure" where a fit was; every other pair is random."""
+    return {(one.person, one.pair): UNSURE for one in store.chosen()}
+
+
+def vote_lines(
+    votes: Iterable[Said], pairs: Mapping[str, Pair], names: Mapping[str, str], asked: Mapping[tuple[str, str], str]
+) -> list[dict[str, Any]]:
+    """A line for each vote: on what and why, who, when, what stood on the left, and how long it took."""
     lines = []
     for said in votes:
         pair = pairs[said.pair]
         left = "ab"[pair.names.index(said.left)]
+        what = {"pair": said.pair, "prompt": pair.group, "asked": asked.get((said.person, said.pair), "random")}
         winner = {"winner": winner_of(said, pair), "response": said.winner, "left": left, "ms": said.ms}
-        lines.append({"pair": said.pair, "prompt": pair.group, **winner, "by": names[said.person], "at": said.at})
+        lines.append({**what, **winner, "by": names[said.person], "at": said.at})
     return lines

@@ -16,35 +16,15 @@ from typing import Any
 import numpy as np
 
 from ..checking import agreement_on
-from ..evidence import clustered_mean, exact_interval
+from ..evidence import Question, clustered_mean, question_of
 from .exports import win_of, winner_of
 from .pairs import BOTH_BAD, TIE, Pair
 from .store import VOTE, Said, Store
 
 LEVEL = 0.05
-LEAD = 0.1  # of a win rate over one half, that should be found in four of five cases
-LOOKED_AT = 1.9  # times as many votes as for one look, for an interval that always holds
 FEW, ASKED = 10, 4  # votes of a person, and repetitions, before anything is said of them
 COLUMN = {"a": 0, "b": 1}  # of neither: 2
 FAST, STREAK, ONE_SIDED = 1.5, 12, 0.001  # seconds; votes alike in a row; a chance
-
-
-@dataclass(frozen=True)
-class Question:
-    """A comparison as it stands: on how many prompts, how often the first wins (a tie one half), and the interval that
-    holds at any time. `more`: votes still needed for a lead of ten points, about."""
-
-    name: str
-    prompts: int
-    wins: float | None
-    low: float
-    high: float
-    more: int
-
-    @property
-    def clear(self) -> bool:
-        """Whether ½ is outside of the interval."""
-        return not self.low <= 0.5 <= self.high
 
 
 @dataclass(frozen=True)
@@ -73,14 +53,7 @@ def questions(votes: Sequence[Said], pairs: Mapping[str, Pair], names: Mapping[s
         pair = pairs[said.pair]
         if pair.question in first:
             first[pair.question].setdefault(pair.group, win_of(said, pair))
-    return [_question(names[name], list(x.values()), LEVEL / len(names)) for name, x in first.items()]
-
-
-def _question(name: str, x: Sequence[float], alpha: float) -> Question:
-    low, high = exact_interval(x, alpha)
-    ties = sum(one == 0.5 for one in x) / len(x) if x else 0.0
-    needed = math.ceil(LOOKED_AT * 1.96 * (1 - ties) / LEAD**2)
-    return Question(name, len(x), float(np.mean(x)) if x else None, low, high, max(needed - len(x), 0))
+    return [question_of(names[name], list(x.values()), LEVEL / len(names)) for name, x in first.items()]
 
 
 def agreement_told(votes: Sequence[Said], pairs: Mapping[str, Pair]) -> str:

@@ -14,8 +14,9 @@ from ..errors import UserError
 from ..evidence import StudyRecord, arms_met, read_study, write_json, write_records
 from ..stopping import only_writer
 from .arena import Arena, Meeting, arena_of, as_ballots, keep_as_evidence, telling, with_the_judge
+from .choosing import Choose, choosing
 from .desk import Desk
-from .exports import counted, pseudonyms, vote_lines
+from .exports import counted, pseudonyms, vote_lines, why_asked
 from .figures import LEVEL, standing_of
 from .labels import Labelling, labelled, read_labelling
 from .pairs import Pair
@@ -37,13 +38,20 @@ Written = list[tuple[Path, str]]  # files, and what is in them
 # --- what is asked ----------------------------------------------------------------------------------------------------
 
 
-def open_labelling(labelling: Labelling, folder: Path, address: Address, **who: Any) -> tuple[int, int]:
-    """Have people label these ballots until somebody stops it; how many votes stand, on how many ballots."""
+def open_labelling(
+    labelling: Labelling, folder: Path, address: Address, choose: Choose | None = None, **who: Any
+) -> tuple[int, int]:
+    """Have people label these ballots until somebody stops it; how many votes stand, on how many ballots.
+
+    Pairs come at random, unless there is somebody to `choose` most of them from the votes so far.
+    """
     check_installed("label")
     _check_ours(folder)
     with only_writer(folder), Store(folder / VOTES_FILE) as store:
         _check_same(store, labelling, folder)
         write_ballots(labelling.ballots, folder / BALLOTS_FILE)
+        if choose is not None:
+            who["beside"] = lambda desk: choosing(desk, folder / VOTES_FILE, labelling, choose)
         _serve(store, labelling, folder, address, who)
         votes, ballots, _ = _export(store, labelling, folder)
     return len(votes), len(ballots)
@@ -152,14 +160,15 @@ def _export(
     pairs: Mapping[str, Pair] = {pair.id: pair for pair in content.pairs}
     votes = counted(store, pairs)
     names = pseudonyms(store, {said.person for said in store.log()} | also)
+    asked = why_asked(store)
     evidence: Written = []
     if isinstance(content, Arena):
         ballots = as_ballots(content, votes, names)
         evidence = [(keep_as_evidence(content, votes, names), "the same votes, for preftune report")]
     else:
-        ballots = labelled(content, votes, names)
+        ballots = labelled(content, votes, names, asked)
     write_ballots(ballots, folder / LABELLED_FILE)
-    write_records(folder / LINES_FILE, vote_lines(votes, pairs, names))
+    write_records(folder / LINES_FILE, vote_lines(votes, pairs, names, asked))
     written = [(folder / LABELLED_FILE, f"{len(ballots):,} ballots"), (folder / LINES_FILE, f"{len(votes):,} votes")]
     return votes, ballots, written + evidence
 

@@ -46,6 +46,7 @@ def make_app(desk: Desk, standing: Standing, *, tokens: tuple[str, str], hosts: 
         "/api/undo": lambda asked: _undo(desk, asked),
         "/api/whole": lambda asked: whole(_pair(desk, asked)),
         f"{ORGANISER}standing": lambda asked: standing(),
+        f"{ORGANISER}leave-out": lambda asked: _leave_out(desk, asked, standing),
     }
     routes = [Route(path, _asset(*of), methods=["GET"]) for path, of in SERVED.items()]
     routes += [Route(path, _json(answer), methods=["POST"]) for path, answer in answers.items()]
@@ -114,6 +115,17 @@ def _undo(desk: Desk, asked: Asked) -> Mapping[str, Any]:
     person = _name(asked)
     pair = desk.undo(person, _text(asked, "id", ID))
     return {"pairs": [pair_shown(pair, pair.sides(person))] if pair else [], **desk.counts(person)}
+
+
+def _leave_out(desk: Desk, asked: Asked, standing: Standing) -> Mapping[str, Any]:
+    out = asked.get("out")
+    if not isinstance(out, bool):
+        raise Refusal(400, "`out` must be true or false")
+    try:
+        desk.leave_out(_name(asked), out, _text(asked, "id", ID))
+    except ValueError as why:
+        raise Refusal(400, str(why)) from None
+    return standing()
 
 
 def _pair(desk: Desk, asked: Asked) -> Any:

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -71,8 +71,10 @@ def serve(
     share: float,
     name: str = "",
     ends: bool = False,
+    beside: Callable[[Desk], AbstractContextManager[None]] | None = None,
 ) -> None:
-    """Serve the page until somebody stops it (SIGINT, SIGTERM); one that `ends`, until all pairs are answered.
+    """Serve the page, with what goes on `beside` it, until somebody stops it (SIGINT, SIGTERM); one that `ends`, until
+    all pairs are answered.
 
     Raises UserError where the address cannot be taken.
     """
@@ -105,7 +107,7 @@ def serve(
         server = uvicorn.Server(config)
         if ends:
             threading.Thread(target=_end, args=(server, desk), daemon=True).start()
-        with suppress(KeyboardInterrupt):
+        with beside(desk) if beside else nullcontext(), suppress(KeyboardInterrupt):
             server.run(sockets=[listening])
 
 

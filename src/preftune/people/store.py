@@ -1,44 +1,49 @@
 """What people said, in an SQLite file: a log that only grows, from which everything else follows.
 
-The latest row of a person on a pair stands; an undo is a row. A row has the id that its sender gave it, once: whoever
-got no answer sends it again. It is on the disk before it is acknowledged. A person who wants to be removed is: those
-rows alone leave the log.
+The latest row of a person on a pair stands; an undo is a row, and so is it that a person's votes count no longer, or
+again. A row has the id that its sender gave it, once: whoever got no answer sends it again. It is on the disk before it
+is acknowledged. A person who wants to be removed is: those rows alone leave the log.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
 
 from ..errors import UserError
 
-VOTE, SKIP, UNDO, AGAIN = "vote", "skip", "undo", "again"
+VOTE, SKIP, UNDO, AGAIN, OUT, IN, CHOSEN = "vote", "skip", "undo", "again", "out", "in", "chosen"
 BUSY = 10.0  # seconds to wait for another process that reads
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS left_out (person TEXT PRIMARY KEY) STRICT;
 CREATE TABLE IF NOT EXISTS log (
     id TEXT NOT NULL, person TEXT NOT NULL, pair TEXT NOT NULL, kind TEXT NOT NULL, winner TEXT NOT NULL,
     left TEXT NOT NULL, ms INTEGER NOT NULL, at TEXT NOT NULL, seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    UNIQUE (person, id), CHECK (kind IN ('vote', 'skip', 'undo', 'again'))
+    UNIQUE (person, id), CHECK (kind IN ('vote', 'skip', 'undo', 'again', 'out', 'in', 'chosen'))
 ) STRICT;
 CREATE INDEX IF NOT EXISTS said ON log (pair, person, seq);
 CREATE VIEW IF NOT EXISTS standing AS
-    SELECT * FROM log WHERE kind != 'undo'
-    AND seq IN (SELECT MAX(seq) FROM log WHERE kind != 'again' GROUP BY pair, person);
+    SELECT * FROM log WHERE kind IN ('vote', 'skip')
+    AND seq IN (SELECT MAX(seq) FROM log WHERE kind IN ('vote', 'skip', 'undo') GROUP BY pair, person);
+CREATE VIEW IF NOT EXISTS outside AS
+    SELECT person FROM log WHERE kind = 'out'
+    AND seq IN (SELECT MAX(seq) FROM log WHERE kind IN ('out', 'in') GROUP BY person);
 """
 
 
 @dataclass(frozen=True)
 class Said:
     """A row of the log: a vote for the response named `winner` (or tie, both_bad), a skip, or an undo; or a vote on a
-    pair that was asked `again`, which tells something of the person and is no evidence.
+    pair that was asked `again`, which tells something of the person and is no evidence; or that the person's votes
+    count no longer (`out`), or again (`in`), which is on no pair; or that the pair was `chosen` to be asked next.
 
     `left` names the response that stood on the left, `ms` is how long the person looked, `at` when it came (UTC).
     """
@@ -91,9 +96,9 @@ class Store:
     def append(self, said: Said) -> tuple[Said, bool]:
         """Write a row, unless this person sent one of this id before; the row that is there now, and whether it is new.
 
-        When it returns, the row is on the disk.
+        When it returns, the row is on the disk. It has the time of now, unless it has one already.
         """
-        values = astuple(said)[:-1]
+        values = astuple(replace(said, at=said.at or datetime.now(UTC).isoformat(timespec="milliseconds")))[:-1]
         with self._lock:
             marks = ", ".join("?" * len(values))
             done = self._file.execute(f"INSERT OR IGNORE INTO log ({WRITTEN}) VALUES ({marks})", values)
@@ -113,6 +118,10 @@ class Store:
         """Votes on pairs that their person had voted on before."""
         return self._rows(f"SELECT {COLUMNS} FROM log WHERE kind = '{AGAIN}' ORDER BY seq")
 
+    def chosen(self) -> list[Said]:
+        """Which pairs were chosen to be asked of whom."""
+        return self._rows(f"SELECT {COLUMNS} FROM log WHERE kind = '{CHOSEN}' ORDER BY seq")
+
     def _rows(self, query: str) -> list[Said]:
         with self._lock:
             return [Said(*row) for row in self._file.execute(query)]
@@ -129,19 +138,16 @@ class Store:
     def left_out(self) -> frozenset[str]:
         """Whose votes count for nothing, though they are there."""
         with self._lock:
-            return frozenset(row[0] for row in self._file.execute("SELECT person FROM left_out"))
+            return frozenset(row[0] for row in self._file.execute("SELECT person FROM outside"))
 
-    def leave_out(self, person: str, out: bool = True) -> None:
-        """Let a person's votes count for nothing, or count again."""
-        change = "INSERT OR IGNORE INTO left_out VALUES (?)" if out else "DELETE FROM left_out WHERE person = ?"
-        with self._lock:
-            self._file.execute(change, (person,))
+    def leave_out(self, person: str, out: bool = True, name: str = "") -> None:
+        """Let a person's votes count for nothing, or count again, by a row of that id."""
+        self.append(Said(name or secrets.token_hex(16), person, "", OUT if out else IN))
 
     def remove(self, person: str) -> int:
         """Remove a person: every row of theirs, overwritten on the disk; how many there were."""
         with self._lock:
             gone = self._file.execute("DELETE FROM log WHERE person = ?", (person,)).rowcount
-            self._file.execute("DELETE FROM left_out WHERE person = ?", (person,))
             self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             self._file.execute("VACUUM")
             self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -4,9 +4,11 @@ from .fitting import check_kind as check_kind
 from .fitting import default_kind as default_kind
 from .fitting import likelihood_of as likelihood_of
 from .fitting import reward_recipe as reward_recipe
+from .frozen import candidate_layers as candidate_layers
 from .rewards import check_fitted as check_fitted
 from .rewards import fit_or_load as fit_or_load
 from .rewards import fit_reward as fit_reward
 from .rewards import quality_table as quality_table
 from .targets import check_extra_responses as check_extra_responses
 from .targets import set_targets as set_targets
+from .unsure import least_sure as least_sure

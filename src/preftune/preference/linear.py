@@ -106,25 +106,25 @@ def fit_frozen(
     """
     a, b = vote_pairs(ballots).T
     table = reference_table(ballots)
-    fold = _folds(table.prompt, seed)
+    fold = folds_of(table.prompt, seed)
     heads = [find_head(head, features_BD, a, b) for features_BD in features_LBD]
     losses = np.zeros((len(features_LBD), len(PENALTIES)))
     if len(set(table.prompt)) > 1:
         for layer, left_out in track([(i, k) for i in range(len(losses)) for k in np.unique(fold)], "cross-validation"):
             rows = heads[layer].rows(features_LBD[layer][a], features_LBD[layer][b])
-            losses[layer] += _path_losses(rows, target, table, fold == left_out, flip_rate)
+            losses[layer] += path_losses(rows, target, table, fold == left_out, flip_rate)
         losses /= table.weight.sum()
         layer, choice = map(int, np.unravel_index(losses.argmin(), losses.shape))
         found: float | None = float(losses[layer, choice])
     else:
         layer, choice, found = len(losses) // 2, PENALTIES.index(UNCHOSEN), None
     rows = heads[layer].rows(features_LBD[layer][a], features_LBD[layer][b])
-    scale = _spread(rows, table.weight)
+    scale = spread_of(rows, table.weight)
     weight, rate = fit_linear(rows / scale, target, table.weight, penalty=PENALTIES[choice], flip_rate=flip_rate)
     return LinearFit(layer, PENALTIES[choice], found, rate, heads[layer], weight / scale)
 
 
-def _folds(prompts: Sequence[tuple[int, ...]], seed: int) -> Indices:
+def folds_of(prompts: Sequence[tuple[int, ...]], seed: int) -> Indices:
     """The fold of every vote; all votes of a prompt are in one."""
     distinct = sorted(set(prompts))
     random.Random(seed).shuffle(distinct)
@@ -132,11 +132,11 @@ def _folds(prompts: Sequence[tuple[int, ...]], seed: int) -> Indices:
     return np.array([number_of[prompt] for prompt in prompts], dtype=np.intp)
 
 
-def _path_losses(
+def path_losses(
     rows: Floats, target: Floats, table: VoteTable, test: npt.NDArray[np.bool_], flip_rate: float | None
 ) -> Floats:
     """Summed loss on the votes of `test` of a fit to all others, for every penalty, from the strongest down."""
-    scale = _spread(rows[~test], table.weight[~test])
+    scale = spread_of(rows[~test], table.weight[~test])
     rows = rows / scale
     found: list[float] = []
     w: Floats | None = None
@@ -154,7 +154,7 @@ def _path_losses(
     return np.array(found)
 
 
-def _spread(rows: Floats, weight: Floats) -> Floats:
+def spread_of(rows: Floats, weight: Floats) -> Floats:
     """Root mean square of every column over the votes, 1 where all are 0."""
     spread = np.sqrt(weight @ rows**2 / weight.sum())
     return np.where(spread > 0, spread, 1.0)

@@ -17,6 +17,7 @@ from ..evidence import (
     Verdict,
     better,
     judges_of,
+    met_by_people,
     noise_in_words,
     number,
 )
@@ -134,8 +135,11 @@ def headline(study: StudyRecord, answer: Verdict) -> str:
     if not study.trained():
         return "Nothing has been evaluated yet."
     if answer.axis == ACCURACY:
-        why = "The first judge carries no axis" if judges_of(study) else "Nothing scored the samples"
-        return f"{why}, so no method is called better here."
+        people = bool(met_by_people(study))
+        why = "No judge scored the samples" if people else "Nothing scored the samples"
+        if judges_of(study):
+            why = "The first judge carries no axis"
+        return f"{why}, so no method is called better here." + " What people said is below." * people
     told = [_of_pairs(answer.at_noise(noise)) for noise in noises]
     doubted = answer.axis == WIN_RATE and any(alarm.startswith(f"Judge {answer.judge} ") for alarm in answer.alarms)
     alarms = "Alarms were raised. " if answer.alarmed else "The judge is in doubt. " if doubted else ""

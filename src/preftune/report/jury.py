@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,15 +13,19 @@ from ..evidence import (
     COPY,
     NULL,
     OPPONENT,
+    PEOPLE_JUDGE,
     WIN_RATE,
     Comparison,
     Estimate,
     JudgeFacts,
+    MetByPeople,
     StudyRecord,
     Verdict,
     agreement_of_judges,
     clustered_mean,
     judge_facts,
+    met_by_people,
+    namer,
     number,
     people_of,
     run_names,
@@ -90,12 +94,13 @@ def _axis(answer: Verdict) -> str:
 
 
 def contest_rows(study: StudyRecord) -> list[Contest]:
-    """Every meeting of two arms at about the same KL, by every judge."""
+    """Every meeting of two arms at about the same KL, by every judge that is no person."""
     found: dict[tuple[str, tuple[str, int], tuple[str, int]], dict[int, list[float]]] = defaultdict(
         lambda: defaultdict(list)
     )
     for one in study.judgements:
-        if one.against != OPPONENT and one.run not in CONTROLS and not one.again and one.preference is not None:
+        met = one.against != OPPONENT and one.run not in CONTROLS and not one.again
+        if met and one.judge != PEOPLE_JUDGE and one.preference is not None:
             where = one.judge, (one.run, one.step), (one.against, one.against_step)
             found[where][one.prompt_id].append(one.preference)
     names, kls = run_names(study), {(row.run, row.step): row.kl or 0.0 for row in study.results}
@@ -105,6 +110,45 @@ def contest_rows(study: StudyRecord) -> list[Contest]:
         far = f"{kls.get(a, 0):.2g} and {kls.get(b, 0):.2g}"
         rows.append(Contest(names.get(a[0], a[0]), names.get(b[0], b[0]), far, judge, percent(wins)))
     return rows
+
+
+class Met(NamedTuple):
+    """Two arms that people compared blind: on how many pairs, how often the first wins by all votes, and on how many
+    prompts, how often, and the interval that always holds, by the first vote on each; what that says."""
+
+    a: str
+    b: str
+    pairs: str
+    all: str
+    prompts: str
+    first: str
+    between: str
+    so: str
+
+    @property
+    def told(self) -> str:
+        """The same in a sentence."""
+        return (
+            f"People compared {self.a} and {self.b} blind on {self.prompts} prompts: {self.so} (the first wins "
+            f"{self.first}%; an interval that holds however often it was looked at: {self.between}%). That is about "
+            "these samples, these prompts and these people."
+        )
+
+
+def met_rows(study: StudyRecord) -> list[Met]:
+    """Every two arms that people compared blind."""
+    return [_met(one, namer(study)) for one in met_by_people(study)]
+
+
+def _met(one: MetByPeople, name: Callable[..., str]) -> Met:
+    asked = one.question
+    a, b = (name(arm, None, None, one.noise) for arm in (one.a, one.b))
+    so = f"people prefer {a if asked.low > 0.5 else b}"
+    if not asked.clear:
+        so = f"not told apart; a lead of ten points needs about {asked.more:,} votes more"
+    between = f"{100 * asked.low:.1f} to {100 * asked.high:.1f}"
+    first = f"{100 * (asked.wins or 0.0):.1f}"
+    return Met(a, b, f"{one.pairs:,}", percent(one.wins), f"{asked.prompts:,}", first, between, so)
 
 
 def people_rows(study: StudyRecord) -> list[Row]:
@@ -153,6 +197,7 @@ def judging_of(study: StudyRecord, answer: Verdict) -> dict[str, Any]:
         "judge_agreement": agreement_rows(study),
         "secondary": secondary_rows(answer, len(study.noises()) > 1),
         "contests": contest_rows(study),
+        "met": met_rows(study),
         "people": people_rows(study),
         "people_told": people_told(answer),
         "may_conclude": list(may_conclude(answer)) if answer.axis == WIN_RATE else [],

@@ -1,3 +1,4 @@
+from .choosing import open_chooser as open_chooser
 from .drawing import check_drawing as check_drawing
 from .drawing import distinct as distinct
 from .drawing import draw_ballots as draw_ballots
