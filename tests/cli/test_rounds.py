@@ -78,6 +78,7 @@ def test_people_vote_and_judge_on_pages_that_end_when_all_is_answered_or_there_i
         (["ipo", "--voter", "people", "--beta", 1, "--judge-budget", 3], "--judge-budget 3: no judge has use for it"),
         (["ipo", "--voter", "people", "--beta", 1, "--data", "x"], "unknown flag --data to this command"),
         (["ipo", "--beta", 1], "missing: "),
+        (["ipo", "--beta", 1, "--voter", "model:M", "--enough"], "--enough: is for people, and --voter model:M votes"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import PowerCut, contents, watch_steps
 
-from preftune.data import kept_digests, prompt_digests, read_ballots, read_prompts
+from preftune.data import Ballot, Message, kept_digests, prompt_digests, read_ballots, read_prompts, write_ballots
 from preftune.errors import UserError
 from preftune.evidence import clustered_mean, read_judgements, read_study
 from preftune.judges import Contest, Judge, Opinion
@@ -210,6 +210,20 @@ def test_a_vote_counts_as_often_as_its_responses_were_drawn_together(small: Path
             assert vote.weight == a * b
             weights[vote.weight] += 1
     assert len(weights) > 1 and all(len(row["responses"]) == 3 for row in drawn)
+
+
+def test_what_was_drawn_is_read_as_it_was_written(tmp_path: Path) -> None:
+    """Also where a text has what other programs take for the end of a line."""
+    chat = (Message("user", "Ask\u2028me"), Message("assistant", "What?"), Message("user", "This\x85"))
+    drawn = [
+        Ballot(chat, ("a\u2028b\r", "", "a\u2028b\r"), (), "1", "start", (True, False, True)),
+        Ballot("x", ("", "c"), ()),
+    ]
+    write_ballots(drawn, tmp_path / "samples.jsonl")
+    assert stages.read_drawn(tmp_path / "samples.jsonl") == drawn
+    (tmp_path / "samples.jsonl").write_text("{}\n")
+    with pytest.raises(UserError, match=r"samples.jsonl, line 1: cannot be read; remove the file"):
+        stages.read_drawn(tmp_path / "samples.jsonl")
 
 
 def test_the_table_is_what_the_judgement_says(small: Path) -> None:
