@@ -16,16 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import PowerCut, contents, watch_steps
 
-from preftune.data import kept_digests, prompt_digests, read_ballots, read_prompts
-from preftune.errors import Interrupted, UserError
+from preftune.data import Ballot, Message, kept_digests, prompt_digests, read_ballots, read_prompts, write_ballots
+from preftune.errors import UserError
 from preftune.evidence import clustered_mean, read_judgements, read_study
 from preftune.judges import Contest, Judge, Opinion
 from preftune.lab import optima
 from preftune.lab.worlds import Floats
-from preftune.people import folders as people_folders
-from preftune.people.desk import Desk
-from preftune.people.store import VOTE, Said
-from preftune.rounds import Pages, making, run_rounds, stages
+from preftune.rounds import making, run_rounds, stages
 from preftune.study import judging
 
 WORDS = ["x", "y", "a", "b", "c"]
@@ -102,6 +99,32 @@ def test_from_half_on_a_larger_beta_brings_any_two_policies_nearer(
     truth[np.tril_indices(4, -1)] = 1 - truth.T[np.tril_indices(4, -1)]
     moved = apart(step(reference, a, truth, beta), step(reference, b, truth, beta))
     assert moved <= apart(a, b) / (2 * beta) + 1e-12
+
+
+@pytest.mark.parametrize(
+    ("circle", "beta", "wanted"),
+    [
+        (False, 0.2, (0.419, 0.063, 0.008, 0.001)),
+        (True, 0.3, (0.088, 0.068, 0.051, 0.041)),
+        (True, 0.2, (0.103, 0.116, 0.126, 0.166)),
+    ],
+)
+def test_rounds_come_nearer_where_scores_explain_the_preference_and_may_not_where_it_runs_in_circles(
+    circle: bool, beta: float, wanted: Sequence[float]
+) -> None:
+    """The figures of docs/ROUNDS.md, without samples."""
+    places = np.arange(5)
+    ahead = (places[None, :] - places[:, None]) % 5
+    truth = np.select([ahead == 0, ahead <= 2], [0.5, 0.9], 0.1) if circle else TRUTH
+    start = np.array([0.3, 0.25, 0.2, 0.15, 0.1])
+    fixed = start
+    for _ in range(5000):
+        fixed = 0.95 * fixed + 0.05 * step(start, fixed, truth, beta)
+    assert apart(step(start, fixed, truth, beta), fixed) < 1e-12
+    policies = [start]
+    for _ in (1, 2, 3):
+        policies.append(step(start, policies[-1], truth, beta))
+    np.testing.assert_allclose([apart(one, fixed) for one in policies], wanted, atol=6e-4)
 
 
 def test_the_reference_is_the_start_in_every_round(theory: tuple[Path, World], model: str) -> None:
@@ -189,6 +212,20 @@ def test_a_vote_counts_as_often_as_its_responses_were_drawn_together(small: Path
     assert len(weights) > 1 and all(len(row["responses"]) == 3 for row in drawn)
 
 
+def test_what_was_drawn_is_read_as_it_was_written(tmp_path: Path) -> None:
+    """Also where a text has what other programs take for the end of a line."""
+    chat = (Message("user", "Ask\u2028me"), Message("assistant", "What?"), Message("user", "This\x85"))
+    drawn = [
+        Ballot(chat, ("a\u2028b\r", "", "a\u2028b\r"), (), "1", "start", (True, False, True)),
+        Ballot("x", ("", "c"), ()),
+    ]
+    write_ballots(drawn, tmp_path / "samples.jsonl")
+    assert stages.read_drawn(tmp_path / "samples.jsonl") == drawn
+    (tmp_path / "samples.jsonl").write_text("{}\n")
+    with pytest.raises(UserError, match=r"samples.jsonl, line 1: cannot be read; remove the file"):
+        stages.read_drawn(tmp_path / "samples.jsonl")
+
+
 def test_the_table_is_what_the_judgement_says(small: Path) -> None:
     record = json.loads((small / "rounds.json").read_text())
     for row in record["rounds"]:
@@ -269,47 +306,6 @@ def test_rounds_that_are_killed_at_every_stage_end_at_the_same_bits(
     before = contents(out)
     run_rounds(model=model, prompts=prompts, voter=uninterrupted, out=out, **SMALL)
     assert not uninterrupted.asked and contents(out) == before, "what is there is not made again"
-
-
-# --- people -----------------------------------------------------------------------------------------------------------
-
-
-def people_vote(patch: pytest.MonkeyPatch, most: int = 999) -> list[int]:
-    """In the place of a server: ann likes a, and answers so many pairs a page; how many pages there were so far."""
-    opened: list[int] = []
-
-    def serve(store: Any, pairs: Any, standing: Any, address: Any, *, share: float, name: str, ends: bool) -> None:
-        desk = Desk(store, pairs, share)
-        opened.append(len(pairs))
-        assert ends and desk.unanswered()
-        for pair in desk.offer("ann", most, ()):
-            first, second = (text.count("a") for text in pair.texts)
-            winner = "tie" if first == second else pair.names[0 if first > second else 1]
-            desk.say(Said(f"{len(store.log())}", "ann", pair.id, VOTE, winner, ms=2000))
-
-    patch.setattr(people_folders, "serve", serve)
-    return opened
-
-
-BY_ANN = Pages(who={"share": 0.2, "name": "ann"})
-
-
-def test_people_vote_and_judge_on_pages_that_end_when_all_is_answered_or_there_is_enough(
-    model: str, prompts: Path, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened = people_vote(monkeypatch, most=5)
-    given: dict[str, Any] = {"model": model, "prompts": prompts, "voter": "people", "out": out}
-    options = SMALL | {"rounds": 1}
-    for _ in (1, 2):
-        with pytest.raises(Interrupted, match=r"round-1/label: \d+ pairs have no answer yet \(--enough takes"):
-            run_rounds(**given, pages=BY_ANN, **options)
-    assert len(opened) == 2 and not (out / "round-1" / "ballots.jsonl").exists()
-    ((row,), said) = run_rounds(**given, pages=Pages(who=BY_ANN.who, enough=True), **options)
-    assert opened[2:] == [4] and row.votes == 10 and row.prompts == 2 and row.wins is not None
-    assert sum(len(ballot.annotations) for ballot in read_ballots(out / "round-1" / "ballots.jsonl")) == 10
-    assert "By people, blind" in said[-1] and "people" in (out / "round-1/judged/report.html").read_text()
-    run_rounds(**given, pages=BY_ANN, **options)
-    assert len(opened) == 3, "what is there is not asked again"
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------

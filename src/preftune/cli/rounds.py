@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..errors import UserError
 from ..methods import METHODS
 from .command import Command
 from .flags import Parsed
@@ -24,6 +25,9 @@ def run(given: Parsed) -> None:
     names = [flag.replace("-", "_") for flag in (*JUDGING, *SERVING, "enough")]
     options = {name: value for name, value in given.items() if name not in names}
     judging = {name: given[name] for name in names[: len(JUDGING)] if name in given}
+    for flag in (*SERVING, "enough") if given["voter"] != "people" else ():
+        if flag in given:
+            raise UserError(f"--{flag}: is for people, and --voter {given['voter']} votes; leave it out")
     pages = Pages(address_of(given), who_of(given), given.get("enough", False))
     told, said = run_rounds(**options, judging=judging, pages=pages)
     _print(told)

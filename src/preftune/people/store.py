@@ -86,6 +86,8 @@ class Store:
             self._file.execute("PRAGMA secure_delete = ON")
             self._file.executescript(SCHEMA)
         self._file.execute("SELECT 1 FROM standing LIMIT 1")
+        if self._file.execute("SELECT 1 FROM sqlite_master WHERE name = 'left_out'").fetchone():
+            raise sqlite3.Error("an earlier version wrote it, which kept elsewhere whose votes do not count")
 
     def __enter__(self) -> Store:
         return self

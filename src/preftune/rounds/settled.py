@@ -19,6 +19,7 @@ from ..judges import REWARD, JudgeSpec, Jury, Named, settle_judges
 from ..methods import METHODS, names_of
 from ..people import Address, check_installed
 from ..study import PolicyFolder, check_drawing, check_overlap, find_policy, settle_run, trained_on
+from ..training import Settings
 
 PEOPLE = "people"  # who vote on a page
 START = "start"  # what the policy of the round before the first is called
@@ -37,8 +38,9 @@ class Pages:
 class Rounds:
     """Rounds about to be made, or gone on with; nothing in it can be a mistake of the user's any more.
 
-    `jury` is the judge that votes; people do where it has none. `prompts` are sampled from and `held_out` judged on.
-    `settings` is what a folder of rounds must agree in to be gone on with.
+    `jury` is the judge that votes; people do where it has none. `common` are the settings that all methods share.
+    `prompts` are sampled from and `held_out` judged on. `settings` is what a folder of rounds must agree in to be gone
+    on with.
     """
 
     method: str
@@ -54,7 +56,7 @@ class Rounds:
     max_new_tokens: int
     seed: int
     options: Mapping[str, Any]
-    common: Any  # the settings that all methods share
+    common: Settings
     folder: Path
     caveats: tuple[str, ...]
     settings: Mapping[str, Any]
@@ -129,23 +131,23 @@ def settle_rounds(
         "prompts": hashlib.sha256(repr((asked, held_out)).encode("utf-8", "replace")).hexdigest(),
     } | run.recipe.counting()
     return Rounds(
-        method,
-        model,
-        reference or model,
-        jury,
-        pages,
-        asked,
-        held_out,
-        beta,
-        kind,
-        samples,
-        max_new_tokens,
-        seed,
-        options,
-        run.recipe.settings,
-        folder,
-        tuple(caveats),
-        settings,
+        method=method,
+        model=model,
+        reference=reference or model,
+        jury=jury,
+        pages=pages,
+        prompts=asked,
+        held_out=held_out,
+        beta=beta,
+        kind=kind,
+        samples=samples,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        options=options,
+        common=run.recipe.settings,
+        folder=folder,
+        caveats=tuple(caveats),
+        settings=settings,
     )
 
 

@@ -65,7 +65,7 @@ def vote(rounds: Rounds, number: int) -> None:
 def read_drawn(path: Path) -> list[Ballot]:
     """Responses as they were drawn, alike or not. Raises UserError for a file that is none of ours."""
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), start=1):
         try:
             row = json.loads(line)
             prompt = prompt_in({name: row[name] for name in ("prompt", "tools") if name in row})
