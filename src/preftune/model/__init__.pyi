@@ -4,6 +4,7 @@ from .doctor import check_stores as check_stores
 from .engine import check_state as check_state
 from .engine import load_state as load_state
 from .engine import pick_device as pick_device
+from .engine import ranks as ranks
 from .engine import remove_state as remove_state
 from .engine import return_freed_memory as return_freed_memory
 from .engine import save_state as save_state
@@ -32,6 +33,7 @@ from .policy import active_adapter as active_adapter
 from .policy import closed_on_error as closed_on_error
 from .policy import plain_weights as plain_weights
 from .policy import start_policy as start_policy
+from .ranks import joined as joined
 from .rewards import Reward as Reward
 from .rewards import RewardModel as RewardModel
 from .rewards import classifier_class as classifier_class
