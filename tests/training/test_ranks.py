@@ -21,9 +21,9 @@ from preftune import Ballot, Vote
 from preftune.data.tokens import TokenBallot, TokenSet
 from preftune.errors import UserError
 from preftune.launch import Launch
+from preftune.model.distributed import ManyRanks
 from preftune.model.engine import OneRank, as_ranks
 from preftune.model.layout import Layout
-from preftune.model.ranks import ManyRanks
 from preftune.study.settling import settle_run
 from preftune.training.arms import make_recipe
 from preftune.training.loop import plan_steps

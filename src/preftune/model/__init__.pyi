@@ -1,4 +1,5 @@
 from .blocks import decoder_blocks as decoder_blocks
+from .distributed import joined as joined
 from .doctor import Checked as Checked
 from .doctor import check_stores as check_stores
 from .engine import check_state as check_state
@@ -33,7 +34,6 @@ from .policy import active_adapter as active_adapter
 from .policy import closed_on_error as closed_on_error
 from .policy import plain_weights as plain_weights
 from .policy import start_policy as start_policy
-from .ranks import joined as joined
 from .rewards import Reward as Reward
 from .rewards import RewardModel as RewardModel
 from .rewards import classifier_class as classifier_class

@@ -131,8 +131,8 @@ def compute_dtype(precision: str) -> torch.dtype:
 class OneRank:
     """What the processes of a run ("ranks") do together, where there is one: the work itself and nothing else.
 
-    `ranks.ManyRanks` has the same methods for several. Each process runs the same program on the same data; they hold
-    parts of the weights and take turns at micro-batches, and only the first writes and says something.
+    `distributed.ManyRanks` has the same methods for several. Each process runs the same program on the same data; they
+    hold parts of the weights and take turns at micro-batches, and only the first writes and says something.
     """
 
     rank = 0
