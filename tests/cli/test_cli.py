@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 from synthetic_study import write_synthetic_study
+from two_ranks import environment
 
 from preftune.cli.parser import COMMANDS, build_parser, given, method_in
 from preftune.errors import Interrupted
+from preftune.launch import launched
 from preftune.methods import METHODS, all_options, flag, help_of
 from preftune.training import Settings
 
@@ -280,3 +282,36 @@ def test_a_report_is_drawn_printed_and_put_beside_another(run, tmp_path, monkeyp
     assert run("report", "--compare", "a", "b", "--out", "c.html")[:2] == (0, "report: c.html\n")
     code, out, _ = run("report", "--compare", "a", "b", "--json")
     assert code == 0 and len(json.loads(out)["pairs"]) == 6
+
+
+# --- under torchrun ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_command_of_one_process_says_so_once(rank, run, monkeypatch):
+    for name, value in environment(rank, 29500).items():
+        monkeypatch.setenv(name, value)
+    said = "preftune: report: is the work of one process; start it without torchrun\n"
+    assert run("report", "study") == (2, "", "" if rank else said)
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"RANK": "0"}, "RANK=0 is set in the environment and WORLD_SIZE is not"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2 is set in the environment and RANK is not"),
+        (environment(0, 29500) | {"RANK": "one"}, "RANK=one in the environment: must be a whole number"),
+        (environment(0, 29500) | {"RANK": "7"}, "RANK=7 in the environment: there are 2 processes, counted from 0"),
+    ],
+)
+def test_an_odd_environment_is_one_line(variables, said, run, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    code, _, error = run("report", "study")
+    assert (code, error.count("\n")) == (2, 1) and error.startswith(f"preftune: {said}; start with torchrun")
+
+
+def test_torchrun_with_one_process_is_a_plain_run(monkeypatch):
+    for name, value in (environment(0, 29500) | {"WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}).items():
+        monkeypatch.setenv(name, value)
+    assert launched() is None

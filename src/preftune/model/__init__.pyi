@@ -2,11 +2,13 @@ from .bits import BASES as BASES
 from .bits import check_base as check_base
 from .bits import check_library as check_library
 from .blocks import decoder_blocks as decoder_blocks
+from .distributed import joined as joined
 from .doctor import Checked as Checked
 from .doctor import check_stores as check_stores
 from .engine import check_state as check_state
 from .engine import load_state as load_state
 from .engine import pick_device as pick_device
+from .engine import ranks as ranks
 from .engine import remove_state as remove_state
 from .engine import return_freed_memory as return_freed_memory
 from .engine import save_state as save_state

@@ -1,4 +1,4 @@
-"""Devices, precision and seeds: everything about the machine that the mathematics should not see."""
+"""Devices, precision, ranks, saved state: everything about the machine that the mathematics should not see."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import xxhash
@@ -23,8 +23,12 @@ from torch.optim import Optimizer
 from ..console import say
 from ..errors import UserError
 from ..files import sync
+from ..launch import Launch, launched
 
+T = TypeVar("T")
+R = TypeVar("R")
 WEIGHTS, MOMENTS, RECORD = "weights.safetensors", "moments.safetensors", "record.json"  # of a saved state
+SHARDS = "shards"  # in the place of weights and moments, where several processes saved it: each its own part
 HASHES = "files"  # in its record: the content of the others
 
 
@@ -36,6 +40,8 @@ def pick_device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and (launch := launched()):
+        name = own_gpu(launch, torch.cuda.device_count())
     try:
         device = torch.empty(0, device=name).device  # with its number, as tensors say it: cuda is not equal to cuda:0
     except (RuntimeError, AssertionError) as error:
@@ -45,6 +51,16 @@ def pick_device(name: str = "auto") -> torch.device:
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)
     return device
+
+
+def own_gpu(launch: Launch, there: int) -> str:
+    """The GPU of one of several processes on this machine: each has one. Raises UserError if there are too few."""
+    if launch.local_world > there:
+        raise UserError(
+            f"--nproc-per-node {launch.local_world}: each process needs a GPU of its own, and there are {there}; start "
+            "fewer, or add --device cpu"
+        )
+    return f"cuda:{launch.local_rank}"
 
 
 def tokens_per_pass(device: torch.device) -> int:
@@ -120,6 +136,104 @@ def compute_dtype(precision: str) -> torch.dtype:
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
+# --- what the processes of a run do together -------------------------------------------------------------------------
+
+
+class OneRank:
+    """What the processes of a run ("ranks") do together, where there is one: the work itself and nothing else.
+
+    `distributed.ManyRanks` has the same methods for several. Each process runs the same program on the same data; they
+    hold parts of the weights and take turns at micro-batches, and only the first writes and says something.
+    """
+
+    rank = 0
+    world = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the one that writes."""
+        return self.rank == 0
+
+    def meet(self) -> None:
+        """Wait until all are here."""
+
+    def led(self, work: Callable[[], T]) -> T:
+        """What `work()` gives, which the first does alone while the others wait for it."""
+        return work()
+
+    def in_turn(self, work: Callable[[], T]) -> T:
+        """What `work()` gives, which the first does before the others: it makes what they find."""
+        return work()
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so for one of them."""
+        return flag
+
+    def summed(self, totals: Mapping[str, float]) -> dict[str, float]:
+        """Sums over all of them, by name."""
+        return dict(totals)
+
+    def own(self, micro_batches: Sequence[T]) -> list[tuple[T, bool]]:
+        """The micro-batches of a step that are this one's, and whether each counts.
+
+        All get as many, since they meet in each; one that has none left computes what counts elsewhere.
+        """
+        return [(micro_batch, True) for micro_batch in micro_batches]
+
+    def shared(self, model: nn.Module, items: Sequence[T], compute: Callable[[T], R]) -> Iterator[R]:
+        """`compute(item)` for every item, in order, which asks the model: each computes a share and has all results."""
+        return map(compute, items)
+
+    def spread(self, model: nn.Module, how: str) -> None:
+        """From here on each holds a part of the model's weights (`fsdp`), or all of them (`ddp`)."""
+
+    def within(self, model: nn.Module, loss_of: Callable[[T], R]) -> Callable[[T], R]:
+        """`loss_of`, as it is called where the model's weights are spread."""
+        return loss_of
+
+    def accumulate(self, *, last: bool) -> None:
+        """The next backward pass is one of several of a step, or the last."""
+
+    def clip(self, parameters: Sequence[nn.Parameter], largest: float) -> float:
+        """Bound the norm of the gradient over all parameters and ranks; returns what it was."""
+        return float(nn.utils.clip_grad_norm_(parameters, largest))
+
+    def groups(self, parameters: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
+        """The parameters as an optimiser takes them."""
+        return [{"params": list(parameters)}]
+
+    def gathered(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Whole tensors in main memory, by name; empty for those who do not lead."""
+        return {name: parameter.detach().cpu().contiguous() for name, parameter in parameters.items()}
+
+    def part_of(self, whole: Tensor, like: Tensor) -> Tensor:
+        """What this one holds of a whole tensor that is spread as `like` is."""
+        return whole.to(like.device)
+
+    def write_tensors(self, folder: Path, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
+        """Write the tensors of a state into its folder."""
+        save_file(dict(weights), folder / WEIGHTS)
+        save_file(dict(moments), folder / MOMENTS)
+
+
+_current = [OneRank()]
+
+
+def ranks() -> OneRank:
+    """What the processes of this run do together."""
+    return _current[-1]
+
+
+@contextmanager
+def as_ranks(these: OneRank) -> Iterator[None]:
+    """Within it `ranks()` are these."""
+    _current.append(these)
+    try:
+        yield
+    finally:
+        _current.pop()
+
+
 # --- the state of a training run, on disk ----------------------------------------------------------------------------
 
 
@@ -141,36 +255,60 @@ def save_state(
         for key, value in state.items()
     }
     try:
-        for leftover in (partial, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_file(weights, partial / WEIGHTS)
-        save_file(moments, partial / MOMENTS)
-        hashes = {name: _hash(partial / name) for name in (WEIGHTS, MOMENTS)}
-        (partial / RECORD).write_text(json.dumps({**record, HASHES: hashes}), encoding="utf-8")
-        sync(partial)
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(partial, folder)
+        if ranks().leads:
+            for leftover in (partial, old):
+                shutil.rmtree(leftover, ignore_errors=True)
+            partial.mkdir(parents=True)
+        ranks().meet()
+        ranks().write_tensors(partial, weights, moments)
+        if ranks().leads:
+            _complete(partial, folder, old, record)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         why = getattr(error, "strerror", None) or error
         raise UserError(f"{folder}: the state cannot be saved ({why}); the one before it stays") from None
+    ranks().meet()
+
+
+def _complete(partial: Path, folder: Path, old: Path, record: Mapping[str, object]) -> None:
+    """Add the record to a state whose tensors are there, and put it in the place of the one before."""
+    hashes = {str(path.relative_to(partial)): _hash(path) for path in sorted(partial.rglob("*")) if path.is_file()}
+    (partial / RECORD).write_text(json.dumps({**record, HASHES: hashes}), encoding="utf-8")
+    sync(partial)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(partial, folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def load_state(folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: Optimizer) -> dict[str, Any]:
-    """Put a saved state back into the parameters and the optimiser, bit for bit, and return its record."""
-    weights = load_file(folder / WEIGHTS)
-    moments = load_file(folder / MOMENTS)
+    """Put a saved state back into the parameters and the optimiser, bit for bit, and return its record.
+
+    As many processes as saved it, or more, or fewer: each takes its part.
+    """
+    weights, moments = read_tensors(folder, parameters)
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
     for key, value in moments.items():
         name, _, moment = key.rpartition("/")
         # the step count too: the fused AdamW wants it beside the moments
-        optimizer.state[parameters[name]][moment] = value.to(parameters[name].device)
+        optimizer.state[parameters[name]][moment] = value
     return state_record(folder) or {}
+
+
+def read_tensors(folder: Path, parameters: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Weights by name and moments by `name/moment` of a saved state, spread as the parameters are."""
+    if (folder / SHARDS).is_dir():
+        from .shards import read_shards  # which loads what several processes need
+
+        return read_shards(folder / SHARDS, parameters)
+    weights, moments = load_file(folder / WEIGHTS), load_file(folder / MOMENTS)
+    likes = {key: parameters[key.rpartition("/")[0]] for key in moments}
+    return (
+        {name: ranks().part_of(value, parameters[name]) for name, value in weights.items()},
+        {key: ranks().part_of(value, likes[key]) for key, value in moments.items()},
+    )
 
 
 def state_record(folder: Path) -> dict[str, Any] | None:
@@ -215,7 +353,7 @@ def _problem(folder: Path, why: Callable[[Mapping[str, Any]], str]) -> str:
     if not isinstance(record, dict) or type(record.get("step")) is not int:
         return f"{RECORD} is no record of a state"
     hashes = record.get(HASHES, {})
-    for name in (WEIGHTS, MOMENTS):
+    for name in hashes or (WEIGHTS, MOMENTS):
         if not (folder / name).is_file():
             return f"{name} is missing"
         if name in hashes and _hash(folder / name) != hashes[name]:

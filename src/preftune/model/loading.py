@@ -90,7 +90,7 @@ def rest(base: Base) -> None:
 @contextmanager
 def awake(base: Base) -> Iterator[None]:
     """Within it the base's weights are on its device; after it they are where they were."""
-    parameters = list(base.model.parameters())
+    parameters = [parameter for parameter in base.model.parameters() if parameter.device != base.device]
     before = [parameter.data for parameter in parameters]
     try:
         for parameter in parameters:

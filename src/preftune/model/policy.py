@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from ..data import TextFormat
 from .adapters import LAYERS
 from .blocks import compile_blocks, plain_blocks
+from .engine import ranks
 from .frozen import FrozenLinear, base_of, frozen_layers
 from .loading import Base, awake, load_any, rest
 from .saving import save_adapter, save_in_parts, save_policy, whole_folder
@@ -32,11 +33,15 @@ PLAIN = "plain_weight"  # where a layer keeps its own weight while an adapter is
 
 @dataclass(frozen=True)
 class Policy:
-    """A model in training: all of its weights, or a LoRA adapter inside the base model that it started from."""
+    """A model in training: all of its weights, or a LoRA adapter inside the base model that it started from.
+
+    Where several processes hold parts of its weights, `outline` is the same policy without any.
+    """
 
     model: PreTrainedModel
     form: TextFormat
     adapter: PeftModel | None = None
+    outline: Policy | None = None
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that training moves, by name."""
@@ -64,6 +69,13 @@ class Policy:
                     layer.get_base_layer().weight.data = getattr(layer, PLAIN)
                     delattr(layer, PLAIN)
                 layer.merged_adapters.clear()
+
+    def whole(self) -> Policy:
+        """The policy with all of its weights in one place: on the first of several processes, on others as it is."""
+        if self.outline is None:
+            return self
+        weights = ranks().gathered(dict(self.model.named_parameters()))
+        return _filled(self.outline, weights) if ranks().leads else self
 
     def save(self, folder: Path, *, merge_into: str = "base") -> None:
         """Write `folder/policy`, which `from_pretrained` loads, and `folder/adapter` where there is one.
@@ -124,13 +136,20 @@ def closed_on_error(policy: Policy) -> Iterator[None]:
 
 
 def start_policy(
-    base: Base, *, lora: int, seed: int, grad_checkpointing: bool = False, compiled: bool = False
+    base: Base,
+    *,
+    lora: int,
+    seed: int,
+    grad_checkpointing: bool = False,
+    compiled: bool = False,
+    parallel: str = "auto",
 ) -> Policy:
     """A policy equal to the base: a copy of all weights, or with `lora` > 0 an adapter of that rank in the base.
 
     The adapter sits on every linear layer but the head (alpha = 2·rank, no dropout); switched off, the model is the
     reference, bit for bit. Beside a copy of all weights the base's own wait in main memory. `compiled`: as
-    `blocks.compile_blocks`. Raises RuntimeError if the base has an adapter.
+    `blocks.compile_blocks`. Several processes spread both as `parallel` says: each a part of the weights (`fsdp`), or
+    all of them (`ddp`); `auto` cuts them where all are trained. Raises RuntimeError if the base has an adapter.
     """
     if adapted_layers(base.model):
         raise RuntimeError("there is an adapter in the base model already: the run before was not closed")
@@ -143,7 +162,7 @@ def start_policy(
         policy = Policy(base.model, base.form, _add_adapter(base.model, lora))
     else:
         policy = Policy(copy.deepcopy(base.model).requires_grad_(True), base.form)
-        if base.device.type != "cpu":
+        if base.device.type != "cpu" and ranks().world == 1:
             rest(base)
     with closed_on_error(policy):
         if grad_checkpointing:
@@ -151,7 +170,38 @@ def start_policy(
         if compiled:
             compile_blocks(policy.model)
     policy.model.train()
-    return policy
+    return policy if ranks().world == 1 else _spread(policy, base, parallel)
+
+
+def _spread(policy: Policy, base: Base, parallel: str) -> Policy:
+    """The policy, and the base beside it, held by several processes."""
+    outline = _outline(policy)
+    how = parallel if parallel != "auto" else "ddp" if policy.adapter else "fsdp"
+    for model in {policy.model: None, base.model: None}:
+        ranks().spread(model, how)
+    return replace(policy, outline=outline)
+
+
+def _outline(policy: Policy) -> Policy:
+    """The same modules, whose parameters have shapes and no values."""
+    empty = {
+        id(parameter): nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+        for parameter in policy.model.parameters()
+    }
+    model, adapter = copy.deepcopy((policy.model, policy.adapter), empty)
+    return Policy(model, policy.form, adapter)
+
+
+def _filled(outline: Policy, weights: Mapping[str, Tensor]) -> Policy:
+    """The outline with those values, by name; parameters that are tied stay so."""
+    values = {
+        id(parameter): nn.Parameter(weights[name], requires_grad=parameter.requires_grad)
+        for name, parameter in outline.model.named_parameters()
+    }
+    for module in outline.model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, values[id(parameter)])
+    return outline
 
 
 def load_adapter(base: Base, folder: Path) -> Policy:

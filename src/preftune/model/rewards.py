@@ -34,6 +34,7 @@ from ..evidence import write_json
 from ..text import excerpt
 from .attention import use_branch_attention, use_stock_attention
 from .classifiers import check_tokenizer, load_classifier
+from .engine import ranks
 from .features import last_states, pooled_states
 from .layout import Layout
 from .loading import Base, check_vocabulary, load_form, reads_at_most, weights_hash
@@ -357,13 +358,27 @@ def padded(batch: BranchBatch) -> BranchBatch:
 
 @torch.no_grad()
 def score_ballots(
-    score: Callable[[BranchBatch], Tensor], ballots: Sequence[TokenBallot], bench: Workbench, micro_tokens: int
+    score: Callable[[BranchBatch], Tensor],
+    ballots: Sequence[TokenBallot],
+    bench: Workbench,
+    micro_tokens: int,
+    model: nn.Module | None = None,
 ) -> list[list[float]]:
-    """Scores of the responses of each ballot, in micro-batches. Raises UserError for one that is not finite."""
+    """Scores of the responses of each ballot, in micro-batches; `model` is what the score asks, by default the base.
+
+    Raises UserError for one that is not finite.
+    """
     found: dict[int, list[float]] = {}
-    for group in track(bench.layout.groups(ballots, micro_tokens), "scores"):
+
+    def scores_of(group: Sequence[int]) -> list[float]:
         scores_B = score(bench.layout.lay_out([ballots[i] for i in group]).to(bench.base.device))
         check_finite(scores_B, "scores", bench.base.model)
-        values = iter(scores_B.tolist())
+        scores: list[float] = scores_B.tolist()
+        return scores
+
+    groups = bench.layout.groups(ballots, micro_tokens)
+    results = ranks().shared(model or bench.base.model, groups, scores_of)
+    for group in track(groups, "scores"):
+        values = iter(next(results))
         found |= {i: [next(values) for _ in ballots[i].responses] for i in group}
     return [found[i] for i in range(len(ballots))]

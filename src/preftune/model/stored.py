@@ -18,6 +18,7 @@ from torch import Tensor
 from ..console import track
 from ..data import TokenBallot
 from ..errors import UserError
+from .engine import ranks
 from .features import pooled_layers, watched_layers
 from .layout import Layout
 from .logprobs import response_logprobs
@@ -47,28 +48,36 @@ def fill_store(
 
     They are computed in the micro-batches of training, whole ones only: so at the first step the policy's log-probs,
     computed the same way, equal them bit for bit, also after an interrupted fill. The passes that are made leave the
-    features of `layers` in the store too. Raises UserError for a log-prob that is not finite.
+    features of `layers` in the store too. Several processes share the passes, and the first one has the store. Raises
+    UserError for a log-prob that is not finite.
     """
     check_store(store, reference)
     keys = [[key for ballot in micro for key in response_keys(ballot)] for micro in micro_batches]
-    known = store.logprobs([key for micro in keys for key in micro])
+    known = ranks().led(lambda: store.logprobs([key for micro in keys for key in micro]))
     missing = [i for i, micro in enumerate(keys) if any(key not in known for key in micro)]
     read = {key for i in set(range(len(keys))).difference(missing) for key in keys[i]}
     computed: dict[bytes, set[float]] = defaultdict(set)
     with reference.alone() as model:
-        for i in track(missing, "reference log-probs") if missing else ():
+
+        def compute(i: int) -> list[float]:
             batch = layout.lay_out(micro_batches[i]).to(next(model.parameters()).device)
             watched: AbstractContextManager[dict[int, Tensor]] = nullcontext({})
             if layers:
                 watched = watched_layers(model, batch, layers)
             with watched as states:
-                values = response_logprobs(model, batch, precision=precision).tolist()
-            store.add_logprobs(micro_batches[i], values)
-            for key, value in zip(keys[i], values, strict=True):
-                computed[key].add(value)
+                values: list[float] = response_logprobs(model, batch, precision=precision).tolist()
             if layers:
                 add_finite_features(store, micro_batches[i], layers, [states[layer] for layer in layers])
-    known |= store.logprobs([key for i in missing for key in keys[i]])
+            return values
+
+        results = ranks().shared(model, missing, compute)
+        for i in track(missing, "reference log-probs") if missing else ():
+            values = next(results)
+            if ranks().leads:
+                store.add_logprobs(micro_batches[i], values)
+            for key, value in zip(keys[i], values, strict=True):
+                computed[key].add(value)
+    known |= ranks().led(lambda: store.logprobs([key for i in missing for key in keys[i]]))
     exact = {key for key, values in computed.items() if values == {known[key]}}
     return ReferenceValues(known, frozenset(exact - read))
 

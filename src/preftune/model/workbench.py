@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import UserError
-from .engine import keep_freed_memory, pick_device
+from .engine import keep_freed_memory, pick_device, ranks
 from .invariants import StartCheck
 from .layout import Layout, probe_layout
 from .loading import Base, load_base, reads_at_most
@@ -95,7 +95,8 @@ def open_workbench(
             layout = Layout("padded", "the reference cannot take the policy's layout")
         elif others.attention != layout.attention:
             layout = replace(layout, attention="by ballot")
-    store = Store(stores_folder(), store_key(other, layout, precision, place))
+    key = store_key(other, layout, precision, place)
+    store = ranks().in_turn(lambda: Store(stores_folder(), key))
     return Workbench(start, Reference(other), layout, precision, store)
 
 

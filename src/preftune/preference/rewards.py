@@ -22,7 +22,7 @@ from ..console import say
 from ..data import TextFormat, TokenBallot, TokenSet, fit_baselines, keep_digests, score_table
 from ..errors import UserError
 from ..evidence import VoteTable, number, quality, read_record, reliability, write_json
-from ..model import RewardModel, remove_state, return_freed_memory
+from ..model import RewardModel, ranks, remove_state, return_freed_memory
 from ..stopping import stop_requests
 from ..training import (
     open_reward,
@@ -47,7 +47,7 @@ def fit_reward(job: Fitting, *, resume: bool = False, validation: Sequence[Token
     training = prepare_training(job.recipe, job.tokens, job.bench.layout, job.seed)
     held = prepare_held_out(job.held_out)
     if job.kind == "frozen":
-        info, scores = fit_linear_score(job, training, held)
+        info, scores = ranks().led(lambda: fit_linear_score(job, training, held))
     else:
         stop_on = ("held-out votes", held)
         if validation is not None:
@@ -55,9 +55,11 @@ def fit_reward(job: Fitting, *, resume: bool = False, validation: Sequence[Token
         info, scores = fit_trained_score(job, training, held, stop_on, resume=resume)
     if held:
         info |= judge(score_table(scores, held), training.ballots, held, job.bench.base.form)
-    path = job.folder / "reward" / "reward.json"
-    write_json(path, {**json.loads(path.read_text(encoding="utf-8")), "info": info})
-    keep_digests(job.folder, job.digests)
+    if ranks().leads:
+        path = job.folder / "reward" / "reward.json"
+        write_json(path, {**json.loads(path.read_text(encoding="utf-8")), "info": info})
+        keep_digests(job.folder, job.digests)
+    ranks().meet()
     return open_reward(job.folder / "reward", job.bench)
 
 

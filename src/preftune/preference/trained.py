@@ -9,7 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from ..model import (
     delta_of,
     last_states,
     plain_weights,
+    ranks,
     save_classifier,
     score_ballots,
     score_head,
@@ -101,9 +102,12 @@ class Best:
     def consider(self, loss: float, step: int, parameters: Mapping[str, nn.Parameter]) -> None:
         if not loss < self.loss:
             return
-        partial = self.path.with_suffix(".partial")
-        save_file({name: p.detach().contiguous() for name, p in parameters.items()}, partial)
-        os.replace(partial, self.path)
+        whole = ranks().gathered(parameters)
+        if ranks().leads:
+            partial = self.path.with_suffix(".partial")
+            save_file(whole, partial)
+            os.replace(partial, self.path)
+        ranks().meet()
         self.loss, self.step = loss, step
 
     def restore(self, parameters: Mapping[str, nn.Parameter]) -> None:
@@ -112,7 +116,8 @@ class Best:
             kept = load_file(self.path)
             with torch.no_grad():
                 for name, parameter in parameters.items():
-                    parameter.copy_(kept[name])
+                    parameter.copy_(ranks().part_of(kept[name], parameter))
+        ranks().meet()
         self.path.unlink(missing_ok=True)
 
 
@@ -156,7 +161,7 @@ def _train(
     chosen_on, watched = stop_on
 
     def scores_of(ballots: Sequence[TokenBallot]) -> Floats:
-        scores = score_ballots(trainee.scores, ballots, bench, settings.pass_tokens)
+        scores = score_ballots(trainee.scores, ballots, bench, settings.pass_tokens, trainee.policy.model)
         return np.array([score for own in scores for score in own])
 
     def at_checkpoint(step: int) -> None:
@@ -168,7 +173,10 @@ def _train(
     run_session(
         session,
         lambda done: training.plan[done:],
-        lambda indices: trainee.loss([training.ballots[i] for i in indices], job.recipe.options),
+        ranks().within(
+            trainee.policy.model,
+            lambda indices: trainee.loss([training.ballots[i] for i in indices], job.recipe.options),
+        ),
         parameters=parameters,
         settings=settings,
         total=len(training.plan),
@@ -183,6 +191,9 @@ def _train(
     center = float(scores_of(sample).mean())
     steps = {"step": best.step or len(training.plan), "of_steps": len(training.plan)}
     chosen = {"evaluations": checkpoints, "chosen_on": f"log-loss on {chosen_on}"} if watched else {}
-    trainee.save(session.folder / "reward", kind=job.kind, center=center, info={})
+    whole = replace(trainee, policy=trainee.policy.whole())
+    if ranks().leads:
+        whole.save(session.folder / "reward", kind=job.kind, center=center, info={})
+    ranks().meet()
     scores = scores_of(held_out) if held_out else np.zeros(0)
     return {**steps, **chosen}, scores

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, nearest
-from ..methods import METHODS, REWARD, Selection
+from ..launch import launched
+from ..methods import METHODS, REWARD, AnyMethod, OnlineMethod, Selection
 from ..preference import check_fit, check_kind, default_kind
 from ..training import Recipe, check_beta, check_out, make_recipe
 from .limits import check_asked
@@ -53,11 +54,24 @@ def settle_run(
     if isinstance(recipe.method, Selection):
         raise UserError(f"{method}: trains nothing; compare shows it beside policies that were trained")
     kind = settle_kind(recipe, kind, reward)
+    if launched():
+        check_ranks(recipe.method, kind, reward)
     check_beta(recipe.method, beta)
     folder = check_out(Path(out), resume=resume)
     fraction = (0.1 if recipe.method is REWARD else 0.0) if eval_fraction is None else eval_fraction
     check_asked(eval_fraction=fraction)
     return Settled(recipe, beta, kind, folder, fraction)
+
+
+def check_ranks(method: AnyMethod, kind: str, reward: Any) -> None:
+    """Raises UserError for what several processes cannot train together."""
+    if isinstance(method, OnlineMethod):
+        raise UserError(f"{method.name}: samples from a policy that one process has whole; start it without torchrun")
+    if method.needs and kind != "frozen" and reward is None:
+        raise UserError(
+            f"--kind {kind}: several processes train one model, and {method.name} would need another before; train "
+            "reward first, and give it with --reward, or take --kind frozen"
+        )
 
 
 def settle_kind(recipe: Recipe, kind: str | None, reward: Any) -> str:

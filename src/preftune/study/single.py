@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 from ..console import say
 from ..data import Ballot, keep_digests, split_by_prompt, tokenize
 from ..evidence import Estimate, held_out_alarms, read_metrics, run_alarms, say_alarms, write_json
+from ..launch import launched
 from ..methods import REWARD
-from ..model import Reward, measure_export, open_workbench, remove_state
+from ..model import Reward, measure_export, open_workbench, ranks, remove_state
 from ..preference import Fitting, fit_or_load, fit_reward, set_targets
 from ..stopping import only_writer, stop_requests
 from ..training import (
@@ -32,6 +34,19 @@ from .overlap import check_overlap, prompts_of, together, trained_on
 from .settling import settle_run
 
 
+@contextmanager
+def _together() -> Iterator[None]:
+    """Within it this process is one of those that torchrun started, if it started several."""
+    if launched() is None:
+        yield
+        return
+    from ..model import joined  # which loads what several processes need
+
+    with joined():
+        yield
+
+
+@_together()
 def train(
     method: str,
     ballots: Sequence[Ballot],
@@ -50,6 +65,8 @@ def train(
     **options: Any,
 ) -> Run:
     """Train with one method, and leave the result in a folder.
+
+    Several processes that torchrun started train one policy together, and leave what one would.
 
     Every method but `reward` writes `out/policy/` (a folder that transformers loads), `out/metrics.jsonl` (a line per
     optimiser step) and `out/run.json` (settings, versions, counts of everything skipped or shortened and, when ballots
@@ -90,6 +107,7 @@ def train(
         **options,
     )
     recipe, settings, folder = settled.recipe, settled.recipe.settings, settled.folder
+    ranks().meet()  # whoever comes late finds the folder as all did
     training: Sequence[Ballot] = tuple(ballots)
     asked = "--eval-data"
     if eval_ballots is None:
@@ -97,7 +115,7 @@ def train(
         training, eval_ballots = split_by_prompt(ballots, settled.eval_fraction, seed=seed)
     seen = trained_on(training, model, reward)
     caveats = check_overlap({asked: prompts_of(eval_ballots)}, seen, allowed=allow_overlap)
-    with only_writer(folder), stop_requests():
+    with only_writer(folder) if ranks().leads else nullcontext(), stop_requests():
         bench = open_workbench(
             model,
             reference=reference,
@@ -112,8 +130,9 @@ def train(
         fit = Fitting(bench, tokens, held_out.ballots, recipe, settled.kind, seed, folder, together(seen))
         job = Job(ballots, training, beta, fit, caveats)
         finished = job.train_reward(resume) if recipe.method is REWARD else job.train_policy(reward, resume)
-        write_json(folder / "run.json", finished.record)
-        remove_state(folder / "state")
+        if ranks().leads:
+            write_json(folder / "run.json", finished.record)
+            remove_state(folder / "state")
     return finished
 
 
@@ -143,7 +162,7 @@ class Job:
             judge = fit_or_load(self.beside("reward-model"))
         told: Mapping[str, Any] = {}
         if recipe.method.needs == "preference":
-            targets = set_targets(self.beside("preference-model"), reward=judge)
+            targets = ranks().led(lambda: set_targets(self.beside("preference-model"), reward=judge))
             training = prepare_targets(recipe, targets, bench.layout, self.fit.seed)
             told = {"preference": dict(targets.info)}
         elif judge is not None:
@@ -162,9 +181,12 @@ class Job:
             resume=resume,
             description=recipe.method.name,
         )
-        policy.save(folder, merge_into=settings.merge_into)
-        exported = measure_export(policy, folder, tokens.ballots, bench.layout, settings.merge_into)
-        keep_digests(folder, self.fit.digests)
+        policy, exported = policy.whole(), {}
+        if ranks().leads:
+            policy.save(folder, merge_into=settings.merge_into)
+            exported = measure_export(policy, folder, tokens.ballots, bench.layout, settings.merge_into)
+            keep_digests(folder, self.fit.digests)
+        ranks().meet()
         metrics = read_metrics(folder / "metrics.jsonl")
         votes = sum(len(ballot.votes) for ballot in self.fit.held_out)
         accuracy, log_loss = (_estimate(measured.get(name)) for name in ("accuracy", "log_loss"))

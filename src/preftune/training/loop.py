@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from ..data import pack
 from ..errors import NotFinite, UserError
 from ..methods import Terms, reported
+from ..model import ranks
 
 MOST_STEPS = 10_000_000  # all of them are planned before the first
 SHOWN = 8  # ballots of a step in a message
@@ -47,11 +48,13 @@ def plan_steps(
     seed: int,
     epochs: float = 1,
     steps: int | None = None,
+    world: int = 1,
 ) -> list[Step]:
     """Which ballots each optimiser step sees, a function of its arguments only, so that a resumed run goes on alike.
 
     Every epoch is a new shuffle of all ballots, cut into batches of `batch_size`; the last one is smaller rather than
-    dropped. `steps` sets the number of steps and goes over `epochs`, in as many epochs as it takes.
+    dropped. `steps` sets the number of steps and goes over `epochs`, in as many epochs as it takes. The number of
+    processes, `world`, changes how batches are cut into micro-batches, and nothing else.
     """
     count = len(sizes)
     per_epoch = math.ceil(count / batch_size)
@@ -66,10 +69,34 @@ def plan_steps(
         if position == 0:
             order = random.Random(f"{seed}/{epoch}").sample(range(count), count)
         batch = order[position * batch_size : (position + 1) * batch_size]
-        groups = pack([sizes[i] for i in batch], micro_tokens)
+        own = [sizes[i] for i in batch]
+        groups = even_groups(pack(own, micro_tokens), own, world)
         micro_batches = tuple(tuple(batch[i] for i in sorted(group)) for group in groups)
         plan.append(Step(number, micro_batches, sum(masses[i] for i in batch)))
     return plan
+
+
+def even_groups(groups: Sequence[Sequence[int]], sizes: Sequence[int], world: int) -> list[list[int]]:
+    """Micro-batches for so many processes, which each take one in every round.
+
+    The largest are cut in two until there is one for everybody in each round, or nothing is left to cut, and those of
+    about the same size are in the same round, so that nobody waits long.
+    """
+    found = [list(group) for group in groups]
+    if world == 1:
+        return found
+
+    def size(group: Sequence[int]) -> int:
+        return sum(sizes[i] for i in group)
+
+    while len(found) % world and (wide := [group for group in found if len(group) > 1]):
+        largest = max(wide, key=size)
+        found.remove(largest)
+        halves: tuple[list[int], list[int]] = ([], [])
+        for index in sorted(largest, key=lambda i: (-sizes[i], i)):
+            min(halves, key=size).append(index)
+        found += halves
+    return sorted(found, key=lambda group: (-size(group), group))
 
 
 def run_loop(
@@ -85,21 +112,25 @@ def run_loop(
 ) -> None:
     """Train: for every step accumulate its micro-batches, each loss divided by the mass of the whole step, and move.
 
-    The gradient is therefore the same however a step is cut into micro-batches. `loss_of` maps a micro-batch to a
+    The gradient is therefore the same however a step is cut into micro-batches, and by however many processes.
+    `loss_of` maps a micro-batch to a
     summed loss; `after_step` gets the step's metrics (log, save, evaluate) and may raise to stop. Raises NotFinite,
     naming the step and its ballots, before weights move by a loss or a gradient that is not finite.
     """
     for step in plan:
         start = time.perf_counter()
         sums: dict[str, Any] = defaultdict(float)
-        for micro_batch in step.micro_batches:
+        own = ranks().own(step.micro_batches)
+        for number, (micro_batch, counts) in enumerate(own, 1):
             with told(step):
                 terms = loss_of(micro_batch)
-            (terms.loss / step.mass).backward()
+            ranks().accumulate(last=number == len(own))
+            ((terms.loss if counts else terms.loss * 0) / step.mass).backward()
             for name, value in {**terms.sums, "loss": reported(terms.loss)}.items():
-                sums[name] += value
-        grad_norm = float(nn.utils.clip_grad_norm_(parameters, clip_norm))
-        for what, value in (("loss", float(sums["loss"])), ("gradient", grad_norm)):
+                sums[name] += value if counts else 0 * value
+        grad_norm = ranks().clip(parameters, clip_norm)
+        totals = ranks().summed({name: float(value) for name, value in sums.items()})
+        for what, value in (("loss", totals["loss"]), ("gradient", grad_norm)):
             if not math.isfinite(value):
                 raise NotFinite(diverged(step, f"the {what} is not finite"))
         rate = float(scheduler.get_last_lr()[0])
@@ -108,7 +139,6 @@ def run_loop(
         optimizer.zero_grad(set_to_none=True)
         tokens = sum(map(tokens_of, step.micro_batches))
         seconds = time.perf_counter() - start
-        totals = {name: float(value) for name, value in sums.items()}
         weight = totals.pop("weight")
         metrics = {name: total / (step.mass if name == "loss" else weight) for name, total in totals.items()}
         speed = {"tokens": tokens, "tokens_per_second": tokens / seconds}

@@ -12,7 +12,7 @@ from scipy.special import expit
 from ..data import Ballot, TokenBallot, TokenSet
 from ..errors import UserError
 from ..methods import Method, OnlineMethod, Selection, target_of
-from ..model import Companion, Layout, Workbench
+from ..model import Companion, Layout, Workbench, ranks
 from ..objectives import ipo_target
 from .arms import Recipe
 from .loop import Step, plan_steps
@@ -59,8 +59,11 @@ def prepare_training(recipe: Recipe, tokens: TokenSet, layout: Layout, seed: int
 
 
 def plan_ballots(recipe: Recipe, ballots: Sequence[TokenBallot], layout: Layout, seed: int) -> tuple[Step, ...]:
-    """Which of the prepared ballots each optimiser step sees."""
-    settings = recipe.settings
+    """Which of the prepared ballots each optimiser step sees. Raises UserError if some process would see none."""
+    settings, world = recipe.settings, ranks().world
+    for what, count in (("--data", len(ballots)), ("--batch-size", settings.batch_size)):
+        if count < world:
+            raise UserError(f"{what}: {count} ballots for {world} processes; start fewer, so that each has one a step")
     plan = plan_steps(
         [layout.size(ballot) for ballot in ballots],
         [recipe.method.mass(ballot) for ballot in ballots],
@@ -69,6 +72,7 @@ def plan_ballots(recipe: Recipe, ballots: Sequence[TokenBallot], layout: Layout,
         seed=seed,
         epochs=settings.epochs,
         steps=settings.steps,
+        world=world,
     )
     return tuple(plan)
 

@@ -23,6 +23,7 @@ from ..model import (
     closed_on_error,
     fill_store,
     load_reward,
+    ranks,
     response_keys,
     response_logprobs,
     start_check,
@@ -70,7 +71,7 @@ def train_policy(
         run_session(
             session,
             lambda done: training.plan[done:],
-            partial(loss, beside=beside, start=start),
+            ranks().within(policy.model, partial(loss, beside=beside, start=start)),
             parameters=parameters,
             settings=settings,
             total=len(training.plan),
@@ -114,8 +115,9 @@ def loss_of_votes(
     """
     ballots = [training.ballots[i] for i in indices]
     batch = bench.layout.lay_out(ballots).to(next(policy.model.parameters()).device)
-    # the loop looks at every step's gradient; on a GPU, to look at log-probs too would be to wait for them
-    look = batch.ids_RT.device.type == "cpu"
+    # the loop looks at every step's gradient; on a GPU, to look at log-probs too would be to wait for them, and of
+    # several processes one alone would stop
+    look = batch.ids_RT.device.type == "cpu" and ranks().world == 1
     logprob_B = response_logprobs(policy.model, batch, precision=bench.precision, look=look)
     reference_B = torch.zeros_like(logprob_B)
     keys = [key for ballot in ballots for key in response_keys(ballot)]

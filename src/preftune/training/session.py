@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,7 +18,7 @@ from ..errors import Interrupted, NotFinite, UserError
 from ..evidence import loss_alarms, read_metrics, record_line, say_alarms, write_json
 from ..files import write_whole
 from ..methods import Terms
-from ..model import check_state, load_state, save_state, state_record
+from ..model import check_state, load_state, ranks, save_state, state_record
 from ..stopping import StopRequests, stop_requests
 from .folders import FAILED
 from .loop import Step, linear_schedule, run_loop
@@ -38,7 +38,7 @@ class Session:
 
     def __post_init__(self) -> None:
         if self.resume:
-            check_state(self.state, self._lacks)
+            ranks().led(lambda: check_state(self.state, self._lacks))
         record = self.record() or self.identity
         for name, value in self.identity.items():
             if record.get(name) != value:
@@ -90,21 +90,22 @@ def run_session(
     request to stop, and NotFinite, which marks the folder with `failed.json`, for a loss, a gradient or samples that
     are not finite.
     """
-    optimizer = AdamW(
-        parameters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay, eps=eps, fused=True
-    )
+    groups = ranks().groups(list(parameters.values()))
+    optimizer = AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, eps=eps, fused=True)
     marks = checkpoint_steps(total, checkpoints)
     record = load_state(session.state, parameters, optimizer) if session.record() is not None else {"step": 0}
     done = record["step"]
     scheduler = linear_schedule(optimizer, warmup=settings.warmup, steps=total, done=done)
-    session.folder.mkdir(parents=True, exist_ok=True)
-    _keep_metrics(session.log, done)
+    leads = ranks().leads
+    if leads:
+        session.folder.mkdir(parents=True, exist_ok=True)
+        _keep_metrics(session.log, done)
 
     with (
         stop_requests(hand_on=True) as stopping,
-        marked(session.folder / FAILED),
+        marked(session.folder / FAILED) if leads else nullcontext(),
         bar() as progress,
-        session.log.open("a", encoding="utf-8") as log,
+        (session.log if leads else Path(os.devnull)).open("a", encoding="utf-8") as log,
     ):
         stopping.held = True  # until whoever asked for this training has kept what came of it
         task = progress.add_task(description, total=total, completed=done)
@@ -116,7 +117,7 @@ def run_session(
             log.write(record_line({"step": step.number, **metrics}))
             log.flush()
             progress.update(task, completed=step.number, description=f"{description}  loss {metrics['loss']:.4f}")
-            if step.number == total // 2:
+            if step.number == total // 2 and leads:
                 say_alarms(loss_alarms(read_metrics(session.log)), " at half time, of the steps so far")
             if step.whole:
                 ongoing.evaluate(step.number)
@@ -169,8 +170,10 @@ class _Ongoing:
         """The steps, until a request to stop comes. Making one, which may sample, is cut short."""
         left, number, whole = iter(steps), done, True
         while True:
+            if ranks().any(self.stopping()) and whole:
+                self.stop(number)
             try:
-                with self.stopping.interruptible() if whole else nullcontext():
+                with self.interruptible() if whole else nullcontext():
                     step = next(left, None)
             except KeyboardInterrupt:
                 self.stop(number)
@@ -179,12 +182,16 @@ class _Ongoing:
             yield step
             number, whole = step.number, step.whole
 
+    def interruptible(self) -> AbstractContextManager[None]:
+        """As of a request to stop, where it comes to one process; several obey it together, between two steps."""
+        return self.stopping.interruptible() if ranks().world == 1 else nullcontext()
+
     def evaluate(self, step: int) -> None:
         """What is to be done at this step, unless it is over."""
         if self.passed == len(self.marks) or self.marks[self.passed] > step:
             return
         try:
-            with self.stopping.interruptible():
+            with self.interruptible():
                 self.at_checkpoint(step)
         except KeyboardInterrupt:
             self.stop(step)
@@ -194,13 +201,14 @@ class _Ongoing:
 
     def save_at_times(self, step: int) -> None:
         """Save if the last saved state is old."""
-        if time.monotonic() - self.saved >= 60 * self.save_every:
+        if ranks().any(time.monotonic() - self.saved >= 60 * self.save_every):
             self.save(step)
 
     def save(self, step: int) -> None:
         """Save the state after this step."""
-        with self.session.log.open("rb") as log:
-            os.fsync(log.fileno())  # no state without its steps
+        if ranks().leads:
+            with self.session.log.open("rb") as log:
+                os.fsync(log.fileno())  # no state without its steps
         record = {"step": step, "passed": self.passed, **self.session.identity, "kept": dict(self.kept())}
         save_state(self.session.state, self.parameters, self.optimizer, record)
         self.saved = time.monotonic()

@@ -8,11 +8,13 @@ from typing import Any
 
 from ..data import template_options
 from ..errors import UserError
+from ..launch import launched
 from ..methods import check_known, check_options, names_of, option
 from ..model import BASES
 
 PRECISIONS = ("fp32", "bf16")
 MERGES = ("base", "original")
+PARALLEL = ("auto", "ddp", "fsdp")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,14 @@ class Settings:
     device: str = option("auto", "cpu, cuda, ...", default_text="a GPU where there is one", in_arms=False, counts=False)
     save_every: float = option(10.0, "minutes between saved states", least=0, in_arms=False, counts=False)
     grad_checkpointing: bool = option(False, "less memory, a third more time", in_arms=False, counts=False)
+    parallel: str = option(
+        "auto",
+        "under torchrun: each process has all weights, or a part",
+        choices=PARALLEL,
+        default_text="ddp with --lora, else fsdp",
+        in_arms=False,
+        counts=False,
+    )
     compile: bool = option(False, "faster steps but the first; needs a C++ compiler", in_arms=False, counts=False)
     warmup: float = option(0.1, "share of steps in which --lr rises", least=0, most=1, in_arms=False)
     clip_norm: float = option(1.0, "largest norm of the gradient", above=0, in_arms=False)
@@ -61,6 +71,15 @@ class Settings:
         template_options(self.template_options)
         if self.merge_into == "original" and self.base == "fp32":
             raise UserError("--merge-into original: the base is the original with --base fp32; leave it out")
+        launch = launched()
+        if self.parallel != "auto" and launch is None:
+            raise UserError(f"--parallel {self.parallel}: there is one process; start several with torchrun")
+        if self.compile and launch:
+            raise UserError("--compile: not tried yet with several processes; leave it out")
+        if self.base != "fp32" and launch:
+            raise UserError(
+                f"--base {self.base}: is not spread over processes yet; run one process"
+            )
         if self.compile and self.grad_checkpointing:
             raise UserError("--compile: has no effect with --grad-checkpointing; leave one of them out")
 
@@ -86,7 +105,12 @@ class Settings:
 
     def policy_options(self) -> dict[str, Any]:
         """What the start of a policy reads of the settings."""
-        return {"lora": self.lora, "grad_checkpointing": self.grad_checkpointing, "compiled": self.compile}
+        return {
+            "lora": self.lora,
+            "grad_checkpointing": self.grad_checkpointing,
+            "compiled": self.compile,
+            "parallel": self.parallel,
+        }
 
 
 def make_settings(options: Mapping[str, Any]) -> Settings:

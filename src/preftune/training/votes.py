@@ -12,7 +12,7 @@ import torch
 from ..console import track
 from ..data import TokenBallot, reference_table
 from ..evidence import VoteTable, accuracy, log_loss
-from ..model import Layout, Policy, Workbench, fill_store, response_keys, response_logprobs
+from ..model import Layout, Policy, Workbench, fill_store, ranks, response_keys, response_logprobs
 from .arms import Recipe
 
 
@@ -61,13 +61,18 @@ def log_ratios(
     """log π(y|x) − log π_ref(y|x) of every response of every ballot, in nats, by `reduction` over its tokens."""
     device = next(model.parameters()).device
     ratios: dict[int, list[float]] = {}
-    groups = layout.groups(ballots, micro_tokens)
-    for group in track(groups, "held-out ballots"):
+
+    def ratios_of(group: Sequence[int]) -> list[float]:
         batch = layout.lay_out([ballots[i] for i in group]).to(device)
         logprobs = response_logprobs(model, batch, precision=precision).tolist()
         lengths = batch.lengths_B().tolist() if reduction == "mean" else [1] * len(logprobs)
         known = [reference[key] for i in group for key in response_keys(ballots[i])]
-        values = iter([(lp - ref) / n for lp, ref, n in zip(logprobs, known, lengths, strict=True)])
+        return [(lp - ref) / n for lp, ref, n in zip(logprobs, known, lengths, strict=True)]
+
+    groups = layout.groups(ballots, micro_tokens)
+    results = ranks().shared(model, groups, ratios_of)
+    for group in track(groups, "held-out ballots"):
+        values = iter(next(results))
         ratios |= {i: [next(values) for _ in ballots[i].responses] for i in group}
     return [ratios[i] for i in range(len(ballots))]
 
