@@ -65,7 +65,7 @@ OWN: dict[str, Flag] = {
     "reference": Flag(str, "model to stay close to (default: --model)"),
     "data": Flag(str, "JSONL, JSON, CSV, Parquet, Arrow (.gz), a folder of them, or hub data set"),
     "eval-data": Flag(str, "ballots to evaluate on (compare: part of --data)"),
-    "eval-fraction": Flag(float, "share of prompts held out (default: 0.1; train: 0; rounds: 0.2)"),
+    "eval-fraction": Flag(float, "share held out (default 0.1; train 0; rounds 0.2)"),
     "prompts": Flag(str, "file of prompts to sample from (default: held-out prompts)"),
     "eval-prompts": Flag(int, "hold out, and sample from, at most so many prompts (default: 64)"),
     "out": Flag(str, "folder to write (lab, report --compare: file)"),
