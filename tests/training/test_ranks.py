@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -51,7 +52,7 @@ def cut_short(out: Path, how: dict[str, Any], leave: Callable[[], None]) -> None
     real = session.save_state
 
     def save(folder: Path, parameters: Any, optimizer: Any, record: Any) -> None:
-        if record["step"] <= SAVED:
+        if record["step"] <= SAVED or leave is ask_the_second_to_stop:
             real(folder, parameters, optimizer, record)
 
     def die(step: int) -> None:
@@ -78,7 +79,12 @@ def vanish_on_the_second() -> None:
         os._exit(9)
 
 
-ENDINGS = {"error": refuse_on_the_second, "death": vanish_on_the_second}
+def ask_the_second_to_stop() -> None:
+    if os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+ENDINGS = {"error": refuse_on_the_second, "death": vanish_on_the_second, "stop": ask_the_second_to_stop}
 
 
 def alone(how: dict[str, Any]) -> dict[str, Any]:
@@ -152,6 +158,8 @@ def test_what_ends_one_process_ends_all_and_is_told_once(both: dict[str, Any]) -
     assert both["said"]["error"] == ["SystemExit: 2", "UserError: the disk of the second is full"]
     told, gone = both["said"]["death"]
     assert gone == "gone" and told.startswith("UserError: a process of this run has gone")
+    followed, said = sorted(both["said"]["stop"], reverse=True)
+    assert followed == "SystemExit: 130" and f"stopped after step {CUT} of {STEPS}; the state is saved" in said
 
 
 @pytest.mark.parametrize("name", ENDINGS)
