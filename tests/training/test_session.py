@@ -196,7 +196,7 @@ def test_a_run_depends_on_its_methods_options_and_never_on_how_the_work_is_cut(m
     }
     assert changed.counting().keys() == plain.counting().keys()
     assert {field.name for field in fields(Settings)} - plain.counting().keys() == {
-        *("micro_tokens", "grad_checkpointing", "compile", "device", "save_every")
+        *("micro_tokens", "grad_checkpointing", "compile", "device", "save_every", "parallel")
     }
 
 
