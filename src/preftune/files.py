@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,14 +46,34 @@ def write_named(path: Path, content: bytes, *, flag: str = "") -> None:
         raise UserError(f"{f'{flag} ' if flag else ''}{path}: cannot be written ({why})") from None
 
 
+def check_other(path: str | Path, inputs: Iterable[str | Path], *, flag: str = "") -> None:
+    """Raises UserError, with the `flag` that named the file, for a file to write that is one of those that are read, or
+    stands in a folder that is.
+    """
+    path = Path(path)
+    if not path.exists() or is_special(path):
+        return
+    place = path.resolve()
+    for one in inputs:
+        read = Path(str(one) if os.path.exists(one) else str(one).partition(":")[0]).resolve()  # FOLDER:SPLIT
+        if place == read or read in place.parents or (read.exists() and path.samefile(read)):
+            told = f"{flag} {path}" if flag else str(path)
+            raise UserError(f"{told}: is read here ({one}), and would be written over; name another file")
+
+
 def sync(folder: Path) -> None:
     """Wait until a folder and all files in it are on the disk, whatever happens to the machine then."""
     for path in (*folder.rglob("*"), folder):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync_file(path)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def is_special(path: Path) -> bool:

@@ -22,10 +22,11 @@ from torch.optim import Optimizer
 
 from ..console import say
 from ..errors import UserError
-from ..files import sync
+from ..files import PARTIAL, sync, sync_file
 
 WEIGHTS, MOMENTS, RECORD = "weights.safetensors", "moments.safetensors", "record.json"  # of a saved state
 HASHES = "files"  # in its record: the content of the others
+EXTRA = ".kept-"  # begins the names of files that a training keeps beside its states, by which these name them
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -135,7 +136,7 @@ def save_state(
         partial.mkdir(parents=True)
         save_file(weights, partial / WEIGHTS)
         save_file(moments, partial / MOMENTS)
-        hashes = {name: _hash(partial / name) for name in (WEIGHTS, MOMENTS)}
+        hashes = {name: content_hash(partial / name) for name in (WEIGHTS, MOMENTS)}
         (partial / RECORD).write_text(json.dumps({**record, HASHES: hashes}), encoding="utf-8")
         sync(partial)
         if folder.exists():
@@ -207,7 +208,7 @@ def _problem(folder: Path, why: Callable[[Mapping[str, Any]], str]) -> str:
     for name in (WEIGHTS, MOMENTS):
         if not (folder / name).is_file():
             return f"{name} is missing"
-        if name in hashes and _hash(folder / name) != hashes[name]:
+        if name in hashes and content_hash(folder / name) != hashes[name]:
             return f"{name} is not what was written"
     return why(record)
 
@@ -216,6 +217,27 @@ def remove_state(folder: Path) -> None:
     """Delete a saved state and what an interrupted save may have left beside it."""
     for leftover in (folder, *_beside(folder)):
         shutil.rmtree(leftover, ignore_errors=True)
+    for extra in folder.parent.glob(folder.name + EXTRA + "*"):
+        extra.unlink()
+
+
+def save_extra(folder: Path, name: str, parameters: Mapping[str, Tensor]) -> str:
+    """Write tensors that a state is to name beside the states, whole and on the disk; the hash of what was written."""
+    path = extra_path(folder, name)
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        save_file({key: value.detach().contiguous() for key, value in parameters.items()}, partial)
+        sync_file(partial)
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
+    return content_hash(path)
+
+
+def extra_path(folder: Path, name: str) -> Path:
+    """Where `save_extra` writes."""
+    return folder.with_name(f"{folder.name}{EXTRA}{name}.safetensors")
 
 
 def _beside(folder: Path) -> tuple[Path, Path]:
@@ -223,7 +245,8 @@ def _beside(folder: Path) -> tuple[Path, Path]:
     return folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
 
 
-def _hash(path: Path) -> str:
+def content_hash(path: Path) -> str:
+    """What tells a file's content from any other; no defence against somebody who wants two to look alike."""
     digest = xxhash.xxh3_128()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
