@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -347,6 +348,23 @@ def test_a_device_and_a_pipe_are_written_into_and_stay(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"full: cannot be written .No space left"):
         write_ballots(make_ballots(4), "/dev/full")
     assert Path("/dev/full").is_char_device()
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="there is no /dev/shm")
+def test_files_in_shared_memory_are_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though /dev holds devices otherwise: they are written whole or not at all."""
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        path = Path(folder) / "x.jsonl"
+        write_ballots(make_ballots(4), path)
+        before = path.read_bytes()
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match="No space left"):
+            write_ballots(make_ballots(5), path)
+        assert path.read_bytes() == before and list(Path(folder).iterdir()) == [path]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="devices are made by root")

@@ -11,6 +11,7 @@ from .errors import UserError
 
 PARTIAL = ".partial"
 SYSTEM = ("/dev", "/proc")  # what stands there is no file of anybody's, whatever it leads to
+SHARED = "/dev/shm"  # but here
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -78,6 +79,7 @@ def sync_file(path: Path) -> None:
 
 def is_special(path: Path) -> bool:
     """Whether the path leads to a device, a pipe or a socket, which a file must not take the place of."""
-    if any(path.absolute().is_relative_to(folder) for folder in SYSTEM):
+    place = path.absolute()
+    if any(map(place.is_relative_to, SYSTEM)) and not place.is_relative_to(SHARED):
         return True
     return path.exists() and not path.is_file() and not path.is_dir()

@@ -30,6 +30,7 @@ FOREIGN = {  # what a file begins with that is no rows: what it is, and what to 
     b"\x04\x22\x4d\x18": ("is compressed with lz4", UNPACK),
     b"7z\xbc\xaf": ("is compressed with 7z", UNPACK),
     b"\x1f\x8b": ("is gzip within gzip", "unpack it once"),
+    b"PARE": ("is an encrypted Parquet file", "save it without a key"),
     b"FEA1": ("is Feather of version 1", "write it again as Feather of version 2 (Arrow) or as Parquet"),
     b"ORC": ("is an ORC file", "save it as Parquet or JSON lines"),
     b"Obj\x01": ("is an Avro file", "save it as Parquet or JSON lines"),
@@ -101,7 +102,7 @@ def _opened(path: Path, name: str) -> IO[bytes]:
     except IsADirectoryError:
         raise UserError(f"{name}: is a folder; name a file in it") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{name}: cannot be read ({error})") from None
+        raise UserError(f"{name}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
 
 
 def _heads(path: Path, name: str) -> Iterator[bytes]:
@@ -116,7 +117,7 @@ def _guarded(name: str, items: Iterator[Item]) -> Iterator[Item]:
     except (EOFError, gzip.BadGzipFile, zlib.error):
         raise UserError(f"{name}: damaged or truncated gzip; fetch it again") from None
     except OSError as error:
-        raise UserError(f"{name}: cannot be read ({error})") from None
+        raise UserError(f"{name}: cannot be read ({error.strerror or error})") from None
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
@@ -156,6 +157,8 @@ def _from_text(name: str, lines: Iterator[bytes]) -> Table:
     first = [(number, _text(name, line, number)) for number, line in islice(spoken, 1)]
     if not first:
         raise UserError(f"{name}: is empty")
+    if "\0" in first[0][1]:
+        raise UserError(f"{name}: {NO_TEXT} (it has zero bytes)")
     start = first[0][1].lstrip()[:1]
     if start == "{" and _is_object(first[0][1]):
         second = list(islice(spoken, 1))
@@ -212,8 +215,10 @@ def json_of(text: str, line: int) -> object:
         return DECODER.decode(text)
     except json.JSONDecodeError as error:
         place, why = line + error.lineno - 1, f"{error.msg} at column {error.colno}"
-    except (ValueError, RecursionError) as error:
-        place, why = line, str(error)
+    except RecursionError:
+        place, why = line, "it is nested too deeply"
+    except ValueError as error:
+        place, why = line, "it has a number of too many digits" if "int_max_str_digits" in str(error) else str(error)
     return Broken(f"{place}: broken JSON ({why}); mend or delete the line")
 
 
