@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 import os
 import re
+import resource
 import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,13 +22,14 @@ from safetensors import SafetensorError
 from studies import make_ballots
 from tiny import WORDS, tiny_tokenizer
 
-from preftune import Ballot, Vote
-from preftune.data import containers, flip_votes, limit_votes, read_ballots, templates, text_format, write_ballots
+from preftune.cli import main
+from preftune.data import containers, read_ballots, templates, text_format, write_ballots
 from preftune.data.ballots import Message
 from preftune.errors import UserError
 from preftune.files import write_named, write_whole
 from preftune.model import engine, saving
 from preftune.model.stores import Store, StoreKey
+from preftune.preference import trained
 from preftune.study.looks import Clock
 
 FULL = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
@@ -122,6 +125,50 @@ def test_the_state_before_a_broken_one_counts_where_it_is_still_there(model: str
         run(model, out, resume=True)
     assert steps == list(range(6, STEPS + 1))
     assert_equal_runs(out, whole)
+
+
+REWARD: dict[str, Any] = {"method": "reward", "beta": None, "lora": 2, "eval_fraction": 0.3, "steps": 8}
+
+
+@pytest.fixture(scope="module")
+def fitted(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reward model that nothing happened to."""
+    folder = tmp_path_factory.mktemp("fitted") / "run"
+    run(model, folder, **REWARD)
+    return folder
+
+
+def assert_equal_rewards(found: Path, wanted: Path) -> None:
+    assert contents(found / "reward") == contents(wanted / "reward")
+    names = {path.name for path in found.iterdir()} - {"state.broken"}
+    assert names == {path.name for path in wanted.iterdir()}
+
+
+def test_a_fit_that_dies_after_its_last_step_is_gone_on_with(
+    model: str, fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights that it keeps are still there when the model that is made of them is not."""
+
+    def dies(*args: Any, **named: Any) -> None:
+        raise PowerCut
+
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        patch.setattr(trained.Trainee, "save", dies)
+        run(model, tmp_path / "out", **REWARD)
+    run(model, tmp_path / "out", resume=True, **REWARD)
+    assert_equal_rewards(tmp_path / "out", fitted)
+
+
+@pytest.mark.parametrize("damage", [half, flipped, Path.unlink])
+def test_the_best_weights_of_a_fit_are_those_that_were_written(
+    damage: Callable[[Path], object], model: str, fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    cut_at(5, model=model, out=out, **REWARD)
+    damage(next(out.glob("state.kept-*.safetensors")))
+    run(model, out, resume=True, **REWARD)
+    assert "its best weights are not what was written" in capsys.readouterr().err.replace("\n", " ")
+    assert_equal_rewards(out, fitted)
 
 
 # --- no room ----------------------------------------------------------------------------------------------------------
@@ -327,6 +374,23 @@ def test_a_device_and_a_pipe_are_written_into_and_stay(tmp_path: Path) -> None:
     assert Path("/dev/full").is_char_device()
 
 
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="there is no /dev/shm")
+def test_files_in_shared_memory_are_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though /dev holds devices otherwise: they are written whole or not at all."""
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        path = Path(folder) / "x.jsonl"
+        write_ballots(make_ballots(4), path)
+        before = path.read_bytes()
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match="No space left"):
+            write_ballots(make_ballots(5), path)
+        assert path.read_bytes() == before and list(Path(folder).iterdir()) == [path]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="devices are made by root")
 def test_a_device_node_is_not_replaced_by_a_file(tmp_path: Path) -> None:
     node = tmp_path / "node"
@@ -363,6 +427,37 @@ def test_an_output_that_nobody_takes_is_no_traceback(place: str, code: int, told
     assert told in done.stderr and done.stderr.count("\n") == (1 if told else 0), done.stderr
 
 
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """The exit code of a command."""
+    monkeypatch.setattr("sys.argv", ["preftune", *map(str, arguments)])
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def test_a_file_that_is_read_is_not_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its own name, through a link, or in a folder that is read."""
+    folder, link = tmp_path / "parts", tmp_path / "link.jsonl"
+    folder.mkdir()
+    data = folder / "train.jsonl"
+    write_ballots(make_ballots(4), data)
+    link.symlink_to(data)
+    before = contents(tmp_path)
+    for read, out in ((data, data), (data, link), (link, data), (folder, data), (f"{folder}:train", data)):
+        assert command(monkeypatch, "data", "convert", read, out) == 2
+        assert command(monkeypatch, "data", "check", read, "--html", out) == 2
+        told = capsys.readouterr().err.splitlines()
+        assert len(told) == 2 and all("is read here" in line and "name another file" in line for line in told)
+    assert command(monkeypatch, "data", "check", tmp_path / "none", "--eval-data", data, "--html", data) == 2
+    assert f"--html {data}: is read here" in capsys.readouterr().err
+    assert contents(tmp_path) == before
+    assert command(monkeypatch, "data", "convert", data, tmp_path / "other.jsonl") == 0
+
+
 # --- inputs without end -----------------------------------------------------------------------------------------------
 
 
@@ -384,15 +479,6 @@ def test_a_gzip_that_grows_without_end_is_refused(
         read_ballots(str(tmp_path / "bomb.jsonl.gz"))
 
 
-@pytest.mark.parametrize("weight", [1e7, 1e30])
-def test_a_weight_of_too_many_votes_is_not_taken_apart(weight: float) -> None:
-    vote = Vote(0, 1, 1.0, weight)
-    with pytest.raises(UserError, match="too many single votes"):
-        flip_votes([(vote,)], 0.1, seed=0)
-    with pytest.raises(UserError, match="too many single votes"):
-        limit_votes([Ballot("p", ("a", "b"), (vote,))], 2, seed=0)
-
-
 ENDLESS = {
     "time": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
     "memory": "{{ 'A' * 10 ** 15 }}",
@@ -406,6 +492,26 @@ def test_a_chat_template_without_end_is_the_users_error(name: str, monkeypatch: 
     monkeypatch.setattr(templates.bounded.__wrapped__, "__defaults__", (0.5,))
     with pytest.raises(UserError, match="does not come to an end"):
         text_format(tiny_tokenizer(WORDS, ENDLESS[name])).prompt((Message("user", "w1"),))
+
+
+GROWING = {
+    "a text": "{{ 'A' * 700000000 }}",
+    "a wide text": "{{ 'a'|center(700000000) }}",
+    "a number": "{{ '%700000000d' % 1 }}",
+    "a list": "{{ ([0] * 90000000)|length }}",
+    "by and by": "{% set ns = namespace(x='A') %}{% for i in range(30) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is bounded on Linux")
+@pytest.mark.parametrize("name", GROWING)
+def test_a_chat_template_has_so_much_memory_and_no_more(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would take more than half a GiB; afterwards the process has the bounds that it had."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    monkeypatch.setattr(templates.roomy.__wrapped__, "__defaults__", (1 << 28,))
+    with pytest.raises(UserError, match="does not come to an end"):
+        text_format(tiny_tokenizer(WORDS, GROWING[name])).prompt((Message("user", "w1"),))
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
 
 
 def test_a_model_of_ten_million_layers_is_refused_before_they_are_made(model: str, tmp_path: Path) -> None:

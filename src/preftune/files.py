@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from .errors import UserError
 
 PARTIAL = ".partial"
 SYSTEM = ("/dev", "/proc")  # what stands there is no file of anybody's, whatever it leads to
+SHARED = "/dev/shm"  # but here
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -45,18 +47,39 @@ def write_named(path: Path, content: bytes, *, flag: str = "") -> None:
         raise UserError(f"{f'{flag} ' if flag else ''}{path}: cannot be written ({why})") from None
 
 
+def check_other(path: str | Path, inputs: Iterable[str | Path], *, flag: str = "") -> None:
+    """Raises UserError, with the `flag` that named the file, for a file to write that is one of those that are read, or
+    stands in a folder that is.
+    """
+    path = Path(path)
+    if not path.exists() or is_special(path):
+        return
+    place = path.resolve()
+    for one in inputs:
+        read = Path(str(one) if os.path.exists(one) else str(one).partition(":")[0]).resolve()  # FOLDER:SPLIT
+        if place == read or read in place.parents or (read.exists() and path.samefile(read)):
+            told = f"{flag} {path}" if flag else str(path)
+            raise UserError(f"{told}: is read here ({one}), and would be written over; name another file")
+
+
 def sync(folder: Path) -> None:
     """Wait until a folder and all files in it are on the disk, whatever happens to the machine then."""
     for path in (*folder.rglob("*"), folder):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync_file(path)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def is_special(path: Path) -> bool:
     """Whether the path leads to a device, a pipe or a socket, which a file must not take the place of."""
-    if any(path.absolute().is_relative_to(folder) for folder in SYSTEM):
+    place = path.absolute()
+    if any(map(place.is_relative_to, SYSTEM)) and not place.is_relative_to(SHARED):
         return True
     return path.exists() and not path.is_file() and not path.is_dir()

@@ -608,68 +608,6 @@ def test_an_unreadable_row_stops_with_its_file_and_line(tmp_path: Path, what: st
     assert f"{path}, row 2: " in error_of(lambda: read_ballots(path))
 
 
-LINE = json.dumps(GOOD).encode()
-TWICE = parquet(pyarrow.table([["q"], ["x"], ["y"], ["z"]], names=["prompt", "a", "a", "b"]))
-PACKED = gzip.compress(b"\n".join([LINE] * 50), mtime=0)
-
-
-@pytest.mark.parametrize(
-    ("what", "content"),
-    [
-        (": is empty", b""),
-        (": is empty", b"\n \n"),
-        (": is empty", gzip.compress(b"", mtime=0)),
-        (": holds no rows", b"[]"),
-        (": holds no rows", b'{"data": []}'),
-        (": holds no rows", b"prompt,chosen,rejected\n"),
-        (": damaged or truncated gzip", PACKED[:-12]),
-        (": damaged or truncated gzip", PACKED[:20] + b"\x00\x00" + PACKED[22:]),
-        (": damaged or truncated gzip", b"\x1f\x8b"),
-        (": is compressed with zip", b"PK\x03\x04rest"),
-        (":2: broken JSON", LINE + b'\n{"prompt": "q", "chos\n' + LINE),
-        (":3: broken JSON", LINE + b"\n\n" + LINE[:-1]),
-        (":1: broken JSON", LINE[:-1] + b"\n" + LINE),
-        (":1: broken JSON", LINE[:-1]),
-        (":2: broken JSON", LINE + b"\noops\n"),
-        (":2: broken JSON", LINE + b"\n" + b'{"a":' * 100_000),
-        (":3: broken JSON", b'[\n {"prompt": "q",\n  oops}\n]'),
-        (":3: broken JSON", b'{\n "data": [\n  oops\n ]}'),
-        (":1: neither JSON nor", b"oops\n" + LINE),
-        (":1: neither JSON nor", b"\x00\x01\x02"),
-        (":2: broken JSON (the key 'prompt' stands twice in one object)", LINE + b'\n{"prompt": "q", "prompt": "r"}'),
-        (
-            ":1: broken JSON (the key 'n' stands twice",
-            b'{"prompt": "q", "chosen": "x", "rejected": "y", "m": {"n": 1, "n": 1}}',
-        ),
-        (":1: broken JSON (the key 'b' stands twice", b'[{"prompt": "q", "a": "x", "b": "y", "b": "z", "label": 1}]'),
-        (":1: two columns have the same title, 'chosen'", b"prompt\tchosen\tchosen\trejected\nq\tx\ty\tz\n"),
-        (
-            ", row 1: in `votes`, the key 'a' stands twice",
-            b'prompt;a;b;votes\nq;x;y;"{""a"": 1, ""b"": 2, ""a"": 3}"\n',
-        ),
-        (", row 1: in `votes`, the key 'a' stands twice", b"prompt;a;b;votes\nq;x;y;{'a': 1, 'b': 2, 'a': 3}\n"),
-        (", row 1: `votes` of a pair must be", b"prompt;a;b;votes\nq;x;y;{[]: 1}\n"),
-        (": two columns have the same title, 'a'", TWICE),
-        (":2: is not UTF-8 text", LINE + b"\n" + '{"prompt": "é"}'.encode("latin-1")),
-        (":1: is not UTF-8 text", LINE.decode().encode("utf-16")),
-        ("holds several lists ('train', 'test')", b'{"train": [{}], "test": [{}]}'),
-        (":1: two columns have the same title", b"prompt,chosen,chosen,rejected\nq,x,y,z\n"),
-        (", row 2: has 2 cells under 3 titles", b"prompt,chosen,rejected\nq,x,y\nq,x\n"),
-        (":2: neither JSON nor readable as CSV", b'prompt,chosen,rejected\nq,x,"y\n'),
-        (", row 2: `label` is 3", b"prompt,a,b,label\nq,x,y,1\nq,x,y,3\n"),
-        (": damaged Parquet file", b"PAR1 and then nothing of the kind"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_an_unreadable_file_stops_with_what_is_wrong_and_where(tmp_path: Path, what: str, content: bytes) -> None:
-    path = tmp_path / "pairs.jsonl"
-    path.write_bytes(content)
-    message = error_of(lambda: read_ballots(path))
-    assert message.startswith(str(path))
-    assert what in message
-    assert len(message) < len(str(path)) + 300
-
-
 def test_a_missing_file_and_a_folder_are_told_apart(tmp_path: Path, monkeypatch) -> None:
     assert "there is no such file" in error_of(lambda: read_ballots(tmp_path / "none.jsonl"))
     assert "there is no such file" in error_of(lambda: read_prompts(tmp_path / "none.txt"))
@@ -747,6 +685,10 @@ def test_whatever_rows_a_file_holds_each_is_accounted_for_or_named_in_a_user_err
             else:
                 if isinstance(result, BallotSet):
                     assert result.rows == len(result) + sum(result.skipped.values())
+                    canonical = path.with_name("canonical.jsonl")
+                    write_ballots(result, canonical)
+                    back = read_ballots(canonical)
+                    assert (back.ballots, back.sha256, back.skipped) == (result.ballots, result.sha256, {})
 
 
 def containers_of(folder: Path, rows: list[object]) -> Iterator[tuple[Path, bytes]]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from properties import tried
 from synthetic_study import write_synthetic_study
 
-from preftune.data.ballots import Ballot, Vote, flip_votes, limit_votes, pool, single_votes
+from preftune.data.ballots import Ballot, Vote, binomial, counted_votes, flip_votes, limit_votes, pool
 from preftune.errors import UserError
 from preftune.evidence import run_names
 from preftune.evidence.conclusion import verdict
@@ -34,6 +34,10 @@ votes = st.builds(
 )
 
 # --- votes ------------------------------------------------------------------------------------------------------------
+
+
+def single_votes(vote: Vote) -> tuple[Vote, ...]:
+    return tuple(one for one, count in counted_votes(vote) for _ in range(count))
 
 
 @given(votes)
@@ -103,6 +107,52 @@ def test_votes_of_a_prompt_are_limited_by_chance_and_the_responses_stay() -> Non
 def test_the_limit_holds_over_all_ballots_of_a_prompt() -> None:
     ballots = [Ballot("x", ("a", "b"), (Vote(0, 1, 1.0),)) for _ in range(10)]
     assert sum(len(ballot.votes) for ballot in limit_votes(ballots, 3, seed=0)) == 3
+
+
+MANY = (10**4 + 1, 10**7, 10**12, 10**15, 10**30)
+
+
+@pytest.mark.parametrize("many", MANY)
+def test_of_more_votes_than_are_drawn_one_by_one_their_number_is_drawn(many: int) -> None:
+    """As many flips as in a binomial draw, none at a rate of 0, never fewer at a higher rate, the next vote alike."""
+    rate, weight = 0.2, float(many)
+    own = [(Vote(0, 1, 1.0, weight), Vote(0, 1, 0.75, weight)) for _ in range(200)]
+    flipped, count = flip_votes(own, rate, seed=0)
+    assert (flipped, count) == flip_votes(own, rate, seed=0) and flip_votes(own, 0.0, seed=0) == (tuple(own), 0)
+    hard, soft = (np.array([both[place].p for both in flipped]) for place in (0, 1))
+    sd = (rate * (1 - rate) / weight) ** 0.5
+    rounding = 1e-15
+    assert abs(hard.mean() - (1 - rate)) < 4 * sd / 200**0.5 + rounding
+    assert hard.std() == pytest.approx(sd, rel=0.25, abs=rounding)
+    assert abs(soft.mean() - (0.75 - rate / 2)) < 4 * sd / 200**0.5 + rounding
+    more = np.array([first.p for first, _ in flip_votes(own, 0.3, seed=0)[0]])
+    assert (more <= hard).all() and ((more >= 0) & (more <= 1)).all()
+    assert all(v.weight == weight for both in flipped for v in both)
+
+
+def test_a_binomial_quantile_is_that_of_its_distribution_on_both_sides_of_the_limit() -> None:
+    for u in (1e-12, 0.01, 0.3, 0.5, 0.99):
+        small, large = binomial(u, 10**12, 0.2), binomial(u, 10**12 + 1, 0.2)
+        assert abs(small - large) <= 8 + 1e-9 * small  # the skew of the distribution
+    assert [binomial(u, 10**13, rate) for u, rate in ((0.0, 0.2), (0.5, 0.0), (0.5, 1.0))] == [0, 0, 10**13]
+
+
+@pytest.mark.parametrize("many", MANY)
+def test_of_very_many_votes_as_many_are_kept_as_were_asked_for(many: int) -> None:
+    """Each as likely as another: of votes three in four of which say a, about three in four that are kept do."""
+    ballots = [Ballot(f"p{n}", ("a", "b"), (Vote(0, 1, 0.75, float(many)),)) for n in range(30)]
+    left = limit_votes(ballots, 40, seed=0)
+    assert left == limit_votes(ballots, 40, seed=0)
+    assert all(sum(vote.weight for vote in ballot.votes) == 40 for ballot in left)
+    share = np.mean([sum(v.p * v.weight for v in ballot.votes) / 40 for ballot in left])
+    assert share == pytest.approx(0.75, abs=4 * (0.75 * 0.25 / 1200) ** 0.5)
+    assert limit_votes(ballots[:1], many, seed=0)[0].votes == ballots[0].votes
+
+
+def test_more_votes_than_can_be_chosen_are_the_users_error() -> None:
+    many = [Ballot("p", ("a", "b"), (Vote(0, 1, 1.0, 1e9),))]
+    with pytest.raises(UserError, match=r"--votes-per-prompt 2000000: a prompt has 1e\+09 votes; choose 1,000,000"):
+        limit_votes(many, 2_000_000, seed=0)
 
 
 # --- a study ----------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..errors import UserError
+from ..files import check_other
 from ..text import harmless
 from .flags import Parsed
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ..checking import Checked, Finding
 
 CHECKING = ("model", "max-length", "template-options", "eval-data", "seed", "strict", "json", "html")  # its flags
+READ = ("file", "eval_data", "model")
 COLOURS = {"error": "bold red", "warning": "bold yellow", "note": "cyan"}
 
 
@@ -32,6 +34,8 @@ def check(given: Parsed) -> None:
     if "out_file" in given:
         raise UserError(f"data check takes one file; {given['out_file']} is one too many (--html writes a page)")
     _check_place("html", given.get("html"))
+    if "html" in given:
+        check_other(given["html"], [given[name] for name in READ if name in given], flag="--html")
     form = None
     if "model" in given:
         from ..model import load_form

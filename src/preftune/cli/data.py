@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
+from ..files import check_other
 from .check import CHECKING, check
 from .command import Command
 from .flags import Parsed
@@ -27,6 +28,7 @@ def convert(given: Parsed) -> None:
         return preview(given)
     if "out_file" not in given:
         raise UserError("missing: out_file, or --preview N to look at how rows are read; see --help")
+    check_other(given["out_file"], [given["file"]])
     ballots = read_ballots(given["file"], given)
     kept = merge_prompts(ballots) if given.get("merge_prompts") else tuple(ballots)
     write_ballots(kept, given["out_file"])

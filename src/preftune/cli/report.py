@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import UserError
+from ..files import check_other
 from .command import Command
 from .flags import Parsed
 
@@ -66,6 +67,8 @@ def _checked(given: Parsed) -> list[Path]:
         raise UserError("--out is the page of --compare; a study's own report stands in its folder")
     if "out" in given and (Path(given["out"]).is_dir() or not Path(given["out"]).parent.is_dir()):
         raise UserError(f"--out {given['out']}: name a file in a folder that is there")
+    if "out" in given and Path(given["out"]).name != COMPARISON:
+        check_other(given["out"], folders, flag="--out")
     return folders
 
 

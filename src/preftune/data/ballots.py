@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
+import sys
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any, NamedTuple, TypeVar, overload
 
 from ..errors import UserError
 
 TOOLS = "tools"  # role of a first message that offers tools, as JSON
-MOST_SINGLE = 1_000_000  # votes that one vote may be taken apart into
+MOST_SINGLE = 10_000  # votes that are drawn one by one; of more, how many is drawn
+MOST_KEPT = 1_000_000  # votes of a prompt that are chosen by chance
 LIGHTEST, HEAVIEST = 1e-30, 1e30  # weights of a vote: within these float32 sums of losses neither vanish nor overflow
 
 
@@ -161,60 +165,88 @@ def pool(votes: Iterable[Vote]) -> tuple[Vote, ...]:
     return tuple(Vote(a, b, min(mass / weight, 1.0), weight) for (a, b), (mass, weight) in totals.items())
 
 
-def single_votes(vote: Vote) -> tuple[Vote, ...]:
-    """The votes of weight 1 that a counted one stands for: n·p for a, n·(1 − p) for b, with at most one tie.
+def counted_votes(vote: Vote) -> tuple[tuple[Vote, int], ...]:
+    """The votes of weight 1 that a counted one stands for, alike ones together with how many they are.
 
-    Where that gives no whole numbers they are n votes alike; a weight that is no whole number is one vote.
+    They are n·p for a, n·(1 − p) for b, with at most one tie. Where that gives no whole numbers they are n votes alike;
+    a weight that is no whole number is one vote.
     """
     n = round(vote.weight)
     if n != vote.weight:
-        return (vote,)
-    if n > MOST_SINGLE:
-        raise UserError(f"a vote of weight {vote.weight:g} is too many single votes to draw from; scale weights down")
+        return ((vote, 1),)
     won, lost = int(vote.p * n + 1e-9), int((1 - vote.p) * n + 1e-9)
     tied = n - won - lost
-    if tied > 1 or abs(won + tied / 2 - vote.p * n) > 1e-6:
-        return (replace(vote, weight=1.0),) * n
+    if tied not in (0, 1) or abs(won + tied / 2 - vote.p * n) > 1e-6:
+        return ((replace(vote, weight=1.0), n),)
     counts = ((1.0, won), (0.0, lost), (0.5, tied))
-    return tuple(Vote(vote.a, vote.b, p) for p, count in counts for _ in range(count))
+    return tuple((Vote(vote.a, vote.b, p), count) for p, count in counts if count)
 
 
 def flip_votes(votes: Iterable[Sequence[Vote]], rate: float, *, seed: int) -> tuple[tuple[tuple[Vote, ...], ...], int]:
     """(the votes of every ballot with label noise, how many were flipped).
 
-    Each single vote is turned round (p → 1 − p) with probability `rate`, on its own. The draws depend on the seed and
-    the place of a vote only: what is flipped at one rate is flipped at every higher one too.
+    Each single vote is turned round (p → 1 − p) with probability `rate`, on its own; of more than `MOST_SINGLE` alike
+    ones their number is drawn, by one draw. The draws depend on the seed and the place of a vote only: what is flipped
+    at one rate is flipped at every higher one too.
     """
     rng = random.Random(f"flips/{seed}")
     flipped = 0
 
+    def turned(one: Vote, count: int) -> tuple[float, int]:
+        """The sum of p over so many votes, some of them turned round, and how many those are."""
+        if count > MOST_SINGLE:
+            turns = binomial(rng.random(), count, rate)
+            return one.p * (count - turns) + one.swap().p * turns, turns
+        each = [rng.random() < rate for _ in range(count)]
+        return sum(one.swap().p if turn else one.p for turn in each), sum(each)
+
     def noisy(vote: Vote) -> Vote:
         nonlocal flipped
-        turned = [rng.random() < rate for _ in single_votes(vote)]
-        flipped += sum(turned)
-        if not any(turned):
-            return vote
-        sides = [v.swap().p if turn else v.p for v, turn in zip(single_votes(vote), turned, strict=True)]
-        return replace(vote, p=sum(sides) / len(sides))
+        groups = counted_votes(vote)
+        sums, turns = zip(*(turned(one, count) for one, count in groups), strict=True)
+        flipped += sum(turns)
+        return replace(vote, p=min(sum(sums) / sum(count for _, count in groups), 1.0)) if any(turns) else vote
 
     return tuple(tuple(map(noisy, own)) for own in votes), flipped
+
+
+def binomial(u: float, count: int, rate: float) -> int:
+    """The quantile at u of how many of `count` come about, each with probability `rate`: it rises with the rate.
+
+    Beyond 10¹², where that loops, of the normal distribution with the same mean and variance.
+    """
+    if count > 10**12:
+        from scipy.special import ndtri
+
+        drawn = rate * count + float(ndtri(u)) * (rate * (1 - rate) * count) ** 0.5 if 0 < u < 1 else 0.0
+        return int(min(max(drawn, 0), count))
+    from scipy.stats import binom
+
+    return int(max(binom.ppf(u, count, rate), 0))
 
 
 def limit_votes(ballots: Sequence[Ballot], most: int, *, seed: int) -> tuple[Ballot, ...]:
     """The ballots with at most `most` single votes for each prompt, chosen by chance; responses all stay.
 
-    The choice depends on the seed and the prompt only. Raises ValueError unless `most` is positive.
+    The choice depends on the seed and the prompt only. Raises ValueError unless `most` is positive, and UserError for
+    more than `MOST_KEPT` where a prompt has more votes than it.
     """
     if most < 1:
         raise ValueError(f"most = {most} is not positive")
-    places: dict[Prompt, list[tuple[int, int, Vote]]] = {}
+    places: dict[Prompt, list[tuple[int, int, Vote, int]]] = {}
     for i, ballot in enumerate(ballots):
-        singles = [(i, j, one) for j, vote in enumerate(ballot.votes) for one in single_votes(vote)]
-        places.setdefault(ballot.prompt, []).extend(singles)
+        groups = [(i, j, one, count) for j, vote in enumerate(ballot.votes) for one, count in counted_votes(vote)]
+        places.setdefault(ballot.prompt, []).extend(groups)
     kept: dict[tuple[int, int], list[Vote]] = {}
-    for prompt, singles in places.items():
-        chosen = random.Random(f"votes/{seed}/{prompt!r}").sample(singles, min(most, len(singles)))
-        for i, j, one in chosen:
+    for prompt, counted in places.items():
+        total = sum(count for *_, count in counted)
+        if most >= total > MOST_SINGLE:
+            for i, j, one, count in counted:
+                kept.setdefault((i, j), []).append(replace(one, weight=one.weight * count))
+            continue
+        ends = list(accumulate(count for *_, count in counted))
+        for place in drawn_places(random.Random(f"votes/{seed}/{prompt!r}"), total, min(most, total)):
+            i, j, one, _ = counted[bisect_right(ends, place)]
             kept.setdefault((i, j), []).append(one)
 
     def fewer(i: int, ballot: Ballot) -> Ballot:
@@ -222,6 +254,18 @@ def limit_votes(ballots: Sequence[Ballot], most: int, *, seed: int) -> tuple[Bal
         return replace(ballot, votes=tuple(vote for own in left for vote in pool(own)))
 
     return tuple(fewer(i, ballot) for i, ballot in enumerate(ballots))
+
+
+def drawn_places(rng: random.Random, total: int, most: int) -> list[int]:
+    """So many of the numbers below `total`, each as likely, none twice."""
+    if most > MOST_KEPT:
+        raise UserError(f"--votes-per-prompt {most}: a prompt has {total:g} votes; choose {MOST_KEPT:,} at most")
+    if total <= sys.maxsize:
+        return rng.sample(range(total), most)
+    chosen: dict[int, None] = {}
+    while len(chosen) < most:
+        chosen[rng.randrange(total)] = None
+    return list(chosen)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,36 @@ from .layouts import HELD, KNOWN, fits
 from .numbered import is_said
 
 CHATS = {"conversations", "conversation", "messages", "turns"}  # never text, whatever is in them
-ARCHIVES = {b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstandard"}
+UNPACK = "unpack it, or use gzip"
+FOREIGN = {  # what a file begins with that is no rows: what it is, and what to do
+    b"PK\x03\x04": ("is compressed with zip", f"{UNPACK}; save a spreadsheet as CSV"),
+    b"BZh": ("is compressed with bzip2", UNPACK),
+    b"\xfd7zXZ": ("is compressed with xz", UNPACK),
+    b"\x28\xb5\x2f\xfd": ("is compressed with zstandard", UNPACK),
+    b"\x04\x22\x4d\x18": ("is compressed with lz4", UNPACK),
+    b"7z\xbc\xaf": ("is compressed with 7z", UNPACK),
+    b"\x1f\x8b": ("is gzip within gzip", "unpack it once"),
+    b"PARE": ("is an encrypted Parquet file", "save it without a key"),
+    b"FEA1": ("is Feather of version 1", "write it again as Feather of version 2 (Arrow) or as Parquet"),
+    b"ORC": ("is an ORC file", "save it as Parquet or JSON lines"),
+    b"Obj\x01": ("is an Avro file", "save it as Parquet or JSON lines"),
+    b"SQLite f": ("is a database of SQLite", "save the table as CSV or JSON lines"),
+    b"\x89HDF": ("is an HDF5 file", "save the table as Parquet or JSON lines"),
+    b"\x93NUMPY": ("is an array of numpy", "save the rows as JSON lines"),
+    b"\xd0\xcf\x11\xe0": ("is a document of an old office program", "save the sheet as CSV"),
+    b"%PDF": ("is a PDF", "save the rows as JSON lines"),
+    b"\xff\xfe": ("is UTF-16 or UTF-32 text", "save the file as UTF-8"),
+    b"\xfe\xff": ("is UTF-16 text", "save the file as UTF-8"),
+    b"\0\0\xfe\xff": ("is UTF-32 text", "save the file as UTF-8"),
+    **{
+        bytes([0x80, version]): ("is a pickle, which could run code", "save the rows as JSON lines with what made it")
+        for version in range(2, 6)
+    },
+    b"version https://git-lfs": ("is a pointer of Git LFS and not the file", "fetch it with git lfs pull"),
+    b"<!DOCTYPE": ("is a web page", "fetch the file itself"),
+    b"<!doctype": ("is a web page", "fetch the file itself"),
+    b"<html": ("is a web page", "fetch the file itself"),
+}
 NO_TEXT = "is not UTF-8 text; save the file as UTF-8"
 BLANK = b" \t\r\n\v\f\xef\xbb\xbf"
 LONGEST_LINE = 1 << 28  # bytes
@@ -50,9 +79,9 @@ def open_table(path: Path, name: str, also: frozenset[str] = frozenset()) -> Tab
     Raises UserError, with file and line, for what cannot be read, here or when the rows are taken.
     """
     head = next(_guarded(name, _heads(path, name)))
-    for magic, kind in ARCHIVES.items():
+    for magic, (what, do) in FOREIGN.items():
         if head.startswith(magic):
-            raise UserError(f"{name}: is compressed with {kind}; unpack it, or use gzip")
+            raise UserError(f"{name}: {what}; {do}")
     if head.startswith(b"PAR1"):
         return Table(name, ", row ", _guarded(name, _from_parquet(path, name, also)))
     if head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
@@ -73,12 +102,12 @@ def _opened(path: Path, name: str) -> IO[bytes]:
     except IsADirectoryError:
         raise UserError(f"{name}: is a folder; name a file in it") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{name}: cannot be read ({error})") from None
+        raise UserError(f"{name}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
 
 
 def _heads(path: Path, name: str) -> Iterator[bytes]:
     with _opened(path, name) as file:
-        yield file.read(8)
+        yield file.read(max(map(len, FOREIGN)))
 
 
 def _guarded(name: str, items: Iterator[Item]) -> Iterator[Item]:
@@ -88,7 +117,7 @@ def _guarded(name: str, items: Iterator[Item]) -> Iterator[Item]:
     except (EOFError, gzip.BadGzipFile, zlib.error):
         raise UserError(f"{name}: damaged or truncated gzip; fetch it again") from None
     except OSError as error:
-        raise UserError(f"{name}: cannot be read ({error})") from None
+        raise UserError(f"{name}: cannot be read ({error.strerror or error})") from None
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
@@ -128,6 +157,8 @@ def _from_text(name: str, lines: Iterator[bytes]) -> Table:
     first = [(number, _text(name, line, number)) for number, line in islice(spoken, 1)]
     if not first:
         raise UserError(f"{name}: is empty")
+    if "\0" in first[0][1]:
+        raise UserError(f"{name}: {NO_TEXT} (it has zero bytes)")
     start = first[0][1].lstrip()[:1]
     if start == "{" and _is_object(first[0][1]):
         second = list(islice(spoken, 1))
@@ -184,8 +215,10 @@ def json_of(text: str, line: int) -> object:
         return DECODER.decode(text)
     except json.JSONDecodeError as error:
         place, why = line + error.lineno - 1, f"{error.msg} at column {error.colno}"
-    except (ValueError, RecursionError) as error:
-        place, why = line, str(error)
+    except RecursionError:
+        place, why = line, "it is nested too deeply"
+    except ValueError as error:
+        place, why = line, "it has a number of too many digits" if "int_max_str_digits" in str(error) else str(error)
     return Broken(f"{place}: broken JSON ({why}); mend or delete the line")
 
 

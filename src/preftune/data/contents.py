@@ -19,6 +19,7 @@ from .verdicts import NO_VOTES, Statement, agreed, is_stated, statements_of
 FEW = "fewer than two responses"
 UNSCORED = "a response without a rank or score"
 RANKS, SCORES = ("rank",), ("score", "overall_score", "fine-grained_score", "pm_score", "rating", "reward")
+MOST_RESPONSES = 10**9  # no row has as many
 OF_TWO = ("label", "winner", "first_wins", "p")
 FORMS = (
     "a row needs `chosen` and `rejected`; or `a` and `b` with `label`, `winner`, `votes` or `p`; or `responses` with "
@@ -259,6 +260,6 @@ def _annotation(said: Row) -> Annotation:
 
 def _places(said: Row, what: str) -> tuple[int, int]:
     a, b = (number_of(said[key], key) for key in "ab")
-    if not (a.is_integer() and b.is_integer()):
+    if not (a.is_integer() and b.is_integer() and max(abs(a), abs(b)) < MOST_RESPONSES):
         raise ValueError(f"{what} names responses by their place from 0, not {a:g} and {b:g}")
     return int(a), int(b)

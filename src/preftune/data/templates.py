@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
@@ -31,7 +33,8 @@ NO_TEMPLATE = "tools, tool calls or reasoning, and no chat template to write the
 
 SECONDS = 20.0  # for one chat, which takes a millisecond
 LONGEST = 1 << 26  # characters of one chat
-ENDLESS = "does not come to an end with one chat (20 seconds, 64 million characters); give the model another one"
+ROOM = 1 << 30  # bytes of memory for one chat
+ENDLESS = "does not come to an end with one chat (20 seconds, 64 million characters, 1 GiB); give the model another one"
 
 WRONG = (ArithmeticError, AttributeError, LookupError, RecursionError, TemplateError, TypeError, ValueError)
 
@@ -64,7 +67,7 @@ class Writer:
         chat = [self.controls.mark(turn, self.gap) for turn in turns]
         offered = self.controls.mark(tools, self.gap) or None
         try:
-            with bounded():
+            with bounded(), roomy():
                 text = self.tokenizer.apply_chat_template(
                     chat, tools=offered, tokenize=False, add_generation_prompt=self.asking
                 )
@@ -135,6 +138,24 @@ def bounded(seconds: float = SECONDS) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def roomy(room: int = ROOM) -> Iterator[None]:
+    """Raises MemoryError within what takes so many bytes of memory more; on Linux, in the main thread."""
+    if not sys.platform.startswith("linux") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    taken = int(Path("/proc/self/statm").read_bytes().split()[0]) * resource.getpagesize()
+    bounds = [bound for bound in (soft, hard) if bound != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_AS, (min([taken + room, *bounds]), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _more_of(turn: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -6,11 +6,14 @@ from .distributed import joined as joined
 from .doctor import Checked as Checked
 from .doctor import check_stores as check_stores
 from .engine import check_state as check_state
+from .engine import content_hash as content_hash
+from .engine import extra_path as extra_path
 from .engine import load_state as load_state
 from .engine import pick_device as pick_device
 from .engine import ranks as ranks
 from .engine import remove_state as remove_state
 from .engine import return_freed_memory as return_freed_memory
+from .engine import save_extra as save_extra
 from .engine import save_state as save_state
 from .engine import state_record as state_record
 from .engine import tokens_per_pass as tokens_per_pass

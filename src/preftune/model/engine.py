@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from ..console import say
 from ..errors import UserError
-from ..files import sync
+from ..files import PARTIAL, sync, sync_file
 from ..launch import Launch, launched
 
 T = TypeVar("T")
@@ -30,6 +30,7 @@ R = TypeVar("R")
 WEIGHTS, MOMENTS, RECORD = "weights.safetensors", "moments.safetensors", "record.json"  # of a saved state
 SHARDS = "shards"  # in the place of weights and moments, where several processes saved it: each its own part
 HASHES = "files"  # in its record: the content of the others
+EXTRA = ".kept-"  # begins the names of files that a training keeps beside its states, by which these name them
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -272,7 +273,9 @@ def save_state(
 
 def _complete(partial: Path, folder: Path, old: Path, record: Mapping[str, object]) -> None:
     """Add the record to a state whose tensors are there, and put it in the place of the one before."""
-    hashes = {str(path.relative_to(partial)): _hash(path) for path in sorted(partial.rglob("*")) if path.is_file()}
+    hashes = {
+        str(path.relative_to(partial)): content_hash(path) for path in sorted(partial.rglob("*")) if path.is_file()
+    }
     (partial / RECORD).write_text(json.dumps({**record, HASHES: hashes}), encoding="utf-8")
     sync(partial)
     if folder.exists():
@@ -356,7 +359,7 @@ def _problem(folder: Path, why: Callable[[Mapping[str, Any]], str]) -> str:
     for name in hashes or (WEIGHTS, MOMENTS):
         if not (folder / name).is_file():
             return f"{name} is missing"
-        if name in hashes and _hash(folder / name) != hashes[name]:
+        if name in hashes and content_hash(folder / name) != hashes[name]:
             return f"{name} is not what was written"
     return why(record)
 
@@ -365,6 +368,27 @@ def remove_state(folder: Path) -> None:
     """Delete a saved state and what an interrupted save may have left beside it."""
     for leftover in (folder, *_beside(folder)):
         shutil.rmtree(leftover, ignore_errors=True)
+    for extra in folder.parent.glob(folder.name + EXTRA + "*"):
+        extra.unlink()
+
+
+def save_extra(folder: Path, name: str, parameters: Mapping[str, Tensor]) -> str:
+    """Write tensors that a state is to name beside the states, whole and on the disk; the hash of what was written."""
+    path = extra_path(folder, name)
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        save_file({key: value.detach().contiguous() for key, value in parameters.items()}, partial)
+        sync_file(partial)
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
+    return content_hash(path)
+
+
+def extra_path(folder: Path, name: str) -> Path:
+    """Where `save_extra` writes."""
+    return folder.with_name(f"{folder.name}{EXTRA}{name}.safetensors")
 
 
 def _beside(folder: Path) -> tuple[Path, Path]:
@@ -372,7 +396,8 @@ def _beside(folder: Path) -> tuple[Path, Path]:
     return folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
 
 
-def _hash(path: Path) -> str:
+def content_hash(path: Path) -> str:
+    """What tells a file's content from any other; no defence against somebody who wants two to look alike."""
     digest = xxhash.xxh3_128()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):

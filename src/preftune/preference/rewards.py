@@ -72,6 +72,7 @@ def fit_or_load(job: Fitting) -> RewardModel:
     done = job.folder / "done.json"
     check_fitted(job.folder, job.kind)
     if done.exists():
+        remove_state(job.folder / "state")
         return open_reward(job.folder / "reward", job.bench)
     say(f"reward model, seed {job.seed} ({job.kind})")
     job = replace(job, recipe=reward_recipe(job.kind, job.recipe))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..data import BranchBatch, TokenBallot, score_table, sent
@@ -25,14 +24,18 @@ from ..model import (
     Policy,
     Workbench,
     classifier_class,
+    content_hash,
     delta_of,
+    extra_path,
     last_states,
     plain_weights,
     ranks,
     save_classifier,
+    save_extra,
     score_ballots,
     score_head,
     start_policy,
+    state_record,
     whole_weights,
 )
 from ..stopping import stop_requests
@@ -93,32 +96,62 @@ class Trainee:
 
 @dataclass
 class Best:
-    """The weights of the lowest held-out log-loss so far, in a file; `loss` and `step` go with the saved state."""
+    """The weights of the lowest held-out log-loss so far, in a file beside the saved `state`, which tells `kept` of it.
 
-    path: Path
+    The file that the last saved state tells of stays until a state tells of another one.
+    """
+
+    state: Path
     loss: float = math.inf
     step: int = 0
+    hash: str = ""
+
+    @property
+    def path(self) -> Path:
+        return extra_path(self.state, str(self.step))
 
     def consider(self, loss: float, step: int, parameters: Mapping[str, nn.Parameter]) -> None:
         if not loss < self.loss:
             return
         whole = ranks().gathered(parameters)
-        if ranks().leads:
-            partial = self.path.with_suffix(".partial")
-            save_file(whole, partial)
-            os.replace(partial, self.path)
-        ranks().meet()
-        self.loss, self.step = loss, step
+        self.loss, self.step, self.hash = loss, step, ranks().led(lambda: self._keep(step, whole))
+
+    def _keep(self, step: int, whole: Mapping[str, Tensor]) -> str:
+        """Write the weights of a step, beside those that the saved state tells of; their hash."""
+        told = told_of(state_record(self.state) or {})
+        for other in self.path.parent.glob(extra_path(self.state, "*").name):
+            if not told or other != extra_path(self.state, str(told[1])):
+                other.unlink()
+        return save_extra(self.state, str(step), whole)
 
     def restore(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Put the best weights back, if any were kept, and remove the file."""
+        """Put the best weights back, if any were kept."""
         if self.step:
             kept = load_file(self.path)
             with torch.no_grad():
                 for name, parameter in parameters.items():
                     parameter.copy_(ranks().part_of(kept[name], parameter))
         ranks().meet()
-        self.path.unlink(missing_ok=True)
+
+    def kept(self) -> list[Any]:
+        """What the saved state tells."""
+        return [self.loss, self.step, self.hash]
+
+
+def told_of(record: Mapping[str, Any]) -> list[Any]:
+    """What `Best.kept` gave to the record of a saved state; empty if it gave nothing."""
+    told = record.get("kept", {}).get("best")
+    return told if isinstance(told, list) and len(told) == 3 else []  # without a hash before 0.3
+
+
+def best_told(state: Path, record: Mapping[str, Any]) -> Best | None:
+    """The best weights that the record of a saved state tells of, if they are what was written; None if not."""
+    told = told_of(record)
+    if not told:
+        return None
+    best = Best(state, *told)
+    whole = not best.step or (best.path.is_file() and content_hash(best.path) == best.hash)
+    return best if whole else None
 
 
 def fit_trained_score(
@@ -137,9 +170,14 @@ def fit_trained_score(
     classifier_class(bench.base)
     identity = run_identity(bench, training, None, seed)
     both = repr((identity["data"], stop_on[1])).encode()
-    session = Session(job.folder, identity | {"data": hashlib.sha256(both).hexdigest()}, resume=resume)
+    state = job.folder / "state"
+
+    def lacks(record: Mapping[str, Any]) -> str:
+        return "" if best_told(state, record) else "its best weights are not what was written"
+
+    session = Session(job.folder, identity | {"data": hashlib.sha256(both).hexdigest()}, resume, lacks)
     record = session.record()
-    best = Best(job.folder / "best.safetensors", *(record["kept"]["best"] if record else ()))
+    best = (best_told(state, record) if record else None) or Best(state)
     policy = start_policy(bench.base, seed=seed, **job.recipe.settings.policy_options())
     with stop_requests(hand_on=True), closing(policy):
         width = bench.base.model.config.get_text_config().hidden_size
@@ -184,7 +222,7 @@ def _train(
         description="reward",
         at_checkpoint=at_checkpoint,
         checkpoints=checkpoints,
-        kept=lambda: {"best": [best.loss, best.step]},
+        kept=lambda: {"best": best.kept()},
     )
     best.restore(parameters)
     sample = random.Random(job.seed).sample(training.ballots, min(CENTER_BALLOTS, len(training.ballots)))

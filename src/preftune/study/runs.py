@@ -25,7 +25,15 @@ from ..evidence import (
     write_json,
 )
 from ..methods import AMORTIZED_IPO, Selection
-from ..model import Policy, RewardModel, Workbench, load_base, measure_export, return_freed_memory
+from ..model import (
+    Policy,
+    RewardModel,
+    Workbench,
+    load_base,
+    measure_export,
+    remove_state,
+    return_freed_memory,
+)
 from ..preference import Fitting, fit_or_load, reward_recipe, set_targets
 from ..stopping import only_writer, stop_requests
 from ..training import (
@@ -150,6 +158,7 @@ class Runner:
         recipe, asking = self.plan.recipe(arm), self.evaluator
         identity = {"run": name, "arm": arm.name, "method": arm.method.name, "beta": beta, "seed": seed, "noise": noise}
         if (folder / "run.json").exists():
+            remove_state(folder / "state")
             say(f"{name}: done already")
             if self.grows:
                 asking.answer_more(lambda: self._saved(folder), recipe, identity, asking.last_step(name))
@@ -215,6 +224,7 @@ class Runner:
             record |= {"target": target} if target else {}
         record |= {"budget": spent, "alarms": found, "seconds": round(time.monotonic() - started, 1)}
         write_json(folder / "run.json", record)
+        remove_state(folder / "state")
 
     def _held_out_alarms(self, run: str) -> list[str]:
         rows = self.evaluator.rows(run).results(run)

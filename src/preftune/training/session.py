@@ -29,12 +29,14 @@ from .settings import Settings
 class Session:
     """Where a training keeps its log and state, and what it is: `identity` must agree for it to be gone on with.
 
-    Raises UserError, naming what differs, when the state in the folder was made with something else.
+    `lacks(record)` says what else speaks against a saved state. Raises UserError, naming what differs, when the state
+    in the folder was made with something else.
     """
 
     folder: Path
     identity: Mapping[str, Any]
     resume: bool
+    lacks: Callable[[Mapping[str, Any]], str] = lambda record: ""
 
     def __post_init__(self) -> None:
         if self.resume:
@@ -57,9 +59,11 @@ class Session:
         return self.folder / "metrics.jsonl"
 
     def _lacks(self, record: Mapping[str, Any]) -> str:
-        """What speaks against a state whose steps are not all in the log; "" if they are."""
+        """What speaks against a state, such as steps that are not in the log; "" if nothing does."""
         rows = _whole_rows(self.log)
-        return "" if len(rows) >= record["step"] else f"{self.log.name} has only {len(rows)} of its steps"
+        if len(rows) < record["step"]:
+            return f"{self.log.name} has only {len(rows)} of its steps"
+        return self.lacks(record)
 
     def record(self) -> dict[str, Any] | None:
         """What the saved state says of itself; None if there is none to go on from."""

@@ -77,9 +77,7 @@ class Settings:
         if self.compile and launch:
             raise UserError("--compile: not tried yet with several processes; leave it out")
         if self.base != "fp32" and launch:
-            raise UserError(
-                f"--base {self.base}: is not spread over processes yet; run one process"
-            )
+            raise UserError(f"--base {self.base}: is not spread over processes yet; run one process")
         if self.compile and self.grad_checkpointing:
             raise UserError("--compile: has no effect with --grad-checkpointing; leave one of them out")
 
