@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,6 +45,20 @@ def write_named(path: Path, content: bytes, *, flag: str = "") -> None:
     except (OSError, RuntimeError) as error:  # RuntimeError: links that lead to each other
         why = getattr(error, "strerror", None) or error
         raise UserError(f"{f'{flag} ' if flag else ''}{path}: cannot be written ({why})") from None
+
+
+def sizes(folder: Path, names: Iterable[str]) -> dict[str, int]:
+    """The size in bytes of every file of those names in a folder, or in the folders of those names."""
+    found = [
+        path for name in names for path in ((folder / name), *sorted((folder / name).rglob("*"))) if path.is_file()
+    ]
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in found}
+
+
+def missing(folder: Path, wanted: Mapping[str, int]) -> str:
+    """The first file that is not there in the size that `sizes` found; "" if all are."""
+    found = sizes(folder, wanted)
+    return next((name for name, size in wanted.items() if found.get(name) != size), "")
 
 
 def check_other(path: str | Path, inputs: Iterable[str | Path], *, flag: str = "") -> None:

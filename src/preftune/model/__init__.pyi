@@ -56,6 +56,7 @@ from .stores import ARITHMETIC as ARITHMETIC
 from .stores import response_keys as response_keys
 from .stores import stores_folder as stores_folder
 from .workbench import Workbench as Workbench
+from .workbench import check_fits as check_fits
 from .workbench import check_room as check_room
 from .workbench import open_workbench as open_workbench
 from .workbench import start_check as start_check
