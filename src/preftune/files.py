@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+
+import xxhash
 
 from .errors import UserError
 
@@ -47,6 +49,20 @@ def write_named(path: Path, content: bytes, *, flag: str = "") -> None:
         raise UserError(f"{f'{flag} ' if flag else ''}{path}: cannot be written ({why})") from None
 
 
+def sizes(folder: Path, names: Iterable[str]) -> dict[str, int]:
+    """The size in bytes of every file of those names in a folder, or in the folders of those names."""
+    found = [
+        path for name in names for path in ((folder / name), *sorted((folder / name).rglob("*"))) if path.is_file()
+    ]
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in found}
+
+
+def missing(folder: Path, wanted: Mapping[str, int]) -> str:
+    """The first file that is not there in the size that `sizes` found; "" if all are."""
+    found = sizes(folder, wanted)
+    return next((name for name, size in wanted.items() if found.get(name) != size), "")
+
+
 def check_other(path: str | Path, inputs: Iterable[str | Path], *, flag: str = "") -> None:
     """Raises UserError, with the `flag` that named the file, for a file to write that is one of those that are read, or
     stands in a folder that is.
@@ -83,3 +99,12 @@ def is_special(path: Path) -> bool:
     if any(map(place.is_relative_to, SYSTEM)) and not place.is_relative_to(SHARED):
         return True
     return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def content_hash(path: Path) -> str:
+    """What tells a file's content from any other; no defence against somebody who wants two to look alike."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return str(digest.hexdigest())

@@ -79,6 +79,7 @@ from .results import read_results as read_results
 from .results import read_samples as read_samples
 from .results import read_study as read_study
 from .rows import append_records as append_records
+from .rows import read_lines as read_lines
 from .rows import read_record as read_record
 from .rows import record_line as record_line
 from .rows import write_json as write_json

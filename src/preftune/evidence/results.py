@@ -303,7 +303,9 @@ def _read_info(path: Path) -> Mapping[str, Any]:
             f"{path.parent} is no study folder: it has no {path.name}; `preftune compare` makes one"
         ) from None
     except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); run the study again to write it anew") from None
+        raise UserError(
+            f"{path} is not JSON ({error}); put a copy of it back, or begin again with a new --out"
+        ) from None
     if not isinstance(info, dict):
         raise UserError(f"{path} should hold one JSON object")
     for name, empty in _EMPTY_INFO.items():

@@ -6,7 +6,6 @@ from .distributed import joined as joined
 from .doctor import Checked as Checked
 from .doctor import check_stores as check_stores
 from .engine import check_state as check_state
-from .engine import content_hash as content_hash
 from .engine import extra_path as extra_path
 from .engine import load_state as load_state
 from .engine import pick_device as pick_device
@@ -66,6 +65,7 @@ from .stores import ARITHMETIC as ARITHMETIC
 from .stores import response_keys as response_keys
 from .stores import stores_folder as stores_folder
 from .workbench import Workbench as Workbench
+from .workbench import check_fits as check_fits
 from .workbench import check_room as check_room
 from .workbench import open_workbench as open_workbench
 from .workbench import start_check as start_check

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-import xxhash
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from torch.optim import Optimizer
 
 from ..console import say
 from ..errors import UserError
-from ..files import PARTIAL, sync, sync_file
+from ..files import PARTIAL, content_hash, sync, sync_file
 from ..launch import Launch, launched
 
 T = TypeVar("T")
@@ -394,12 +393,3 @@ def extra_path(folder: Path, name: str) -> Path:
 def _beside(folder: Path) -> tuple[Path, Path]:
     """Where a new state is written, and where the one that it replaces waits."""
     return folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
-
-
-def content_hash(path: Path) -> str:
-    """What tells a file's content from any other; no defence against somebody who wants two to look alike."""
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return str(digest.hexdigest())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..data import TokenBallot
 from ..errors import UserError
 from .engine import keep_freed_memory, pick_device, ranks
 from .invariants import StartCheck
@@ -62,6 +63,17 @@ def check_room(bench: Workbench, longest: int, max_new_tokens: int) -> None:
         raise UserError(
             f"--max-new-tokens {max_new_tokens}: the longest prompt has {longest} tokens and the model reads "
             f"{room}; lower it, or --max-length"
+        )
+
+
+def check_fits(bench: Workbench, ballots: Sequence[TokenBallot]) -> None:
+    """Raises UserError for a ballot that is longer than what the model reads: it has no position for the rest."""
+    room = reads_at_most(bench.base.model)
+    longest = max((len(one.prompt) + max(map(len, one.responses)) for one in ballots), default=0)
+    if room and longest > room:
+        raise UserError(
+            f"--max-length: a prompt with its response has {longest} tokens and the model reads {room}; "
+            f"give --max-length {room} or less"
         )
 
 

@@ -22,7 +22,8 @@ from ..console import say
 from ..data import TextFormat, TokenBallot, TokenSet, fit_baselines, keep_digests, score_table
 from ..errors import UserError
 from ..evidence import VoteTable, number, quality, read_record, reliability, write_json
-from ..model import RewardModel, ranks, remove_state, return_freed_memory
+from ..files import missing, sizes
+from ..model import RewardModel, check_fits, ranks, remove_state, return_freed_memory
 from ..stopping import stop_requests
 from ..training import (
     open_reward,
@@ -44,6 +45,7 @@ def fit_reward(job: Fitting, *, resume: bool = False, validation: Sequence[Token
     what people compared. Raises UserError for votes or settings that cannot be trained on.
     """
     check_kind(job.kind, job.recipe.settings, job.recipe.options)
+    check_fits(job.bench, (*job.tokens.ballots, *job.held_out))
     training = prepare_training(job.recipe, job.tokens, job.bench.layout, job.seed)
     held = prepare_held_out(job.held_out)
     if job.kind == "frozen":
@@ -71,6 +73,9 @@ def fit_or_load(job: Fitting) -> RewardModel:
     """
     done = job.folder / "done.json"
     check_fitted(job.folder, job.kind)
+    if done.exists() and (lost := missing(job.folder, read_record(done).get("files", {}))):
+        say(f"{job.folder}: {lost} is not what was written; the reward model is fitted again")
+        done.unlink()
     if done.exists():
         remove_state(job.folder / "state")
         return open_reward(job.folder / "reward", job.bench)
@@ -82,7 +87,7 @@ def fit_or_load(job: Fitting) -> RewardModel:
         job = replace(job, tokens=tokens)
     with stop_requests():
         reward = fit_reward(job, resume=True, validation=validation)
-        write_json(done, {"kind": job.kind, "seed": job.seed})
+        write_json(done, {"kind": job.kind, "seed": job.seed, "files": sizes(job.folder, ["reward"])})
     remove_state(job.folder / "state")
     return_freed_memory()
     return reward
@@ -91,7 +96,11 @@ def fit_or_load(job: Fitting) -> RewardModel:
 def check_fitted(folder: Path, kind: str) -> None:
     """Raises UserError if what was fitted in the folder is of another kind."""
     done = folder / "done.json"
-    there = read_record(done).get("kind") if done.exists() else kind
+    try:
+        there = read_record(done).get("kind") if done.exists() else kind
+    except UserError:  # cut, as what it speaks of may be
+        done.unlink()
+        there = kind
     if there != kind:
         raise UserError(f"--kind {kind}: {folder} holds one of kind {there}; give --kind {there}, or a new --out")
 

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from ..data import BranchBatch, TokenBallot, score_table, sent
 from ..evidence import Floats, bt_log_loss
 from ..methods import REWARD, LikelihoodOptions, Scored, Terms
+from ..files import content_hash
 from ..model import (
     Policy,
     Workbench,
     classifier_class,
-    content_hash,
     delta_of,
     extra_path,
     last_states,

@@ -17,6 +17,7 @@ from ..methods import Selection
 from ..stopping import stop_requests
 from ..training import FAILED, Arm, Training, held_out_reference, reference_values, replanned
 from .asking import describe_result
+from .mending import is_finished
 from .naming import run_name, run_seed
 from .rows import gather, rows_apart
 from .runs import Identity, Runner, mark_failed
@@ -123,9 +124,10 @@ def _task_of(runner: Runner, arm: Arm, beta: float | None, seed: int, noise: flo
 def _is_done(runner: Runner, arm: Arm, beta: float | None, seed: int, noise: float) -> bool:
     """Whether there is nothing left of a run."""
     name = run_name(arm, beta, seed, noise)
+    steps = {row.step for row in rows_apart(runner.folder, name).results(name)}
     if isinstance(arm.method, Selection):
-        return {row.step for row in rows_apart(runner.folder, name).results(name)} >= set(arm.method.sizes)
-    return (runner.folder / "runs" / name / "run.json").exists()
+        return steps >= set(arm.method.sizes)
+    return is_finished(runner.folder / "runs" / name, steps)
 
 
 def fill_reference(runner: Runner, arm: Arm, beta: float | None, seed: int, noise: float) -> None:

@@ -52,6 +52,7 @@ from ..training import (
 from .asking import CALIBRATION, Evaluator
 from .judging import Panel
 from .meetings import Judged
+from .mending import finished, is_finished
 from .naming import condition_folder, run_name, run_seed, slug
 from .plan import Plan, StudyData, TrainingKey
 from .questions import Questions
@@ -157,7 +158,7 @@ class Runner:
         folder = self.folder / "runs" / name
         recipe, asking = self.plan.recipe(arm), self.evaluator
         identity = {"run": name, "arm": arm.name, "method": arm.method.name, "beta": beta, "seed": seed, "noise": noise}
-        if (folder / "run.json").exists():
+        if is_finished(folder, {row.step for row in asking.rows(name).results(name)}):
             remove_state(folder / "state")
             say(f"{name}: done already")
             if self.grows:
@@ -223,7 +224,7 @@ class Runner:
             target = describe_target(training, beta)
             record |= {"target": target} if target else {}
         record |= {"budget": spent, "alarms": found, "seconds": round(time.monotonic() - started, 1)}
-        write_json(folder / "run.json", record)
+        write_json(folder / "run.json", record | finished(folder, len(metrics)))
         remove_state(folder / "state")
 
     def _held_out_alarms(self, run: str) -> list[str]:

@@ -22,6 +22,7 @@ from .executors import open_executor
 from .looking import check_hours, described_looks, make_looks
 from .looks import Clock, reserved
 from .making import make_runs
+from .mending import mend_results
 from .opening import open_plan
 from .overlap import together, trained_on
 from .placing import LOCAL, settle_placement
@@ -215,6 +216,7 @@ def compare(
         say(f"skipped: {describe_counts(info['data']['skipped'])}")
         for line in info["targets"].values():
             say(line)
+        mend_results(folder)
         clock = Clock.of(folder, info["seconds"].get("study", 0.0), started)
         if info["looks"] and not until:  # grown by hand: as the last look was evaluated
             questions = questions.part(0, info["looks"]["done"][-1]["prompts"])

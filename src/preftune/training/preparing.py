@@ -12,7 +12,7 @@ from scipy.special import expit
 from ..data import Ballot, TokenBallot, TokenSet
 from ..errors import UserError
 from ..methods import Method, OnlineMethod, Selection, target_of
-from ..model import Companion, Layout, Workbench, ranks
+from ..model import Companion, Layout, Workbench, check_fits, ranks
 from ..objectives import ipo_target
 from .arms import Recipe
 from .loop import Step, plan_steps
@@ -103,6 +103,7 @@ def prepare(recipe: Recipe, ballots: Sequence[Ballot], tokens: TokenSet, bench: 
         raise UserError(f"{recipe.method.name}: trains nothing; compare shows it beside policies that were trained")
     if isinstance(recipe.method, OnlineMethod):
         return prepare_prompts(recipe, [ballot.prompt for ballot in ballots], bench.base.form, seed)
+    check_fits(bench, tokens.ballots)
     return prepare_training(recipe, tokens, bench.layout, seed)
 
 
