@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from ..data import BranchBatch, TokenBallot, score_table, sent
 from ..evidence import Floats, bt_log_loss
-from ..methods import REWARD, LikelihoodOptions, Scored, Terms
 from ..files import content_hash
+from ..methods import REWARD, LikelihoodOptions, Scored, Terms
 from ..model import (
     Policy,
     Workbench,
