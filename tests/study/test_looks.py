@@ -16,7 +16,8 @@ from synthetic_study import write_synthetic_study
 from preftune.errors import Interrupted, UserError
 from preftune.evidence import Estimate, read_study, verdict
 from preftune.evidence.comparisons import Comparison, corrected
-from preftune.study import asking, beta_search, looks, runs
+from preftune.study import beta_search, looks, runs
+from preftune.study import rows as rows_of_study
 from preftune.study.looks import Look, schedule, why_ended
 from preftune.study.plan import settle_study
 from preftune.study.study import Study, compare
@@ -192,7 +193,7 @@ def stop_before(patch: pytest.MonkeyPatch, kind: type, name: str, calls: int) ->
 
 def stop_before_row(patch: pytest.MonkeyPatch, rows: int) -> None:
     """Interrupt where so many policies have answered further prompts: after the samples, before the row."""
-    original, left = asking.append_records, [rows]
+    original, left = rows_of_study.append_records, [rows]
 
     def appending(path: Path, records: list[Any]) -> None:
         records = list(records)
@@ -202,7 +203,7 @@ def stop_before_row(patch: pytest.MonkeyPatch, rows: int) -> None:
             raise Interrupted("stopped")
         original(path, records)
 
-    patch.setattr(asking, "append_records", appending)
+    patch.setattr(rows_of_study, "append_records", appending)
 
 
 @pytest.mark.usefixtures("short")
