@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -76,21 +77,26 @@ def timed(
 
 
 def kill_one(process: subprocess.Popen[bytes], out: Path) -> None:
-    """Kill the worker of the first run that has made a step, as a machine does that has no memory left."""
-    import psutil
-
+    """Kill the worker of a run when the first one has made a step, as a machine does that has no memory left."""
     while process.poll() is None:
-        begun = [log for log in out.glob("runs/*/metrics.jsonl") if log.stat().st_size]
-        at_work = [
-            child
-            for child in psutil.Process(process.pid).children(recursive=True)
-            if "_do_task" in " ".join(child.cmdline())
-        ]
-        if begun and at_work:
-            at_work[0].send_signal(signal.SIGKILL)
-            out.with_name(f"{out.name}.killed").write_text(str(at_work[0].pid))
+        at_work = workers_of(process.pid)
+        if at_work and any(log.stat().st_size for log in out.glob("runs/*/metrics.jsonl")):
+            os.kill(at_work[0], signal.SIGKILL)
+            out.with_name(f"{out.name}.killed").write_text(str(at_work[0]))
             return
         time.sleep(0.05)
+
+
+def workers_of(pid: int) -> list[int]:
+    """The processes below this one in which a task of Ray's is done: it gives them its name."""
+    import psutil
+
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.Error):
+            if "_do_task" in " ".join(child.cmdline()):
+                found.append(child.pid)
+    return found
 
 
 def bits(out: Path) -> str:

@@ -58,7 +58,8 @@ def assert_same(found: Study, wanted: Study, *, in_order: bool = True) -> None:
     for name in ("results.jsonl", "samples.jsonl"):
         own, other = ((one.folder / name).read_bytes().splitlines() for one in (found, wanted))
         assert own == other if in_order else sorted(own) == sorted(other)
-    assert found.verdict.record() == wanted.verdict.record()
+    if in_order:  # of runs that are equally good the first one is told
+        assert found.verdict.record() == wanted.verdict.record()
     for path in wanted.folder.glob("runs/*/policy/model.safetensors"):
         own, other = load_file(path), load_file(found.folder / path.relative_to(wanted.folder))
         assert all(torch.equal(own[name], other[name]) for name in own)

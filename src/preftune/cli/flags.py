@@ -111,7 +111,9 @@ OWN: dict[str, Flag] = {
     "executor": Flag(str, "who makes the runs: local, ray or slurm (default: local)"),
     "workers": Flag(int, "runs at a time on this machine, each with its share of the cores (default: 1)"),
     "address": Flag(str, "--executor ray: where it runs, such as HOST:6379 (default: one that is found, or started)"),
-    "resources": Flag(str, "--executor ray, slurm: what each run is given, such as gpu=1,cpu=4 (default: cpu=1)"),
+    "resources": Flag(
+        str, "--executor ray, slurm: for each run, such as gpu=1,cpu=4 (default: cpu=1; slurm: hours=24)"
+    ),
     "reward": Flag(str, "folder of a reward model (default: one is fitted to the same votes)"),
     "prompt": Flag(str, "a prompt, as text"),
     "size": Flag(str, "default, or full for a larger grid"),

@@ -21,6 +21,7 @@ EXECUTORS = (LOCAL, RAY, SLURM)
 PACKAGES = {RAY: "ray", SLURM: "submitit"}
 RESOURCES = {"cpu": "cores", "gpu": "GPUs", "memory": "GiB", "hours": "hours"}  # of one run, and their units
 OF_SLURM = ("hours",)
+DEFAULTS = {RAY: {"cpu": 1.0}, SLURM: {"cpu": 1.0, "hours": 24.0}}  # submitit's own limit is five minutes
 ANSWERS_WITHIN = 5.0  # seconds
 CLIENT_PORT, PORT = 10001, 6379  # of Ray, where an address names none
 
@@ -71,7 +72,7 @@ def settle_placement(
         raise UserError(f"--resources {resources}: are for --executor ray or slurm; workers here share the cores")
     if executor == LOCAL:
         return Placement(LOCAL, workers or 1)
-    given = {"cpu": 1.0, **parse_resources(resources or "", executor)}
+    given = {**DEFAULTS[executor], **parse_resources(resources or "", executor)}
     if find_spec(PACKAGES[executor]) is None:
         raise UserError(f"--executor {executor}: needs {PACKAGES[executor]}: pip install 'preftune[{executor}]'")
     if address is not None:

@@ -50,7 +50,7 @@ class SlurmWorkers:
         options: dict[str, Any] = {"name": "preftune", "cpus_per_task": int(resources["cpu"])}
         options |= {"gpus_per_node": int(resources["gpu"])} if "gpu" in resources else {}
         options |= {"mem_gb": resources["memory"]} if "memory" in resources else {}
-        options |= {"timeout_min": round(60 * resources["hours"])} if "hours" in resources else {}
+        options |= {"timeout_min": max(1, round(60 * resources["hours"]))}
         self.executor.update_parameters(**options)
         self.jobs: dict[Any, Task] = {}
 
