@@ -40,6 +40,7 @@ from .prediction_powered import Powered, ppi, ppi_points
 from .results import Result, Sample, StudyRecord
 from .stats import Floats
 
+MOST_NEEDED = 10_000  # votes that anybody is told to find
 EVEN = 0.5  # the win rate of the reference against itself
 MISSING = 0.02  # share of contests without a verdict above which bounds are told
 
@@ -98,9 +99,9 @@ def no_axis(judge: Mapping[str, Any]) -> str:
     if not isinstance(value, int | float) or not isinstance(low, int | float) or low > EVEN:
         return ""
     told = f"{_agrees(value)}, which is not above 50% (95% interval from {100 * low:.0f}%)"
-    if value <= EVEN:
+    needed = ((1.96 + 0.84) * EVEN / (value - EVEN)) ** 2 if value > EVEN else math.inf  # on as many prompts; 80% power
+    if needed > MOST_NEEDED:
         return told
-    needed = ((1.96 + 0.84) * EVEN / (value - EVEN)) ** 2  # on as many prompts; 80% power
     return f"{told}; if it is that good, about {needed:,.0f} held-out votes show it in four of five cases"
 
 
